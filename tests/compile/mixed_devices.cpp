@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+// Must not compile: an op on the CPU gets a view of GPU memory.
+#include <ziya/ops/rms_norm.hpp>
+
+int main() {
+  ziya::Context<ziya::Cpu> ctx;
+  ziya::Tensor<float> y(ziya::Shape{1, 8}), weight(ziya::Shape{8});
+  ziya::View<const float, ziya::Cuda> x(nullptr, ziya::Shape{1, 8});
+  ziya::ops::rms_norm(ctx, y.view(), x, weight.view(), 1e-6f);
+}
