@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pages, block table and lengths of the key/value cache.
+#include "ziya/nn/kv_cache.hpp"
+
+#include <catch2/catch.hpp>
+#include <set>
+#include <vector>
+
+using ziya::Cpu;
+using ziya::KvCache;
+
+namespace {
+
+KvCache<Cpu> small(std::int64_t pages = 0) {
+  return {{.layers = 2, .kv_heads = 2, .head_dim = 4},
+          {.slots = 3, .max_tokens = 10, .page_tokens = 4, .pages = pages}};
+}
+
+void append(KvCache<Cpu>& cache, const std::vector<std::int32_t>& slots) {
+  (void)cache.prepare(slots);
+  cache.commit();
+}
+
+}  // namespace
+
+TEST_CASE("rows go behind what their slot holds, in order", "[kv_cache]") {
+  auto cache = small();
+  append(cache, {0, 0, 0});
+  const std::vector<std::int32_t> slots{1, 0, 1};
+  const auto step = cache.prepare(slots);
+  REQUIRE(std::vector<std::int64_t>(step.indices.begin(), step.indices.end()) ==
+          std::vector<std::int64_t>{0, 3, 1});
+  REQUIRE(std::vector<std::int64_t>(step.visible.begin(), step.visible.end()) ==
+          std::vector<std::int64_t>{1, 4, 2});
+  REQUIRE(cache.length(0) == 3);  // not yet committed
+  cache.commit();
+  REQUIRE(cache.length(0) == 4);
+  REQUIRE(cache.length(1) == 2);
+  REQUIRE(cache.length(2) == 0);
+}
+
+TEST_CASE("no page belongs to two sequences, and pages come back", "[kv_cache]") {
+  auto cache = small();
+  REQUIRE(cache.free_pages() == 9);
+  append(cache, std::vector<std::int32_t>(9, 0));
+  append(cache, std::vector<std::int32_t>(5, 1));
+  REQUIRE(cache.free_pages() == 4);
+  const auto layer = cache.layer(1);
+  std::set<std::int32_t> pages;
+  for (const int page : {0, 1, 2}) pages.insert(layer.block_table[page]);
+  for (const int page : {0, 1}) pages.insert(layer.block_table[layer.table_stride + page]);
+  REQUIRE(pages.size() == 5);
+  cache.truncate(0, 4);
+  REQUIRE(cache.length(0) == 4);
+  REQUIRE(cache.free_pages() == 6);
+  cache.release(1);
+  REQUIRE(cache.free_pages() == 8);
+  REQUIRE(cache.bytes_per_token() == 2 * 2 * 2 * 4 * 4);
+}
+
+TEST_CASE("a cache refuses what it cannot hold and stays as it was", "[kv_cache]") {
+  auto cache = small(2);
+  append(cache, std::vector<std::int32_t>(4, 0));
+  const std::vector<std::int32_t> many(5, 1), too_long(7, 0), unknown{3};
+  REQUIRE_THROWS_AS(cache.prepare(many), ziya::BackendError);  // one page is left, two are needed
+  REQUIRE(cache.length(1) == 0);
+  REQUIRE_THROWS_AS(cache.prepare(too_long), ziya::Error);
+  REQUIRE(cache.length(0) == 4);
+  REQUIRE_THROWS_AS(cache.prepare(unknown), ziya::ArgumentError);
+  cache.release(1);
+  append(cache, {0});
+  REQUIRE(cache.length(0) == 5);
+  REQUIRE_THROWS_AS(KvCache<Cpu>({1, 1, 4}, {.dtype = ziya::DType::i8, .max_tokens = 4}),
+                    ziya::ArgumentError);
+  REQUIRE_THROWS_AS(KvCache<Cpu>({1, 1, 4}, {.max_tokens = 0}), ziya::ArgumentError);
+}
