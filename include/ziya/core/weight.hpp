@@ -13,23 +13,23 @@
 
 ZIYA_NAMESPACE_BEGIN
 
-  /// rows × columns, row-major, each row a whole number of blocks of `dtype`; read-only and shared.
-  /// `owner` keeps the mapping or the allocation behind `data` alive. A linear layer is
-  /// (out_features, in_features); an embedding is (vocabulary, hidden).
-  template <class Device = Cpu>
-  struct Weight {
-    DType dtype = DType::f32;
-    std::int64_t rows = 0;
-    std::int64_t columns = 0;
-    const std::byte* data = nullptr;
-    std::shared_ptr<const void> owner;
+/// rows × columns, row-major, each row a whole number of blocks of `dtype`; read-only and shared.
+/// `owner` keeps the mapping or the allocation behind `data` alive. A linear layer is
+/// (out_features, in_features); an embedding is (vocabulary, hidden).
+template <class Device = Cpu>
+struct Weight {
+  DType dtype = DType::f32;
+  std::int64_t rows = 0;
+  std::int64_t columns = 0;
+  const std::byte* data = nullptr;
+  std::shared_ptr<const void> owner;
 
-    [[nodiscard]] bool empty() const { return data == nullptr; }
-    [[nodiscard]] std::int64_t row_bytes() const {
-      return columns / info(dtype).block_elements * info(dtype).block_bytes;
-    }
-    [[nodiscard]] std::int64_t bytes() const { return rows * row_bytes(); }
-    [[nodiscard]] const std::byte* row(std::int64_t i) const { return data + i * row_bytes(); }
-  };
+  [[nodiscard]] bool empty() const { return data == nullptr; }
+  [[nodiscard]] std::int64_t row_bytes() const {
+    return columns / info(dtype).block_elements * info(dtype).block_bytes;
+  }
+  [[nodiscard]] std::int64_t bytes() const { return rows * row_bytes(); }
+  [[nodiscard]] const std::byte* row(std::int64_t i) const { return data + i * row_bytes(); }
+};
 
 ZIYA_NAMESPACE_END

@@ -10,18 +10,18 @@
 
 ZIYA_NAMESPACE_BEGIN
 
-  /// Ragged rows of any number of sequences; rows of one sequence stand in the order of its tokens.
-  template <class T, class Device>
-  struct Batch {
-    std::span<const std::int32_t> ids;        ///< (rows) token ids, or empty with `embeddings`
-    View<const T, Device> embeddings{};       ///< (rows, hidden) instead of ids
-    std::span<const std::int32_t> positions;  ///< (rows) rotary position of each row
-    std::span<const std::int32_t> slots;      ///< (rows) sequence slot of each row
-    std::span<const std::int32_t> outputs;    ///< rows whose hidden state is wanted
+/// Ragged rows of any number of sequences; rows of one sequence stand in the order of its tokens.
+template <class T, class Device>
+struct Batch {
+  std::span<const std::int32_t> ids;        ///< (rows) token ids, or empty with `embeddings`
+  View<const T, Device> embeddings{};       ///< (rows, hidden) instead of ids
+  std::span<const std::int32_t> positions;  ///< (rows) rotary position of each row
+  std::span<const std::int32_t> slots;      ///< (rows) sequence slot of each row
+  std::span<const std::int32_t> outputs;    ///< rows whose hidden state is wanted
 
-    [[nodiscard]] std::int64_t rows() const {
-      return embeddings.empty() ? static_cast<std::int64_t>(ids.size()) : embeddings.rows();
-    }
-  };
+  [[nodiscard]] std::int64_t rows() const {
+    return embeddings.empty() ? static_cast<std::int64_t>(ids.size()) : embeddings.rows();
+  }
+};
 
 ZIYA_NAMESPACE_END

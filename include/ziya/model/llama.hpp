@@ -23,232 +23,231 @@
 
 ZIYA_NAMESPACE_BEGIN
 
-  /// Types of a model; sizes are `LlamaShape`'s.
-  struct CpuConfig {
-    using Device = Cpu;
-    using Compute = float;  ///< activations
+/// Types of a model; sizes are `LlamaShape`'s.
+struct CpuConfig {
+  using Device = Cpu;
+  using Compute = float;  ///< activations
+};
+
+struct LoadOptions {
+  /// Another type than the stored one makes a copy of every matrix.
+  std::optional<DType> dtype;
+};
+
+/// What training and tests want to see of a forward pass.
+template <class T, class Device>
+struct LlamaSaved {
+  struct Layer {
+    Tensor<T, Device> input, middle;  ///< residual stream before attention, and before the MLP
+    nn::AttentionSaved<T, Device> attention;
+    nn::MlpSaved<T, Device> mlp;
   };
+  std::vector<Layer> layers;
+  Tensor<T, Device> output;  ///< residual stream after the last layer
+};
 
-  struct LoadOptions {
-    /// Another type than the stored one makes a copy of every matrix.
-    std::optional<DType> dtype;
+/// Immutable after loading, so threads may share one; what changes lives in Context and KvCache.
+/// Source: Touvron et al., arXiv 2302.13971
+template <class Config>
+class LlamaModel {
+ public:
+  using Device = typename Config::Device;
+  using T = typename Config::Compute;
+
+  /// Maps a Hugging Face directory. @throws ConfigError, FormatError, IoError
+  static LlamaModel load(const std::filesystem::path& directory,
+                         const LoadOptions& options = {}) requires std::is_same_v<Device, Cpu> {
+    const Checkpoint checkpoint = Checkpoint::open(directory);
+    LlamaShape shape = read_llama_shape(directory);
+    if (shape.vocabulary == unknown_vocabulary) {
+      const auto* table = checkpoint.find(llama_names::embedding);
+      if (table != nullptr && table->shape.rank() == 2) shape.vocabulary = table->shape[0];
+    }
+    return LlamaModel(shape, LlamaLoader(checkpoint, shape, options.dtype).load());
+  }
+
+  LlamaModel(const LlamaShape& shape, LlamaWeights<Device> weights)
+      : shape_(shape), weights_(std::move(weights)), table_(rope_table(0)) {}
+
+  [[nodiscard]] const LlamaShape& shape() const { return shape_; }
+  [[nodiscard]] const LlamaWeights<Device>& weights() const { return weights_; }
+
+  /// Runs the rows of `batch`, appends their keys and values to `cache`, and gives the normalised
+  /// hidden state of each row in `batch.outputs`. When it throws, the cache is as it was.
+  /// With dynamic rope scaling, the length of a sequence is its last position in this batch + 1.
+  /// @param hidden (outputs, hidden)
+  /// @throws ArgumentError for ids outside the vocabulary, unknown slots, a full cache
+  void forward(Context<Device>& ctx, View<T, Device> hidden, const Batch<T, Device>& batch,
+               KvCache<Device>& cache) const {
+    check(batch, hidden);
+    if (run_hook(ctx, hidden, batch, cache)) return;
+    const auto step = cache.prepare(batch.slots);
+    typename nn::Attention<Device>::Rows rows;
+    rows.positions = batch.positions;
+    rows.slots = batch.slots;
+    rows.indices = step.indices;
+    rows.visible = step.visible;
+    run(ctx, hidden, batch, rows, &cache, nullptr);
+    cache.commit();
+  }
+
+  /// The same without a cache: rows attend to the rows before them with the same slot, which must
+  /// be adjacent. For training and scoring.
+  /// @param saved activations of every layer, or null
+  void forward(Context<Device>& ctx, View<T, Device> hidden, const Batch<T, Device>& batch,
+               LlamaSaved<T, Device>* saved = nullptr) const {
+    check(batch, hidden);
+    std::vector<ops::Segment> segments;
+    for_each_run(batch.slots, [&](std::int64_t begin, std::int64_t count) {
+      segments.push_back({begin, count, begin, count});
+    });
+    typename nn::Attention<Device>::Rows rows;
+    rows.positions = batch.positions;
+    rows.segments = segments;
+    run(ctx, hidden, batch, rows, nullptr, saved);
+  }
+
+  /// logits = hidden · headᵀ.   @param logits (n, vocabulary)   @param hidden (n, hidden)
+  void logits(Context<Device>& ctx, View<T, Device> logits, In<T, Device> hidden) const {
+    weights_.head.forward(ctx, logits, hidden);
+  }
+
+ private:
+  void run(Context<Device>& ctx, View<T, Device> hidden, const Batch<T, Device>& batch,
+           typename nn::Attention<Device>::Rows& rows, const KvCache<Device>* cache,
+           LlamaSaved<T, Device>* saved) const {
+    typename Workspace<Device>::Scope scope(ctx.workspace());
+    const Shape shape{batch.rows(), shape_.hidden};
+    const auto x = ctx.workspace().template take<T>(shape);      // residual stream
+    const auto y = ctx.workspace().template take<T>(shape);      // its normalised form
+    const auto delta = ctx.workspace().template take<T>(shape);  // what a block adds to it
+    Rotary rotary = rotary_runs(batch);
+    rows.rotary = rotary.runs;
+
+    embed(ctx, x, batch);
+    if (saved != nullptr) saved->layers.resize(weights_.layers.size());
+    weights_.layers.front().input_norm.forward(ctx, y, View<const T, Device>(x));
+    for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
+      const LlamaLayer<Device>& layer = weights_.layers[i];
+      auto* keep = saved != nullptr ? &saved->layers[i] : nullptr;
+      if (keep) keep->input = clone(x);
+      CachedKeysValues<Device> past;
+      if (cache != nullptr) past = cache->layer(static_cast<std::int64_t>(i));
+      layer.attention.template forward<T>(ctx, delta, y, rows, cache != nullptr ? &past : nullptr,
+                                          keep ? &keep->attention : nullptr);
+      layer.post_attention_norm.template forward_add<T>(ctx, y, x, delta);
+      if (keep) keep->middle = clone(x);
+      layer.mlp.template forward<T>(ctx, delta, y, keep ? &keep->mlp : nullptr);
+      const bool last = i + 1 == weights_.layers.size();
+      const auto& next = last ? weights_.final_norm : weights_.layers[i + 1].input_norm;
+      next.template forward_add<T>(ctx, y, x, delta);
+    }
+    if (saved != nullptr) saved->output = clone(x);
+    gather(ctx, hidden, y, batch.outputs);
+  }
+
+  void embed(Context<Device>& ctx, View<T, Device> x, const Batch<T, Device>& batch) const {
+    if (batch.embeddings.empty()) {
+      ops::embedding(ctx, x, weights_.embedding, batch.ids);
+    } else {
+      for (std::int64_t i = 0; i < x.rows(); ++i) {
+        copy(Device{}, x.row(i), Device{}, batch.embeddings.row(i),
+             static_cast<std::size_t>(shape_.hidden) * sizeof(T));
+      }
+    }
+  }
+  /// out[i] = x[rows[i]]: an embedding whose table is x.
+  static void gather(Context<Device>& ctx, View<T, Device> out, View<T, Device> x,
+                     std::span<const std::int32_t> rows) {
+    const Weight<Device> table{dtype_of<T>, x.rows(), x.columns(),
+                               reinterpret_cast<const std::byte*>(x.data()), nullptr};
+    ops::embedding(ctx, out, table, rows);
+  }
+  static Tensor<T, Device> clone(View<T, Device> x) {
+    Tensor<T, Device> result(x.shape());
+    copy(Device{}, result.data(), Device{}, x.data(),
+         static_cast<std::size_t>(x.elements()) * sizeof(T));
+    return result;
+  }
+
+  struct Rotary {
+    std::vector<ops::RopeTable<Device>> tables;
+    std::vector<nn::RotaryRun<Device>> runs;
   };
-
-  /// What training and tests want to see of a forward pass.
-  template <class T, class Device>
-  struct LlamaSaved {
-    struct Layer {
-      Tensor<T, Device> input, middle;  ///< residual stream before attention, and before the MLP
-      nn::AttentionSaved<T, Device> attention;
-      nn::MlpSaved<T, Device> mlp;
-    };
-    std::vector<Layer> layers;
-    Tensor<T, Device> output;  ///< residual stream after the last layer
-  };
-
-  /// Immutable after loading, so threads may share one; what changes lives in Context and KvCache.
-  /// Source: Touvron et al., arXiv 2302.13971
-  template <class Config>
-  class LlamaModel {
-   public:
-    using Device = typename Config::Device;
-    using T = typename Config::Compute;
-
-    /// Maps a Hugging Face directory. @throws ConfigError, FormatError, IoError
-    static LlamaModel load(const std::filesystem::path& directory,
-                           const LoadOptions& options = {}) requires std::is_same_v<Device, Cpu> {
-      const Checkpoint checkpoint = Checkpoint::open(directory);
-      LlamaShape shape = read_llama_shape(directory);
-      if (shape.vocabulary == unknown_vocabulary) {
-        const auto* table = checkpoint.find(llama_names::embedding);
-        if (table != nullptr && table->shape.rank() == 2) shape.vocabulary = table->shape[0];
-      }
-      return LlamaModel(shape, LlamaLoader(checkpoint, shape, options.dtype).load());
-    }
-
-    LlamaModel(const LlamaShape& shape, LlamaWeights<Device> weights)
-        : shape_(shape), weights_(std::move(weights)), table_(rope_table(0)) {}
-
-    [[nodiscard]] const LlamaShape& shape() const { return shape_; }
-    [[nodiscard]] const LlamaWeights<Device>& weights() const { return weights_; }
-
-    /// Runs the rows of `batch`, appends their keys and values to `cache`, and gives the normalised
-    /// hidden state of each row in `batch.outputs`. When it throws, the cache is as it was.
-    /// With dynamic rope scaling, the length of a sequence is its last position in this batch + 1.
-    /// @param hidden (outputs, hidden)
-    /// @throws ArgumentError for ids outside the vocabulary, unknown slots, a full cache
-    void forward(Context<Device>& ctx, View<T, Device> hidden, const Batch<T, Device>& batch,
-                 KvCache<Device>& cache) const {
-      check(batch, hidden);
-      if (run_hook(ctx, hidden, batch, cache)) return;
-      const auto step = cache.prepare(batch.slots);
-      typename nn::Attention<Device>::Rows rows;
-      rows.positions = batch.positions;
-      rows.slots = batch.slots;
-      rows.indices = step.indices;
-      rows.visible = step.visible;
-      run(ctx, hidden, batch, rows, &cache, nullptr);
-      cache.commit();
-    }
-
-    /// The same without a cache: rows attend to the rows before them with the same slot, which must
-    /// be adjacent. For training and scoring.
-    /// @param saved activations of every layer, or null
-    void forward(Context<Device>& ctx, View<T, Device> hidden, const Batch<T, Device>& batch,
-                 LlamaSaved<T, Device>* saved = nullptr) const {
-      check(batch, hidden);
-      std::vector<ops::Segment> segments;
-      for_each_run(batch.slots, [&](std::int64_t begin, std::int64_t count) {
-        segments.push_back({begin, count, begin, count});
-      });
-      typename nn::Attention<Device>::Rows rows;
-      rows.positions = batch.positions;
-      rows.segments = segments;
-      run(ctx, hidden, batch, rows, nullptr, saved);
-    }
-
-    /// logits = hidden · headᵀ.   @param logits (n, vocabulary)   @param hidden (n, hidden)
-    void logits(Context<Device>& ctx, View<T, Device> logits, In<T, Device> hidden) const {
-      weights_.head.forward(ctx, logits, hidden);
-    }
-
-   private:
-    void run(Context<Device>& ctx, View<T, Device> hidden, const Batch<T, Device>& batch,
-             typename nn::Attention<Device>::Rows& rows, const KvCache<Device>* cache,
-             LlamaSaved<T, Device>* saved) const {
-      typename Workspace<Device>::Scope scope(ctx.workspace());
-      const Shape shape{batch.rows(), shape_.hidden};
-      const auto x = ctx.workspace().template take<T>(shape);      // residual stream
-      const auto y = ctx.workspace().template take<T>(shape);      // its normalised form
-      const auto delta = ctx.workspace().template take<T>(shape);  // what a block adds to it
-      Rotary rotary = rotary_runs(batch);
-      rows.rotary = rotary.runs;
-
-      embed(ctx, x, batch);
-      if (saved != nullptr) saved->layers.resize(weights_.layers.size());
-      weights_.layers.front().input_norm.forward(ctx, y, View<const T, Device>(x));
-      for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
-        const LlamaLayer<Device>& layer = weights_.layers[i];
-        auto* keep = saved != nullptr ? &saved->layers[i] : nullptr;
-        if (keep) keep->input = clone(x);
-        CachedKeysValues<Device> past;
-        if (cache != nullptr) past = cache->layer(static_cast<std::int64_t>(i));
-        layer.attention.template forward<T>(ctx, delta, y, rows, cache != nullptr ? &past : nullptr,
-                                            keep ? &keep->attention : nullptr);
-        layer.post_attention_norm.template forward_add<T>(ctx, y, x, delta);
-        if (keep) keep->middle = clone(x);
-        layer.mlp.template forward<T>(ctx, delta, y, keep ? &keep->mlp : nullptr);
-        const bool last = i + 1 == weights_.layers.size();
-        const auto& next = last ? weights_.final_norm : weights_.layers[i + 1].input_norm;
-        next.template forward_add<T>(ctx, y, x, delta);
-      }
-      if (saved != nullptr) saved->output = clone(x);
-      gather(ctx, hidden, y, batch.outputs);
-    }
-
-    void embed(Context<Device>& ctx, View<T, Device> x, const Batch<T, Device>& batch) const {
-      if (batch.embeddings.empty()) {
-        ops::embedding(ctx, x, weights_.embedding, batch.ids);
-      } else {
-        for (std::int64_t i = 0; i < x.rows(); ++i) {
-          copy(Device{}, x.row(i), Device{}, batch.embeddings.row(i),
-               static_cast<std::size_t>(shape_.hidden) * sizeof(T));
-        }
-      }
-    }
-    /// out[i] = x[rows[i]]: an embedding whose table is x.
-    static void gather(Context<Device>& ctx, View<T, Device> out, View<T, Device> x,
-                       std::span<const std::int32_t> rows) {
-      const Weight<Device> table{dtype_of<T>, x.rows(), x.columns(),
-                                 reinterpret_cast<const std::byte*>(x.data()), nullptr};
-      ops::embedding(ctx, out, table, rows);
-    }
-    static Tensor<T, Device> clone(View<T, Device> x) {
-      Tensor<T, Device> result(x.shape());
-      copy(Device{}, result.data(), Device{}, x.data(),
-           static_cast<std::size_t>(x.elements()) * sizeof(T));
-      return result;
-    }
-
-    struct Rotary {
-      std::vector<ops::RopeTable<Device>> tables;
-      std::vector<nn::RotaryRun<Device>> runs;
-    };
-    /// One table for all rows; the dynamic scaling needs one per sequence.
-    Rotary rotary_runs(const Batch<T, Device>& batch) const {
-      Rotary rotary;
-      if (shape_.rope_scaling.kind != RopeScaling::Kind::dynamic) {
-        rotary.runs.push_back({0, batch.rows(), &table_});
-        return rotary;
-      }
-      for_each_run(batch.slots, [&](std::int64_t begin, std::int64_t count) {
-        const auto positions = batch.positions.subspan(static_cast<std::size_t>(begin),
-                                                       static_cast<std::size_t>(count));
-        const std::int32_t longest = *std::max_element(positions.begin(), positions.end());
-        rotary.tables.push_back(rope_table(std::int64_t{longest} + 1));
-        rotary.runs.push_back({begin, count, nullptr});
-      });
-      for (std::size_t i = 0; i < rotary.runs.size(); ++i) rotary.runs[i].table = &rotary.tables[i];
+  /// One table for all rows; the dynamic scaling needs one per sequence.
+  Rotary rotary_runs(const Batch<T, Device>& batch) const {
+    Rotary rotary;
+    if (shape_.rope_scaling.kind != RopeScaling::Kind::dynamic) {
+      rotary.runs.push_back({0, batch.rows(), &table_});
       return rotary;
     }
-    ops::RopeTable<Device> rope_table(std::int64_t length) const {
-      return ops::RopeTable<Device>(
-          inverse_frequencies(shape_.head_dim, shape_.rope_base, shape_.rope_scaling, length));
+    for_each_run(batch.slots, [&](std::int64_t begin, std::int64_t count) {
+      const auto positions =
+          batch.positions.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count));
+      const std::int32_t longest = *std::max_element(positions.begin(), positions.end());
+      rotary.tables.push_back(rope_table(std::int64_t{longest} + 1));
+      rotary.runs.push_back({begin, count, nullptr});
+    });
+    for (std::size_t i = 0; i < rotary.runs.size(); ++i) rotary.runs[i].table = &rotary.tables[i];
+    return rotary;
+  }
+  ops::RopeTable<Device> rope_table(std::int64_t length) const {
+    return ops::RopeTable<Device>(
+        inverse_frequencies(shape_.head_dim, shape_.rope_base, shape_.rope_scaling, length));
+  }
+  template <class F>
+  static void for_each_run(std::span<const std::int32_t> slots, F&& f) {
+    const auto rows = static_cast<std::int64_t>(slots.size());
+    for (std::int64_t begin = 0, end = 0; begin < rows; begin = end) {
+      while (end < rows &&
+             slots[static_cast<std::size_t>(end)] == slots[static_cast<std::size_t>(begin)]) {
+        ++end;
+      }
+      f(begin, end - begin);
     }
-    template <class F>
-    static void for_each_run(std::span<const std::int32_t> slots, F&& f) {
-      const auto rows = static_cast<std::int64_t>(slots.size());
-      for (std::int64_t begin = 0, end = 0; begin < rows; begin = end) {
-        while (end < rows &&
-               slots[static_cast<std::size_t>(end)] == slots[static_cast<std::size_t>(begin)]) {
-          ++end;
-        }
-        f(begin, end - begin);
+  }
+
+  void check(const Batch<T, Device>& batch, View<T, Device> hidden) const {
+    const auto rows = static_cast<std::size_t>(batch.rows());
+    if (rows == 0) throw ArgumentError("ZIYA-441", "forward: the batch has no rows");
+    if (batch.positions.size() != rows || batch.slots.size() != rows) {
+      throw ShapeError("ZIYA-442", "forward: " + std::to_string(rows) + " rows, but " +
+                                       std::to_string(batch.positions.size()) + " positions and " +
+                                       std::to_string(batch.slots.size()) + " slots");
+    }
+    if (!batch.embeddings.empty() && batch.embeddings.columns() != shape_.hidden) {
+      throw ShapeError("ZIYA-442", "forward: embeddings are " +
+                                       std::to_string(batch.embeddings.columns()) +
+                                       " wide, expected " + std::to_string(shape_.hidden));
+    }
+    if (hidden.rows() != static_cast<std::int64_t>(batch.outputs.size()) ||
+        hidden.columns() != shape_.hidden) {
+      throw ShapeError("ZIYA-442", "forward: hidden is " + hidden.shape().to_string() +
+                                       ", expected (" + std::to_string(batch.outputs.size()) +
+                                       ", " + std::to_string(shape_.hidden) + ")");
+    }
+    for (const std::int32_t position : batch.positions) {
+      if (position < 0) {
+        throw ArgumentError("ZIYA-443", "forward: position " + std::to_string(position));
       }
     }
+  }
 
-    void check(const Batch<T, Device>& batch, View<T, Device> hidden) const {
-      const auto rows = static_cast<std::size_t>(batch.rows());
-      if (rows == 0) throw ArgumentError("ZIYA-441", "forward: the batch has no rows");
-      if (batch.positions.size() != rows || batch.slots.size() != rows) {
-        throw ShapeError("ZIYA-442", "forward: " + std::to_string(rows) + " rows, but " +
-                                         std::to_string(batch.positions.size()) +
-                                         " positions and " + std::to_string(batch.slots.size()) +
-                                         " slots");
-      }
-      if (!batch.embeddings.empty() && batch.embeddings.columns() != shape_.hidden) {
-        throw ShapeError("ZIYA-442", "forward: embeddings are " +
-                                         std::to_string(batch.embeddings.columns()) +
-                                         " wide, expected " + std::to_string(shape_.hidden));
-      }
-      if (hidden.rows() != static_cast<std::int64_t>(batch.outputs.size()) ||
-          hidden.columns() != shape_.hidden) {
-        throw ShapeError("ZIYA-442", "forward: hidden is " + hidden.shape().to_string() +
-                                         ", expected (" + std::to_string(batch.outputs.size()) +
-                                         ", " + std::to_string(shape_.hidden) + ")");
-      }
-      for (const std::int32_t position : batch.positions) {
-        if (position < 0) {
-          throw ArgumentError("ZIYA-443", "forward: position " + std::to_string(position));
-        }
-      }
-    }
+  bool run_hook(Context<Device>& ctx, View<T, Device> hidden, const Batch<T, Device>& batch,
+                KvCache<Device>& cache) const {
+    const DecodeHook* hook = ctx.decode_hook();
+    if (hook == nullptr || !batch.embeddings.empty()) return false;
+    const DecodeStep step{batch.ids.data(), batch.positions.data(), batch.slots.data(),
+                          batch.rows(), hidden.data()};
+    return hook->run(hook->self, this, &cache, step);
+  }
 
-    bool run_hook(Context<Device>& ctx, View<T, Device> hidden, const Batch<T, Device>& batch,
-                  KvCache<Device>& cache) const {
-      const DecodeHook* hook = ctx.decode_hook();
-      if (hook == nullptr || !batch.embeddings.empty()) return false;
-      const DecodeStep step{batch.ids.data(), batch.positions.data(), batch.slots.data(),
-                            batch.rows(), hidden.data()};
-      return hook->run(hook->self, this, &cache, step);
-    }
+  LlamaShape shape_;
+  LlamaWeights<Device> weights_;
+  ops::RopeTable<Device> table_;
+};
 
-    LlamaShape shape_;
-    LlamaWeights<Device> weights_;
-    ops::RopeTable<Device> table_;
-  };
-
-  /// The model as most programs use it: 32-bit activations on the CPU.
-  using CpuModel = LlamaModel<CpuConfig>;
+/// The model as most programs use it: 32-bit activations on the CPU.
+using CpuModel = LlamaModel<CpuConfig>;
 
 ZIYA_NAMESPACE_END

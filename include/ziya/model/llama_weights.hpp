@@ -23,213 +23,211 @@
 
 ZIYA_NAMESPACE_BEGIN
 
-  template <class Device>
-  struct LlamaLayer {
-    nn::RmsNorm<Device> input_norm;
-    nn::Attention<Device> attention;
-    nn::RmsNorm<Device> post_attention_norm;
-    nn::Mlp<Device> mlp;
-  };
+template <class Device>
+struct LlamaLayer {
+  nn::RmsNorm<Device> input_norm;
+  nn::Attention<Device> attention;
+  nn::RmsNorm<Device> post_attention_norm;
+  nn::Mlp<Device> mlp;
+};
 
-  template <class Device>
-  struct LlamaWeights {
-    Weight<Device> embedding;  ///< (vocabulary, hidden)
-    std::vector<LlamaLayer<Device>> layers;
-    nn::RmsNorm<Device> final_norm;
-    nn::Linear<Device> head;  ///< (vocabulary, hidden); the embedding's own bytes when tied
+template <class Device>
+struct LlamaWeights {
+  Weight<Device> embedding;  ///< (vocabulary, hidden)
+  std::vector<LlamaLayer<Device>> layers;
+  nn::RmsNorm<Device> final_norm;
+  nn::Linear<Device> head;  ///< (vocabulary, hidden); the embedding's own bytes when tied
 
-    /// f(name, weight) for every parameter, with Hugging Face's names.
-    template <class F>
-    void visit(F&& f) const {
-      f(std::string(llama_names::embedding), embedding);
-      for (std::size_t i = 0; i < layers.size(); ++i) {
-        const auto layer = static_cast<std::int64_t>(i);
-        layers[i].input_norm.visit(llama_names::of_layer(layer, "input_layernorm"), f);
-        layers[i].attention.visit(llama_names::of_layer(layer, "self_attn"), f);
-        layers[i].post_attention_norm.visit(
-            llama_names::of_layer(layer, "post_attention_layernorm"), f);
-        layers[i].mlp.visit(llama_names::of_layer(layer, "mlp"), f);
-      }
-      final_norm.visit("model.norm", f);
-      if (head.weight.data != embedding.data) head.visit("lm_head", f);
+  /// f(name, weight) for every parameter, with Hugging Face's names.
+  template <class F>
+  void visit(F&& f) const {
+    f(std::string(llama_names::embedding), embedding);
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      const auto layer = static_cast<std::int64_t>(i);
+      layers[i].input_norm.visit(llama_names::of_layer(layer, "input_layernorm"), f);
+      layers[i].attention.visit(llama_names::of_layer(layer, "self_attn"), f);
+      layers[i].post_attention_norm.visit(llama_names::of_layer(layer, "post_attention_layernorm"),
+                                          f);
+      layers[i].mlp.visit(llama_names::of_layer(layer, "mlp"), f);
     }
-  };
+    final_norm.visit("model.norm", f);
+    if (head.weight.data != embedding.data) head.visit("lm_head", f);
+  }
+};
 
-  /// Reads the tensors of one checkpoint, checking each against the shape that config.json
-  /// promises.
-  class LlamaLoader {
-   public:
-    /// @param dtype another type than the stored one makes a copy of every matrix
-    LlamaLoader(const Checkpoint& checkpoint, const LlamaShape& shape,
-                std::optional<DType> dtype = std::nullopt)
-        : checkpoint_(checkpoint), shape_(shape), dtype_(dtype) {}
+/// Reads the tensors of one checkpoint, checking each against the shape that config.json
+/// promises.
+class LlamaLoader {
+ public:
+  /// @param dtype another type than the stored one makes a copy of every matrix
+  LlamaLoader(const Checkpoint& checkpoint, const LlamaShape& shape,
+              std::optional<DType> dtype = std::nullopt)
+      : checkpoint_(checkpoint), shape_(shape), dtype_(dtype) {}
 
-    /// Matrices stay where they are mapped; norms and biases become float.
-    /// @throws ConfigError when tensors are missing, superfluous or of another shape than
-    /// config.json says; FormatError for a delta, and for types that no kernel reads
-    LlamaWeights<Cpu> load() const {
-      refuse_delta();
-      refuse_unexpected();
-      LlamaWeights<Cpu> weights;
-      weights.embedding = matrix(llama_names::embedding, shape_.vocabulary, shape_.hidden);
-      for (std::int64_t i = 0; i < shape_.layers; ++i) weights.layers.push_back(layer(i));
-      weights.final_norm = norm(std::string(llama_names::final_norm));
-      weights.head.weight = shape_.tied_head
-                                ? weights.embedding
-                                : matrix(llama_names::head, shape_.vocabulary, shape_.hidden);
-      return weights;
+  /// Matrices stay where they are mapped; norms and biases become float.
+  /// @throws ConfigError when tensors are missing, superfluous or of another shape than
+  /// config.json says; FormatError for a delta, and for types that no kernel reads
+  LlamaWeights<Cpu> load() const {
+    refuse_delta();
+    refuse_unexpected();
+    LlamaWeights<Cpu> weights;
+    weights.embedding = matrix(llama_names::embedding, shape_.vocabulary, shape_.hidden);
+    for (std::int64_t i = 0; i < shape_.layers; ++i) weights.layers.push_back(layer(i));
+    weights.final_norm = norm(std::string(llama_names::final_norm));
+    weights.head.weight = shape_.tied_head
+                              ? weights.embedding
+                              : matrix(llama_names::head, shape_.vocabulary, shape_.hidden);
+    return weights;
+  }
+
+ private:
+  LlamaLayer<Cpu> layer(std::int64_t index) const {
+    const auto named = [&](std::string_view part) { return llama_names::of_layer(index, part); };
+    const std::int64_t queries = shape_.query_heads * shape_.head_dim;
+    const std::int64_t keys = shape_.kv_heads * shape_.head_dim;
+    LlamaLayer<Cpu> layer;
+    layer.input_norm = norm(named("input_layernorm.weight"));
+    layer.attention.query_heads = shape_.query_heads;
+    layer.attention.kv_heads = shape_.kv_heads;
+    layer.attention.head_dim = shape_.head_dim;
+    const bool attention_bias = shape_.attention_bias;
+    layer.attention.q = linear(named("self_attn.q_proj"), queries, shape_.hidden, attention_bias);
+    layer.attention.k = linear(named("self_attn.k_proj"), keys, shape_.hidden, attention_bias);
+    layer.attention.v = linear(named("self_attn.v_proj"), keys, shape_.hidden, attention_bias);
+    layer.attention.o = linear(named("self_attn.o_proj"), shape_.hidden, queries, attention_bias);
+    layer.post_attention_norm = norm(named("post_attention_layernorm.weight"));
+    const bool mlp_bias = shape_.mlp_bias;
+    layer.mlp.gate = linear(named("mlp.gate_proj"), shape_.intermediate, shape_.hidden, mlp_bias);
+    layer.mlp.up = linear(named("mlp.up_proj"), shape_.intermediate, shape_.hidden, mlp_bias);
+    layer.mlp.down = linear(named("mlp.down_proj"), shape_.hidden, shape_.intermediate, mlp_bias);
+    return layer;
+  }
+
+  nn::Linear<Cpu> linear(const std::string& name, std::int64_t out, std::int64_t in,
+                         bool bias) const {
+    nn::Linear<Cpu> result;
+    result.weight = matrix(name + ".weight", out, in);
+    if (bias) result.bias = vector(name + ".bias", out);
+    return result;
+  }
+  nn::RmsNorm<Cpu> norm(const std::string& name) const {
+    return {vector(name, shape_.hidden), static_cast<float>(shape_.rms_eps)};
+  }
+
+  MappedTensor mapped(std::string_view name, const Shape& expected) const {
+    const auto* tensor = checkpoint_.find(name);
+    if (tensor == nullptr) {
+      throw ConfigError("ZIYA-431",
+                        "model: tensor " + std::string(name) + " is missing from the checkpoint");
     }
-
-   private:
-    LlamaLayer<Cpu> layer(std::int64_t index) const {
-      const auto named = [&](std::string_view part) { return llama_names::of_layer(index, part); };
-      const std::int64_t queries = shape_.query_heads * shape_.head_dim;
-      const std::int64_t keys = shape_.kv_heads * shape_.head_dim;
-      LlamaLayer<Cpu> layer;
-      layer.input_norm = norm(named("input_layernorm.weight"));
-      layer.attention.query_heads = shape_.query_heads;
-      layer.attention.kv_heads = shape_.kv_heads;
-      layer.attention.head_dim = shape_.head_dim;
-      const bool attention_bias = shape_.attention_bias;
-      layer.attention.q = linear(named("self_attn.q_proj"), queries, shape_.hidden, attention_bias);
-      layer.attention.k = linear(named("self_attn.k_proj"), keys, shape_.hidden, attention_bias);
-      layer.attention.v = linear(named("self_attn.v_proj"), keys, shape_.hidden, attention_bias);
-      layer.attention.o = linear(named("self_attn.o_proj"), shape_.hidden, queries, attention_bias);
-      layer.post_attention_norm = norm(named("post_attention_layernorm.weight"));
-      const bool mlp_bias = shape_.mlp_bias;
-      layer.mlp.gate = linear(named("mlp.gate_proj"), shape_.intermediate, shape_.hidden, mlp_bias);
-      layer.mlp.up = linear(named("mlp.up_proj"), shape_.intermediate, shape_.hidden, mlp_bias);
-      layer.mlp.down = linear(named("mlp.down_proj"), shape_.hidden, shape_.intermediate, mlp_bias);
-      return layer;
+    if (tensor->shape != expected) {
+      throw ConfigError("ZIYA-432", "model: tensor " + std::string(name) + " in " +
+                                        tensor->file.filename().string() + " is " +
+                                        tensor->shape.to_string() + ", config.json asks for " +
+                                        expected.to_string());
     }
-
-    nn::Linear<Cpu> linear(const std::string& name, std::int64_t out, std::int64_t in,
-                           bool bias) const {
-      nn::Linear<Cpu> result;
-      result.weight = matrix(name + ".weight", out, in);
-      if (bias) result.bias = vector(name + ".bias", out);
-      return result;
+    if (tensor->dtype != DType::f32 && tensor->dtype != DType::f16 &&
+        tensor->dtype != DType::bf16) {
+      throw FormatError("ZIYA-433", "model: tensor " + std::string(name) + " is stored as " +
+                                        std::string(ziya::name(tensor->dtype)) +
+                                        ", expected f32, f16 or bf16");
     }
-    nn::RmsNorm<Cpu> norm(const std::string& name) const {
-      return {vector(name, shape_.hidden), static_cast<float>(shape_.rms_eps)};
-    }
+    return checkpoint_.map(name);
+  }
 
-    MappedTensor mapped(std::string_view name, const Shape& expected) const {
-      const auto* tensor = checkpoint_.find(name);
-      if (tensor == nullptr) {
-        throw ConfigError("ZIYA-431",
-                          "model: tensor " + std::string(name) + " is missing from the checkpoint");
-      }
-      if (tensor->shape != expected) {
-        throw ConfigError("ZIYA-432", "model: tensor " + std::string(name) + " in " +
-                                          tensor->file.filename().string() + " is " +
-                                          tensor->shape.to_string() + ", config.json asks for " +
-                                          expected.to_string());
-      }
-      if (tensor->dtype != DType::f32 && tensor->dtype != DType::f16 &&
-          tensor->dtype != DType::bf16) {
-        throw FormatError("ZIYA-433", "model: tensor " + std::string(name) + " is stored as " +
-                                          std::string(ziya::name(tensor->dtype)) +
-                                          ", expected f32, f16 or bf16");
-      }
-      return checkpoint_.map(name);
-    }
+  Weight<Cpu> matrix(std::string_view name, std::int64_t rows, std::int64_t columns) const {
+    MappedTensor tensor = mapped(name, Shape{rows, columns});
+    Weight<Cpu> weight{tensor.dtype, rows, columns, tensor.data, std::move(tensor.owner)};
+    return dtype_ && *dtype_ != weight.dtype ? converted(weight, *dtype_) : weight;
+  }
 
-    Weight<Cpu> matrix(std::string_view name, std::int64_t rows, std::int64_t columns) const {
-      MappedTensor tensor = mapped(name, Shape{rows, columns});
-      Weight<Cpu> weight{tensor.dtype, rows, columns, tensor.data, std::move(tensor.owner)};
-      return dtype_ && *dtype_ != weight.dtype ? converted(weight, *dtype_) : weight;
-    }
+  Tensor<float> vector(const std::string& name, std::int64_t size) const {
+    const MappedTensor tensor = mapped(name, Shape{size});
+    Tensor<float> result(Shape{size});
+    for (std::int64_t i = 0; i < size; ++i)
+      result.data()[i] = element(tensor.dtype, tensor.data, i);
+    return result;
+  }
 
-    Tensor<float> vector(const std::string& name, std::int64_t size) const {
-      const MappedTensor tensor = mapped(name, Shape{size});
-      Tensor<float> result(Shape{size});
-      for (std::int64_t i = 0; i < size; ++i)
-        result.data()[i] = element(tensor.dtype, tensor.data, i);
-      return result;
-    }
+  static float element(DType dtype, const std::byte* data, std::int64_t i) {
+    if (dtype == DType::f32) return reinterpret_cast<const float*>(data)[i];
+    if (dtype == DType::f16) return to_float(reinterpret_cast<const Half*>(data)[i]);
+    return to_float(reinterpret_cast<const BFloat16*>(data)[i]);
+  }
 
-    static float element(DType dtype, const std::byte* data, std::int64_t i) {
-      if (dtype == DType::f32) return reinterpret_cast<const float*>(data)[i];
-      if (dtype == DType::f16) return to_float(reinterpret_cast<const Half*>(data)[i]);
-      return to_float(reinterpret_cast<const BFloat16*>(data)[i]);
+  static Weight<Cpu> converted(const Weight<Cpu>& weight, DType dtype) {
+    Weight<Cpu> result{dtype, weight.rows, weight.columns, nullptr, nullptr};
+    auto memory = std::make_shared<Tensor<std::byte>>(Shape{result.bytes()});
+    const std::int64_t count = weight.rows * weight.columns;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const float value = element(weight.dtype, weight.data, i);
+      if (dtype == DType::f32) reinterpret_cast<float*>(memory->data())[i] = value;
+      if (dtype == DType::f16) reinterpret_cast<Half*>(memory->data())[i] = to_half(value);
+      if (dtype == DType::bf16) reinterpret_cast<BFloat16*>(memory->data())[i] = to_bfloat16(value);
     }
+    result.data = memory->data();
+    result.owner = std::move(memory);
+    return result;
+  }
 
-    static Weight<Cpu> converted(const Weight<Cpu>& weight, DType dtype) {
-      Weight<Cpu> result{dtype, weight.rows, weight.columns, nullptr, nullptr};
-      auto memory = std::make_shared<Tensor<std::byte>>(Shape{result.bytes()});
-      const std::int64_t count = weight.rows * weight.columns;
-      for (std::int64_t i = 0; i < count; ++i) {
-        const float value = element(weight.dtype, weight.data, i);
-        if (dtype == DType::f32) reinterpret_cast<float*>(memory->data())[i] = value;
-        if (dtype == DType::f16) reinterpret_cast<Half*>(memory->data())[i] = to_half(value);
-        if (dtype == DType::bf16)
-          reinterpret_cast<BFloat16*>(memory->data())[i] = to_bfloat16(value);
-      }
-      result.data = memory->data();
-      result.owner = std::move(memory);
-      return result;
+  void refuse_delta() const {
+    if (looks_like_delta(checkpoint_)) {
+      throw FormatError("ZIYA-434",
+                        "model: the norm weights are near zero, so this is a delta, not a model; "
+                        "merge it with its base first: ziya merge-delta --base BASE --delta DELTA "
+                        "--target TARGET");
     }
+  }
 
-    void refuse_delta() const {
-      if (looks_like_delta(checkpoint_)) {
-        throw FormatError(
-            "ZIYA-434",
-            "model: the norm weights are near zero, so this is a delta, not a model; "
-            "merge it with its base first: ziya merge-delta --base BASE --delta DELTA "
-            "--target TARGET");
-      }
-    }
-
-    /// Tensors inside the layers that config.json knows nothing of would be silently ignored.
-    void refuse_unexpected() const {
-      std::vector<std::string> parts{"input_layernorm.weight",  "post_attention_layernorm.weight",
-                                     "self_attn.q_proj.weight", "self_attn.k_proj.weight",
-                                     "self_attn.v_proj.weight", "self_attn.o_proj.weight",
-                                     "mlp.gate_proj.weight",    "mlp.up_proj.weight",
-                                     "mlp.down_proj.weight"};
-      if (shape_.attention_bias) {
-        for (const char* part : {"q", "k", "v", "o"}) {
-          parts.push_back(std::string("self_attn.") + part + "_proj.bias");
-        }
-      }
-      if (shape_.mlp_bias) {
-        for (const char* part : {"gate", "up", "down"}) {
-          parts.push_back(std::string("mlp.") + part + "_proj.bias");
-        }
-      }
-      for (const auto& tensor : checkpoint_.tensors()) {
-        if (!tensor.name.starts_with(llama_names::layers)) continue;
-        if (llama_names::is_rotary_cache(tensor.name)) continue;
-        if (!expected(tensor.name, parts)) {
-          throw ConfigError("ZIYA-435",
-                            "model: tensor " + tensor.name +
-                                " has no place in the model that config.json describes (" +
-                                std::to_string(shape_.layers) + " layers" +
-                                (shape_.attention_bias ? "" : ", no attention_bias") +
-                                (shape_.mlp_bias ? ")" : ", no mlp_bias)"));
-        }
+  /// Tensors inside the layers that config.json knows nothing of would be silently ignored.
+  void refuse_unexpected() const {
+    std::vector<std::string> parts{"input_layernorm.weight",  "post_attention_layernorm.weight",
+                                   "self_attn.q_proj.weight", "self_attn.k_proj.weight",
+                                   "self_attn.v_proj.weight", "self_attn.o_proj.weight",
+                                   "mlp.gate_proj.weight",    "mlp.up_proj.weight",
+                                   "mlp.down_proj.weight"};
+    if (shape_.attention_bias) {
+      for (const char* part : {"q", "k", "v", "o"}) {
+        parts.push_back(std::string("self_attn.") + part + "_proj.bias");
       }
     }
-    bool expected(std::string_view name, const std::vector<std::string>& parts) const {
-      const std::string_view rest = name.substr(llama_names::layers.size());
-      const std::size_t dot = rest.find('.');
-      if (dot == std::string_view::npos || dot == 0 || dot > 9) return false;
-      std::int64_t layer = 0;
-      for (const char c : rest.substr(0, dot)) {
-        if (c < '0' || c > '9') return false;
-        layer = layer * 10 + (c - '0');
+    if (shape_.mlp_bias) {
+      for (const char* part : {"gate", "up", "down"}) {
+        parts.push_back(std::string("mlp.") + part + "_proj.bias");
       }
-      if (layer >= shape_.layers) return false;
-      for (const std::string& part : parts) {
-        if (rest.substr(dot + 1) == part) return true;
-      }
-      return false;
     }
+    for (const auto& tensor : checkpoint_.tensors()) {
+      if (!tensor.name.starts_with(llama_names::layers)) continue;
+      if (llama_names::is_rotary_cache(tensor.name)) continue;
+      if (!expected(tensor.name, parts)) {
+        throw ConfigError("ZIYA-435",
+                          "model: tensor " + tensor.name +
+                              " has no place in the model that config.json describes (" +
+                              std::to_string(shape_.layers) + " layers" +
+                              (shape_.attention_bias ? "" : ", no attention_bias") +
+                              (shape_.mlp_bias ? ")" : ", no mlp_bias)"));
+      }
+    }
+  }
+  bool expected(std::string_view name, const std::vector<std::string>& parts) const {
+    const std::string_view rest = name.substr(llama_names::layers.size());
+    const std::size_t dot = rest.find('.');
+    if (dot == std::string_view::npos || dot == 0 || dot > 9) return false;
+    std::int64_t layer = 0;
+    for (const char c : rest.substr(0, dot)) {
+      if (c < '0' || c > '9') return false;
+      layer = layer * 10 + (c - '0');
+    }
+    if (layer >= shape_.layers) return false;
+    for (const std::string& part : parts) {
+      if (rest.substr(dot + 1) == part) return true;
+    }
+    return false;
+  }
 
-    const Checkpoint& checkpoint_;
-    LlamaShape shape_;
-    std::optional<DType> dtype_;
-  };
+  const Checkpoint& checkpoint_;
+  LlamaShape shape_;
+  std::optional<DType> dtype_;
+};
 
 ZIYA_NAMESPACE_END

@@ -16,105 +16,105 @@
 #include "ziya/ops/rope.hpp"
 
 ZIYA_NAMESPACE_BEGIN
-  namespace nn {
+namespace nn {
 
-  /// Activations that a backward pass needs: rotated queries and keys, values, and the heads'
-  /// outputs.
-  template <class T, class Device>
-  struct AttentionSaved {
-    Tensor<T, Device> q, k, v, heads;
+/// Activations that a backward pass needs: rotated queries and keys, values, and the heads'
+/// outputs.
+template <class T, class Device>
+struct AttentionSaved {
+  Tensor<T, Device> q, k, v, heads;
+};
+
+/// Rows of a batch that share one rotation: a run of tokens of one sequence.
+template <class Device>
+struct RotaryRun {
+  std::int64_t begin = 0, count = 0;
+  const ops::RopeTable<Device>* table = nullptr;
+};
+
+/// y = o(attend(rope(q(x)), rope(k(x)), v(x))).
+/// Source: Vaswani et al., arXiv 1706.03762, eq. 1; Su et al., arXiv 2104.09864; Ainslie et al.,
+/// arXiv 2305.13245 (grouped queries)
+template <class Device>
+struct Attention {
+  Linear<Device> q, k, v, o;
+  std::int64_t query_heads = 0, kv_heads = 0, head_dim = 0;
+  ops::RopePairing pairing = ops::RopePairing::halves;
+
+  /// How the rows of a batch lie in their sequences.
+  struct Rows {
+    std::span<const std::int32_t> positions;
+    std::span<const RotaryRun<Device>> rotary;
+    std::span<const std::int32_t> slots;     ///< with a cache
+    std::span<const std::int64_t> indices;   ///< with a cache: where a row is stored
+    std::span<const std::int64_t> visible;   ///< with a cache: keys that a row sees
+    std::span<const ops::Segment> segments;  ///< without a cache
   };
 
-  /// Rows of a batch that share one rotation: a run of tokens of one sequence.
-  template <class Device>
-  struct RotaryRun {
-    std::int64_t begin = 0, count = 0;
-    const ops::RopeTable<Device>* table = nullptr;
-  };
-
-  /// y = o(attend(rope(q(x)), rope(k(x)), v(x))).
-  /// Source: Vaswani et al., arXiv 1706.03762, eq. 1; Su et al., arXiv 2104.09864; Ainslie et al.,
-  /// arXiv 2305.13245 (grouped queries)
-  template <class Device>
-  struct Attention {
-    Linear<Device> q, k, v, o;
-    std::int64_t query_heads = 0, kv_heads = 0, head_dim = 0;
-    ops::RopePairing pairing = ops::RopePairing::halves;
-
-    /// How the rows of a batch lie in their sequences.
-    struct Rows {
-      std::span<const std::int32_t> positions;
-      std::span<const RotaryRun<Device>> rotary;
-      std::span<const std::int32_t> slots;     ///< with a cache
-      std::span<const std::int64_t> indices;   ///< with a cache: where a row is stored
-      std::span<const std::int64_t> visible;   ///< with a cache: keys that a row sees
-      std::span<const ops::Segment> segments;  ///< without a cache
-    };
-
-    /// Appends keys and values to the cache and attends to everything a row sees there; with a null
-    /// cache, causally within each segment.
-    /// @param y (tokens, hidden)   @param x (tokens, hidden)
-    template <class T>
-    void forward(Context<Device>& ctx, View<T, Device> y, In<T, Device> x, const Rows& rows,
-                 const CachedKeysValues<Device>* cache,
-                 AttentionSaved<T, Device>* saved = nullptr) const {
-      typename Workspace<Device>::Scope scope(ctx.workspace());
-      const std::int64_t tokens = x.rows();
-      const Shape query_shape{tokens, query_heads, head_dim}, key_shape{tokens, kv_heads, head_dim};
-      View<T, Device> queries, keys, values, heads;
-      if (saved != nullptr) {
-        queries = saved->q = Tensor<T, Device>(query_shape);
-        keys = saved->k = Tensor<T, Device>(key_shape);
-        values = saved->v = Tensor<T, Device>(key_shape);
-        heads = saved->heads = Tensor<T, Device>(query_shape);
-      } else {
-        queries = ctx.workspace().template take<T>(query_shape);
-        keys = ctx.workspace().template take<T>(key_shape);
-        values = ctx.workspace().template take<T>(key_shape);
-        heads = ctx.workspace().template take<T>(query_shape);
-      }
-      project(ctx, {queries, keys, values}, x);
-      for (const RotaryRun<Device>& run : rows.rotary) {
-        const auto positions = rows.positions.subspan(static_cast<std::size_t>(run.begin),
-                                                      static_cast<std::size_t>(run.count));
-        ops::rope(ctx, queries.row_range(run.begin, run.count), positions, *run.table, {pairing});
-        ops::rope(ctx, keys.row_range(run.begin, run.count), positions, *run.table, {pairing});
-      }
-      if (cache != nullptr) {
-        ops::cache_append(ctx, *cache, keys, values, {rows.slots, rows.indices});
-        ops::attention(ctx, heads, queries, *cache, {rows.slots, rows.visible}, {});
-      } else {
-        ops::attention(ctx, heads, queries, keys, values, rows.segments, {.causal = true});
-      }
-      o.forward(ctx, y, flat(heads));
+  /// Appends keys and values to the cache and attends to everything a row sees there; with a null
+  /// cache, causally within each segment.
+  /// @param y (tokens, hidden)   @param x (tokens, hidden)
+  template <class T>
+  void forward(Context<Device>& ctx, View<T, Device> y, In<T, Device> x, const Rows& rows,
+               const CachedKeysValues<Device>* cache,
+               AttentionSaved<T, Device>* saved = nullptr) const {
+    typename Workspace<Device>::Scope scope(ctx.workspace());
+    const std::int64_t tokens = x.rows();
+    const Shape query_shape{tokens, query_heads, head_dim}, key_shape{tokens, kv_heads, head_dim};
+    View<T, Device> queries, keys, values, heads;
+    if (saved != nullptr) {
+      queries = saved->q = Tensor<T, Device>(query_shape);
+      keys = saved->k = Tensor<T, Device>(key_shape);
+      values = saved->v = Tensor<T, Device>(key_shape);
+      heads = saved->heads = Tensor<T, Device>(query_shape);
+    } else {
+      queries = ctx.workspace().template take<T>(query_shape);
+      keys = ctx.workspace().template take<T>(key_shape);
+      values = ctx.workspace().template take<T>(key_shape);
+      heads = ctx.workspace().template take<T>(query_shape);
     }
-
-    template <class F>
-    void visit(const std::string& name, F&& f) const {
-      q.visit(name + ".q_proj", f);
-      k.visit(name + ".k_proj", f);
-      v.visit(name + ".v_proj", f);
-      o.visit(name + ".o_proj", f);
+    project(ctx, {queries, keys, values}, x);
+    for (const RotaryRun<Device>& run : rows.rotary) {
+      const auto positions = rows.positions.subspan(static_cast<std::size_t>(run.begin),
+                                                    static_cast<std::size_t>(run.count));
+      ops::rope(ctx, queries.row_range(run.begin, run.count), positions, *run.table, {pairing});
+      ops::rope(ctx, keys.row_range(run.begin, run.count), positions, *run.table, {pairing});
     }
-
-   private:
-    template <class T>
-    static View<T, Device> flat(View<T, Device> heads) {
-      return heads.reshape(Shape{heads.rows(), heads.columns()});
+    if (cache != nullptr) {
+      ops::cache_append(ctx, *cache, keys, values, {rows.slots, rows.indices});
+      ops::attention(ctx, heads, queries, *cache, {rows.slots, rows.visible}, {});
+    } else {
+      ops::attention(ctx, heads, queries, keys, values, rows.segments, {.causal = true});
     }
-    /// q, k and v in one pass over x.
-    template <class T>
-    void project(Context<Device>& ctx, const std::array<View<T, Device>, 3>& outputs,
-                 In<T, Device> x) const {
-      const std::array<View<T, Device>, 3> flats{flat(outputs[0]), flat(outputs[1]),
-                                                 flat(outputs[2])};
-      const std::array<const Weight<Device>*, 3> weights{&q.weight, &k.weight, &v.weight};
-      ops::matmul_many<Device, T>(ctx, flats, x, weights);
-      q.finish(ctx, flats[0], x);
-      k.finish(ctx, flats[1], x);
-      v.finish(ctx, flats[2], x);
-    }
-  };
+    o.forward(ctx, y, flat(heads));
+  }
 
-  }  // namespace nn
+  template <class F>
+  void visit(const std::string& name, F&& f) const {
+    q.visit(name + ".q_proj", f);
+    k.visit(name + ".k_proj", f);
+    v.visit(name + ".v_proj", f);
+    o.visit(name + ".o_proj", f);
+  }
+
+ private:
+  template <class T>
+  static View<T, Device> flat(View<T, Device> heads) {
+    return heads.reshape(Shape{heads.rows(), heads.columns()});
+  }
+  /// q, k and v in one pass over x.
+  template <class T>
+  void project(Context<Device>& ctx, const std::array<View<T, Device>, 3>& outputs,
+               In<T, Device> x) const {
+    const std::array<View<T, Device>, 3> flats{flat(outputs[0]), flat(outputs[1]),
+                                               flat(outputs[2])};
+    const std::array<const Weight<Device>*, 3> weights{&q.weight, &k.weight, &v.weight};
+    ops::matmul_many<Device, T>(ctx, flats, x, weights);
+    q.finish(ctx, flats[0], x);
+    k.finish(ctx, flats[1], x);
+    v.finish(ctx, flats[2], x);
+  }
+};
+
+}  // namespace nn
 ZIYA_NAMESPACE_END

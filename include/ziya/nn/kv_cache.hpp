@@ -17,149 +17,146 @@
 
 ZIYA_NAMESPACE_BEGIN
 
-  /// What the cache of a model holds per token: `layers` × 2 × `kv_heads` × `head_dim` elements.
-  struct CacheShape {
-    std::int64_t layers = 0;
-    std::int64_t kv_heads = 0;
-    std::int64_t head_dim = 0;
+/// What the cache of a model holds per token: `layers` × 2 × `kv_heads` × `head_dim` elements.
+struct CacheShape {
+  std::int64_t layers = 0;
+  std::int64_t kv_heads = 0;
+  std::int64_t head_dim = 0;
+};
+
+struct CacheOptions {
+  DType dtype = DType::f32;       ///< f32, f16 or bf16
+  int slots = 1;                  ///< sequences at a time
+  std::int64_t max_tokens = 0;    ///< longest sequence
+  std::int64_t page_tokens = 64;  ///< tokens per page
+  std::int64_t pages = 0;         ///< shared by all slots; 0: enough for every slot at its longest
+};
+
+/// The pool is one allocation whose pages are touched, and so become resident, only when a
+/// sequence grows into them. Belongs to one thread.
+template <class Device>
+class KvCache {
+ public:
+  /// @throws ArgumentError for a type or size that no cache can have
+  KvCache(const CacheShape& shape, const CacheOptions& options) : shape_(shape), options_(options) {
+    if (options.dtype != DType::f32 && options.dtype != DType::f16 &&
+        options.dtype != DType::bf16) {
+      throw ArgumentError("ZIYA-401", "cache: type " + std::string(name(options.dtype)) +
+                                          " is not one of f32, f16, bf16");
+    }
+    if (shape.layers < 1 || shape.kv_heads < 1 || shape.head_dim < 1 || options.slots < 1 ||
+        options.max_tokens < 1 || options.page_tokens < 1) {
+      throw ArgumentError("ZIYA-402",
+                          "cache: layers, heads, head size, slots, longest sequence "
+                          "and page size must all be at least 1");
+    }
+    table_stride_ = (options.max_tokens + options.page_tokens - 1) / options.page_tokens;
+    if (options_.pages == 0) options_.pages = table_stride_ * options.slots;
+    page_bytes_ =
+        shape.kv_heads * options.page_tokens * shape.head_dim * info(options.dtype).block_bytes;
+    pool_ = Tensor<std::byte, Device>(Shape{shape.layers, 2, options_.pages, page_bytes_});
+    table_.assign(static_cast<std::size_t>(table_stride_ * options.slots), -1);
+    lengths_.assign(static_cast<std::size_t>(options.slots), 0);
+    for (std::int64_t page = options_.pages; page-- > 0;) free_.push_back(static_cast<int>(page));
+  }
+
+  [[nodiscard]] const CacheShape& shape() const { return shape_; }
+  [[nodiscard]] const CacheOptions& options() const { return options_; }
+  /// Tokens held for a slot.
+  [[nodiscard]] std::int64_t length(std::int32_t slot) const {
+    return lengths_[static_cast<std::size_t>(checked(slot))];
+  }
+  [[nodiscard]] std::int64_t free_pages() const { return static_cast<std::int64_t>(free_.size()); }
+  /// Bytes of one token in all layers.
+  [[nodiscard]] std::int64_t bytes_per_token() const {
+    return shape_.layers * 2 * page_bytes_ / options_.page_tokens;
+  }
+
+  /// Where layer `layer` finds its keys and values.
+  [[nodiscard]] CachedKeysValues<Device> layer(std::int64_t layer) const {
+    std::byte* base =
+        const_cast<std::byte*>(pool_.data()) + layer * 2 * options_.pages * page_bytes_;
+    CachedKeysValues<Device> result;
+    result.dtype = options_.dtype;
+    result.kv_heads = shape_.kv_heads;
+    result.head_dim = shape_.head_dim;
+    result.page_tokens = options_.page_tokens;
+    result.keys = base;
+    result.values = base + options_.pages * page_bytes_;
+    result.page_bytes = page_bytes_;
+    result.block_table = table_.data();
+    result.table_stride = table_stride_;
+    return result;
+  }
+
+  /// The places of new rows: each goes behind what its slot already holds, in the order of rows.
+  struct Step {
+    std::span<const std::int64_t> indices;  ///< (rows) index within the slot
+    std::span<const std::int64_t> visible;  ///< (rows) index + 1: what the row may attend to
   };
 
-  struct CacheOptions {
-    DType dtype = DType::f32;       ///< f32, f16 or bf16
-    int slots = 1;                  ///< sequences at a time
-    std::int64_t max_tokens = 0;    ///< longest sequence
-    std::int64_t page_tokens = 64;  ///< tokens per page
-    std::int64_t pages = 0;  ///< shared by all slots; 0: enough for every slot at its longest
-  };
-
-  /// The pool is one allocation whose pages are touched, and so become resident, only when a
-  /// sequence grows into them. Belongs to one thread.
-  template <class Device>
-  class KvCache {
-   public:
-    /// @throws ArgumentError for a type or size that no cache can have
-    KvCache(const CacheShape& shape, const CacheOptions& options)
-        : shape_(shape), options_(options) {
-      if (options.dtype != DType::f32 && options.dtype != DType::f16 &&
-          options.dtype != DType::bf16) {
-        throw ArgumentError("ZIYA-401", "cache: type " + std::string(name(options.dtype)) +
-                                            " is not one of f32, f16, bf16");
+  /// Takes pages for one more token per entry of `slots`. Lengths change only with `commit`.
+  /// @throws ArgumentError for an unknown slot or a sequence longer than max_tokens
+  /// @throws BackendError when no page is free
+  Step prepare(std::span<const std::int32_t> slots) {
+    pending_.assign(lengths_.begin(), lengths_.end());
+    indices_.clear();
+    visible_.clear();
+    for (const std::int32_t slot : slots) {
+      const std::int64_t index = pending_[static_cast<std::size_t>(checked(slot))]++;
+      if (index >= options_.max_tokens) {
+        throw ArgumentError("ZIYA-404", "cache: sequence in slot " + std::to_string(slot) +
+                                            " would exceed " + std::to_string(options_.max_tokens) +
+                                            " tokens");
       }
-      if (shape.layers < 1 || shape.kv_heads < 1 || shape.head_dim < 1 || options.slots < 1 ||
-          options.max_tokens < 1 || options.page_tokens < 1) {
-        throw ArgumentError("ZIYA-402",
-                            "cache: layers, heads, head size, slots, longest sequence "
-                            "and page size must all be at least 1");
-      }
-      table_stride_ = (options.max_tokens + options.page_tokens - 1) / options.page_tokens;
-      if (options_.pages == 0) options_.pages = table_stride_ * options.slots;
-      page_bytes_ =
-          shape.kv_heads * options.page_tokens * shape.head_dim * info(options.dtype).block_bytes;
-      pool_ = Tensor<std::byte, Device>(Shape{shape.layers, 2, options_.pages, page_bytes_});
-      table_.assign(static_cast<std::size_t>(table_stride_ * options.slots), -1);
-      lengths_.assign(static_cast<std::size_t>(options.slots), 0);
-      for (std::int64_t page = options_.pages; page-- > 0;) free_.push_back(static_cast<int>(page));
-    }
-
-    [[nodiscard]] const CacheShape& shape() const { return shape_; }
-    [[nodiscard]] const CacheOptions& options() const { return options_; }
-    /// Tokens held for a slot.
-    [[nodiscard]] std::int64_t length(std::int32_t slot) const {
-      return lengths_[static_cast<std::size_t>(checked(slot))];
-    }
-    [[nodiscard]] std::int64_t free_pages() const {
-      return static_cast<std::int64_t>(free_.size());
-    }
-    /// Bytes of one token in all layers.
-    [[nodiscard]] std::int64_t bytes_per_token() const {
-      return shape_.layers * 2 * page_bytes_ / options_.page_tokens;
-    }
-
-    /// Where layer `layer` finds its keys and values.
-    [[nodiscard]] CachedKeysValues<Device> layer(std::int64_t layer) const {
-      std::byte* base =
-          const_cast<std::byte*>(pool_.data()) + layer * 2 * options_.pages * page_bytes_;
-      CachedKeysValues<Device> result;
-      result.dtype = options_.dtype;
-      result.kv_heads = shape_.kv_heads;
-      result.head_dim = shape_.head_dim;
-      result.page_tokens = options_.page_tokens;
-      result.keys = base;
-      result.values = base + options_.pages * page_bytes_;
-      result.page_bytes = page_bytes_;
-      result.block_table = table_.data();
-      result.table_stride = table_stride_;
-      return result;
-    }
-
-    /// The places of new rows: each goes behind what its slot already holds, in the order of rows.
-    struct Step {
-      std::span<const std::int64_t> indices;  ///< (rows) index within the slot
-      std::span<const std::int64_t> visible;  ///< (rows) index + 1: what the row may attend to
-    };
-
-    /// Takes pages for one more token per entry of `slots`. Lengths change only with `commit`.
-    /// @throws ArgumentError for an unknown slot or a sequence longer than max_tokens
-    /// @throws BackendError when no page is free
-    Step prepare(std::span<const std::int32_t> slots) {
-      pending_.assign(lengths_.begin(), lengths_.end());
-      indices_.clear();
-      visible_.clear();
-      for (const std::int32_t slot : slots) {
-        const std::int64_t index = pending_[static_cast<std::size_t>(checked(slot))]++;
-        if (index >= options_.max_tokens) {
-          throw ArgumentError("ZIYA-404", "cache: sequence in slot " + std::to_string(slot) +
-                                              " would exceed " +
-                                              std::to_string(options_.max_tokens) + " tokens");
+      std::int32_t& page = entry(slot, index / options_.page_tokens);
+      if (page < 0) {
+        if (free_.empty()) {
+          throw BackendError("ZIYA-405",
+                             "cache: all " + std::to_string(options_.pages) + " pages are taken");
         }
-        std::int32_t& page = entry(slot, index / options_.page_tokens);
-        if (page < 0) {
-          if (free_.empty()) {
-            throw BackendError("ZIYA-405",
-                               "cache: all " + std::to_string(options_.pages) + " pages are taken");
-          }
-          page = free_.back();
-          free_.pop_back();
-        }
-        indices_.push_back(index);
-        visible_.push_back(index + 1);
+        page = free_.back();
+        free_.pop_back();
       }
-      return {indices_, visible_};
+      indices_.push_back(index);
+      visible_.push_back(index + 1);
     }
-    /// The rows of the last `prepare` are stored.
-    void commit() { lengths_.assign(pending_.begin(), pending_.end()); }
+    return {indices_, visible_};
+  }
+  /// The rows of the last `prepare` are stored.
+  void commit() { lengths_.assign(pending_.begin(), pending_.end()); }
 
-    /// Forgets the tokens of a slot from `length` on and gives their pages back.
-    void truncate(std::int32_t slot, std::int64_t length) {
-      std::int64_t& current = lengths_[static_cast<std::size_t>(checked(slot))];
-      current = std::clamp<std::int64_t>(length, 0, current);
-      const std::int64_t kept = (current + options_.page_tokens - 1) / options_.page_tokens;
-      for (std::int64_t i = kept; i < table_stride_; ++i) {
-        std::int32_t& page = entry(slot, i);
-        if (page >= 0) free_.push_back(page);
-        page = -1;
-      }
+  /// Forgets the tokens of a slot from `length` on and gives their pages back.
+  void truncate(std::int32_t slot, std::int64_t length) {
+    std::int64_t& current = lengths_[static_cast<std::size_t>(checked(slot))];
+    current = std::clamp<std::int64_t>(length, 0, current);
+    const std::int64_t kept = (current + options_.page_tokens - 1) / options_.page_tokens;
+    for (std::int64_t i = kept; i < table_stride_; ++i) {
+      std::int32_t& page = entry(slot, i);
+      if (page >= 0) free_.push_back(page);
+      page = -1;
     }
-    void release(std::int32_t slot) { truncate(slot, 0); }
+  }
+  void release(std::int32_t slot) { truncate(slot, 0); }
 
-   private:
-    [[nodiscard]] std::int32_t checked(std::int32_t slot) const {
-      if (slot < 0 || slot >= options_.slots) {
-        throw ArgumentError("ZIYA-403", "cache: slot " + std::to_string(slot) + " of " +
-                                            std::to_string(options_.slots));
-      }
-      return slot;
+ private:
+  [[nodiscard]] std::int32_t checked(std::int32_t slot) const {
+    if (slot < 0 || slot >= options_.slots) {
+      throw ArgumentError("ZIYA-403", "cache: slot " + std::to_string(slot) + " of " +
+                                          std::to_string(options_.slots));
     }
-    [[nodiscard]] std::int32_t& entry(std::int32_t slot, std::int64_t page) {
-      return table_[static_cast<std::size_t>(slot * table_stride_ + page)];
-    }
+    return slot;
+  }
+  [[nodiscard]] std::int32_t& entry(std::int32_t slot, std::int64_t page) {
+    return table_[static_cast<std::size_t>(slot * table_stride_ + page)];
+  }
 
-    CacheShape shape_;
-    CacheOptions options_;
-    std::int64_t table_stride_ = 0, page_bytes_ = 0;
-    Tensor<std::byte, Device> pool_;
-    std::vector<std::int32_t> table_, free_;
-    std::vector<std::int64_t> lengths_, pending_, indices_, visible_;
-  };
+  CacheShape shape_;
+  CacheOptions options_;
+  std::int64_t table_stride_ = 0, page_bytes_ = 0;
+  Tensor<std::byte, Device> pool_;
+  std::vector<std::int32_t> table_, free_;
+  std::vector<std::int64_t> lengths_, pending_, indices_, visible_;
+};
 
 ZIYA_NAMESPACE_END

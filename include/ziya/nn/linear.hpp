@@ -17,60 +17,60 @@
 #include "ziya/ops/matmul.hpp"
 
 ZIYA_NAMESPACE_BEGIN
-  namespace nn {
+namespace nn {
 
-  /// Which dimension of the weight is split over the ranks of a communicator.
-  enum class Split {
-    none,
-    rows,  ///< column-parallel in Megatron's words: every rank has some outputs, nothing to add up
-    columns,  ///< row-parallel: every rank has some inputs, and the partial sums are added up
-  };
+/// Which dimension of the weight is split over the ranks of a communicator.
+enum class Split {
+  none,
+  rows,     ///< column-parallel in Megatron's words: every rank has some outputs, nothing to add up
+  columns,  ///< row-parallel: every rank has some inputs, and the partial sums are added up
+};
 
-  /// y = x · weightᵀ + bias (+ low-rank update).
-  template <class Device>
-  struct Linear {
-    Weight<Device> weight;                       ///< (out, in)
-    Tensor<float, Device> bias;                  ///< (out), or empty
-    std::shared_ptr<const Lora<Device>> lora{};  ///< or null
-    const Communicator* communicator = nullptr;  ///< null: nobody else
-    Split split = Split::none;
+/// y = x · weightᵀ + bias (+ low-rank update).
+template <class Device>
+struct Linear {
+  Weight<Device> weight;                       ///< (out, in)
+  Tensor<float, Device> bias;                  ///< (out), or empty
+  std::shared_ptr<const Lora<Device>> lora{};  ///< or null
+  const Communicator* communicator = nullptr;  ///< null: nobody else
+  Split split = Split::none;
 
-    [[nodiscard]] std::int64_t in_features() const { return weight.columns; }
-    [[nodiscard]] std::int64_t out_features() const { return weight.rows; }
+  [[nodiscard]] std::int64_t in_features() const { return weight.columns; }
+  [[nodiscard]] std::int64_t out_features() const { return weight.rows; }
 
-    /// @param y (tokens, out)   @param x (tokens, in)   @throws ShapeError
-    template <class T>
-    void forward(Context<Device>& ctx, View<T, Device> y, In<T, Device> x) const {
-      ops::matmul(ctx, y, x, weight);
-      finish(ctx, y, x);
-    }
+  /// @param y (tokens, out)   @param x (tokens, in)   @throws ShapeError
+  template <class T>
+  void forward(Context<Device>& ctx, View<T, Device> y, In<T, Device> x) const {
+    ops::matmul(ctx, y, x, weight);
+    finish(ctx, y, x);
+  }
 
-    /// What follows the product with the stored weight: low-rank update, sum over ranks, bias.
-    template <class T>
-    void finish(Context<Device>& ctx, View<T, Device> y, In<T, Device> x) const {
-      if (lora) lora->add_to(ctx, y, x);
-      if (split == Split::columns && communicator != nullptr && communicator->size > 1) {
-        for (std::int64_t i = 0; i < y.rows(); ++i) {
-          communicator->all_reduce_sum(communicator->self, y.row(i), y.columns());
-        }
-      }
-      if (!bias.empty()) ops::add_bias(ctx, y, bias);
-    }
-
-    /// f(name, weight) for everything that a trainer could train.
-    template <class F>
-    void visit(const std::string& name, F&& f) const {
-      f(name + ".weight", weight);
-      if (!bias.empty()) {
-        f(name + ".bias", Weight<Device>{DType::f32, 1, bias.elements(),
-                                         reinterpret_cast<const std::byte*>(bias.data()), nullptr});
-      }
-      if (lora) {
-        f(name + ".lora_A.weight", lora->a);
-        f(name + ".lora_B.weight", lora->b);
+  /// What follows the product with the stored weight: low-rank update, sum over ranks, bias.
+  template <class T>
+  void finish(Context<Device>& ctx, View<T, Device> y, In<T, Device> x) const {
+    if (lora) lora->add_to(ctx, y, x);
+    if (split == Split::columns && communicator != nullptr && communicator->size > 1) {
+      for (std::int64_t i = 0; i < y.rows(); ++i) {
+        communicator->all_reduce_sum(communicator->self, y.row(i), y.columns());
       }
     }
-  };
+    if (!bias.empty()) ops::add_bias(ctx, y, bias);
+  }
 
-  }  // namespace nn
+  /// f(name, weight) for everything that a trainer could train.
+  template <class F>
+  void visit(const std::string& name, F&& f) const {
+    f(name + ".weight", weight);
+    if (!bias.empty()) {
+      f(name + ".bias", Weight<Device>{DType::f32, 1, bias.elements(),
+                                       reinterpret_cast<const std::byte*>(bias.data()), nullptr});
+    }
+    if (lora) {
+      f(name + ".lora_A.weight", lora->a);
+      f(name + ".lora_B.weight", lora->b);
+    }
+  }
+};
+
+}  // namespace nn
 ZIYA_NAMESPACE_END

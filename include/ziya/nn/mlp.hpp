@@ -12,54 +12,54 @@
 #include "ziya/ops/silu_mul.hpp"
 
 ZIYA_NAMESPACE_BEGIN
-  namespace nn {
+namespace nn {
 
-  /// Activations that a backward pass needs: the two inputs of silu(gate) * up, (tokens,
-  /// intermediate).
-  template <class T, class Device>
-  struct MlpSaved {
-    Tensor<T, Device> gate, up;
-  };
+/// Activations that a backward pass needs: the two inputs of silu(gate) * up, (tokens,
+/// intermediate).
+template <class T, class Device>
+struct MlpSaved {
+  Tensor<T, Device> gate, up;
+};
 
-  /// y = down(silu(gate(x)) * up(x)).  Source: Shazeer, arXiv 2002.05202, SwiGLU
-  template <class Device>
-  struct Mlp {
-    Linear<Device> gate, up, down;
+/// y = down(silu(gate(x)) * up(x)).  Source: Shazeer, arXiv 2002.05202, SwiGLU
+template <class Device>
+struct Mlp {
+  Linear<Device> gate, up, down;
 
-    /// @param y (tokens, hidden)   @param x (tokens, hidden)
-    template <class T>
-    void forward(Context<Device>& ctx, View<T, Device> y, In<T, Device> x,
-                 MlpSaved<T, Device>* saved = nullptr) const {
-      typename Workspace<Device>::Scope scope(ctx.workspace());
-      const Shape shape{x.rows(), gate.out_features()};
-      const auto product = ctx.workspace().template take<T>(shape);
-      const bool plain = !gate.lora && !up.lora && gate.bias.empty() && up.bias.empty();
-      if (plain && saved == nullptr) {
-        ops::matmul_silu_mul(ctx, product, x, gate.weight, up.weight);
+  /// @param y (tokens, hidden)   @param x (tokens, hidden)
+  template <class T>
+  void forward(Context<Device>& ctx, View<T, Device> y, In<T, Device> x,
+               MlpSaved<T, Device>* saved = nullptr) const {
+    typename Workspace<Device>::Scope scope(ctx.workspace());
+    const Shape shape{x.rows(), gate.out_features()};
+    const auto product = ctx.workspace().template take<T>(shape);
+    const bool plain = !gate.lora && !up.lora && gate.bias.empty() && up.bias.empty();
+    if (plain && saved == nullptr) {
+      ops::matmul_silu_mul(ctx, product, x, gate.weight, up.weight);
+    } else {
+      View<T, Device> g, u;
+      if (saved != nullptr) {
+        saved->gate = Tensor<T, Device>(shape);
+        saved->up = Tensor<T, Device>(shape);
+        g = saved->gate, u = saved->up;
       } else {
-        View<T, Device> g, u;
-        if (saved != nullptr) {
-          saved->gate = Tensor<T, Device>(shape);
-          saved->up = Tensor<T, Device>(shape);
-          g = saved->gate, u = saved->up;
-        } else {
-          g = ctx.workspace().template take<T>(shape);
-          u = ctx.workspace().template take<T>(shape);
-        }
-        gate.forward(ctx, g, x);
-        up.forward(ctx, u, x);
-        ops::silu_mul(ctx, product, g, u);
+        g = ctx.workspace().template take<T>(shape);
+        u = ctx.workspace().template take<T>(shape);
       }
-      down.forward(ctx, y, product);
+      gate.forward(ctx, g, x);
+      up.forward(ctx, u, x);
+      ops::silu_mul(ctx, product, g, u);
     }
+    down.forward(ctx, y, product);
+  }
 
-    template <class F>
-    void visit(const std::string& name, F&& f) const {
-      gate.visit(name + ".gate_proj", f);
-      up.visit(name + ".up_proj", f);
-      down.visit(name + ".down_proj", f);
-    }
-  };
+  template <class F>
+  void visit(const std::string& name, F&& f) const {
+    gate.visit(name + ".gate_proj", f);
+    up.visit(name + ".up_proj", f);
+    down.visit(name + ".down_proj", f);
+  }
+};
 
-  }  // namespace nn
+}  // namespace nn
 ZIYA_NAMESPACE_END

@@ -10,31 +10,30 @@
 #include "ziya/ops/rms_norm.hpp"
 
 ZIYA_NAMESPACE_BEGIN
-  namespace nn {
+namespace nn {
 
-  /// y = x / rms(x) * weight; the weight is held in float whatever it was stored as (it is small).
-  template <class Device>
-  struct RmsNorm {
-    Tensor<float, Device> weight;  ///< (hidden)
-    float eps = 1e-6f;
+/// y = x / rms(x) * weight; the weight is held in float whatever it was stored as (it is small).
+template <class Device>
+struct RmsNorm {
+  Tensor<float, Device> weight;  ///< (hidden)
+  float eps = 1e-6f;
 
-    template <class T>
-    void forward(Context<Device>& ctx, View<T, Device> y, In<T, Device> x) const {
-      ops::rms_norm(ctx, y, x, weight.view(), eps);
-    }
-    /// residual += delta, then y = norm(residual).
-    template <class T>
-    void forward_add(Context<Device>& ctx, View<T, Device> y, View<T, Device> residual,
-                     In<T, Device> delta) const {
-      ops::rms_norm_add(ctx, y, residual, delta, weight.view(), eps);
-    }
-    template <class F>
-    void visit(const std::string& name, F&& f) const {
-      f(name + ".weight",
-        Weight<Device>{DType::f32, 1, weight.elements(),
-                       reinterpret_cast<const std::byte*>(weight.data()), nullptr});
-    }
-  };
+  template <class T>
+  void forward(Context<Device>& ctx, View<T, Device> y, In<T, Device> x) const {
+    ops::rms_norm(ctx, y, x, weight.view(), eps);
+  }
+  /// residual += delta, then y = norm(residual).
+  template <class T>
+  void forward_add(Context<Device>& ctx, View<T, Device> y, View<T, Device> residual,
+                   In<T, Device> delta) const {
+    ops::rms_norm_add(ctx, y, residual, delta, weight.view(), eps);
+  }
+  template <class F>
+  void visit(const std::string& name, F&& f) const {
+    f(name + ".weight", Weight<Device>{DType::f32, 1, weight.elements(),
+                                       reinterpret_cast<const std::byte*>(weight.data()), nullptr});
+  }
+};
 
-  }  // namespace nn
+}  // namespace nn
 ZIYA_NAMESPACE_END

@@ -10,18 +10,18 @@
 #include "ziya/core/view.hpp"
 
 ZIYA_NAMESPACE_BEGIN
-  namespace ops {
+namespace ops {
 
-  /// y[i, j] += bias[j]
-  /// @param y (tokens, width)   @param bias (width)   @throws ShapeError when widths differ
-  template <class Device, class T>
-  void add_bias(Context<Device>& ctx, View<T, Device> y, In<float, Device> bias) {
-    if (bias.elements() != y.columns()) {
-      throw ShapeError("ZIYA-110", "add_bias: width of bias is " + std::to_string(bias.elements()) +
-                                       ", expected " + std::to_string(y.columns()));
-    }
-    backend::add_bias(ctx, y, bias);
+/// y[i, j] += bias[j]
+/// @param y (tokens, width)   @param bias (width)   @throws ShapeError when widths differ
+template <class Device, class T>
+void add_bias(Context<Device>& ctx, View<T, Device> y, In<float, Device> bias) {
+  if (bias.elements() != y.columns()) {
+    throw ShapeError("ZIYA-110", "add_bias: width of bias is " + std::to_string(bias.elements()) +
+                                     ", expected " + std::to_string(y.columns()));
   }
+  backend::add_bias(ctx, y, bias);
+}
 
-  }  // namespace ops
+}  // namespace ops
 ZIYA_NAMESPACE_END
