@@ -26,208 +26,205 @@
 
 ZIYA_NAMESPACE_BEGIN
 
-  /// Elements of a tensor in row-major order; `owner` keeps them alive.
-  struct MappedTensor {
-    DType dtype = DType::f32;
-    Shape shape;
-    const std::byte* data = nullptr;
-    std::shared_ptr<const void> owner;
+/// Elements of a tensor in row-major order; `owner` keeps them alive.
+struct MappedTensor {
+  DType dtype = DType::f32;
+  Shape shape;
+  const std::byte* data = nullptr;
+  std::shared_ptr<const void> owner;
+};
+
+/// What is known of a tensor without reading it.
+struct TensorInfo {
+  std::string name;
+  DType dtype = DType::f32;
+  Shape shape;
+  std::filesystem::path file;
+
+  [[nodiscard]] std::int64_t bytes() const { return shape.elements() * info(dtype).block_bytes; }
+};
+
+/// Reads safetensors and PyTorch checkpoints, single or sharded with an index. Opening reads
+/// headers only. Immutable; all members may be called from several threads at once.
+class Checkpoint {
+ public:
+  /// A file of tensors, or a Hugging Face folder (see resolve_model_path). Where safetensors and
+  /// PyTorch files are both present, safetensors is taken; format() says which it was.
+  /// @throws IoError, FormatError naming the file, tensor or shard that is not right
+  static Checkpoint open(const std::filesystem::path& path) {
+    return Checkpoint(checkpoint_files(path));
+  }
+
+  /// Whether a file or folder holds weights that open() would try. False for a folder with
+  /// nothing but a tokenizer and a config. @throws nothing
+  static bool exists(const std::filesystem::path& path) noexcept {
+    try {
+      return !find_weights(expand_home(path)).empty();
+    } catch (...) {
+      return false;
+    }
+  }
+
+  /// The folder or file that was opened, after `~` and hub caches were resolved.
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+  [[nodiscard]] CheckpointFormat format() const { return files_.front()->format(); }
+  /// The files the tensors lie in.
+  [[nodiscard]] const std::vector<std::shared_ptr<const TensorFile>>& files() const {
+    return files_;
+  }
+  /// `__metadata__` of the first file; empty for PyTorch.
+  [[nodiscard]] const safetensors::Metadata& metadata() const { return files_.front()->metadata(); }
+  /// Sorted by name.
+  [[nodiscard]] const std::vector<TensorInfo>& tensors() const { return tensors_; }
+  /// Nullptr when there is no tensor of that name.
+  [[nodiscard]] const TensorInfo* find(std::string_view name) const {
+    const auto found = std::ranges::lower_bound(tensors_, name, {}, &TensorInfo::name);
+    return found != tensors_.end() && found->name == name ? &*found : nullptr;
+  }
+  /// Sum over all tensors.
+  [[nodiscard]] std::int64_t bytes() const {
+    std::int64_t sum = 0;
+    for (const TensorInfo& tensor : tensors_) sum += tensor.bytes();
+    return sum;
+  }
+
+  /// The tensor as memory: the mapped file itself, or a copy when its elements are strided or
+  /// not aligned for their type. @throws ArgumentError ZIYA-236 for an unknown name, IoError
+  [[nodiscard]] MappedTensor map(std::string_view name) const {
+    const Place place = at(name);
+    const TensorEntry& entry = *place.entry;
+    if (entry.contiguous() && entry.offset % entry.item_bytes() == 0) {
+      auto mapped = place.file->mapped();
+      return {entry.dtype, entry.shape, mapped->bytes().data() + entry.offset, mapped};
+    }
+    const auto bytes = static_cast<std::size_t>(entry.bytes());
+    const std::shared_ptr<void> copy(Memory<Cpu>::allocate(bytes), Memory<Cpu>::release);
+    auto* data = static_cast<std::byte*>(copy.get());
+    read(name, {data, bytes});
+    return {entry.dtype, entry.shape, data, copy};
+  }
+
+  /// The whole tensor, row-major. @throws ArgumentError ZIYA-236, ZIYA-238, IoError
+  void read(std::string_view name, std::span<std::byte> out) const {
+    read_elements(name, 0, at(name).entry->shape.elements(), out);
+  }
+
+  /// Rows [begin, end) along dimension `dim`, row-major: shape with extent end − begin there.
+  /// @throws ArgumentError ZIYA-236, ZIYA-238, IoError
+  void read(std::string_view name, int dim, std::int64_t begin, std::int64_t end,
+            std::span<std::byte> out) const {
+    const Place place = at(name);
+    const Shape& shape = place.entry->shape;
+    check_argument(
+        name, dim >= 0 && dim < shape.rank() && begin >= 0 && begin <= end && end <= shape[dim],
+        "slice [" + std::to_string(begin) + ", " + std::to_string(end) + ") of dimension " +
+            std::to_string(dim) + " is outside " + shape.to_string());
+    FileRectangle rectangle = whole(*place.entry);
+    const auto d = static_cast<std::size_t>(dim);
+    rectangle.offset += begin * rectangle.strides[d] * rectangle.item_bytes;
+    rectangle.extents[d] = end - begin;
+    const std::int64_t count = shape[dim] == 0 ? 0 : shape.elements() / shape[dim] * (end - begin);
+    check_size(name, count * rectangle.item_bytes, out);
+    read_rectangle(place.file->file(), rectangle, out);
+  }
+
+  /// `count` elements of the row-major order from element `first` on; how a tensor of any size
+  /// is streamed. @throws ArgumentError ZIYA-236, ZIYA-238, IoError
+  void read_elements(std::string_view name, std::int64_t first, std::int64_t count,
+                     std::span<std::byte> out) const {
+    const Place place = at(name);
+    const std::int64_t all = place.entry->shape.elements();
+    check_argument(name, first >= 0 && count >= 0 && first <= all - count,
+                   "elements " + std::to_string(first) + " + " + std::to_string(count) + " of " +
+                       std::to_string(all));
+    check_size(name, count * place.entry->item_bytes(), out);
+    if (count != 0) read_range(place.file->file(), whole(*place.entry), 0, first, count, out);
+  }
+
+ private:
+  struct Place {
+    const TensorFile* file;
+    const TensorEntry* entry;
   };
 
-  /// What is known of a tensor without reading it.
-  struct TensorInfo {
-    std::string name;
-    DType dtype = DType::f32;
-    Shape shape;
-    std::filesystem::path file;
-
-    [[nodiscard]] std::int64_t bytes() const { return shape.elements() * info(dtype).block_bytes; }
-  };
-
-  /// Reads safetensors and PyTorch checkpoints, single or sharded with an index. Opening reads
-  /// headers only. Immutable; all members may be called from several threads at once.
-  class Checkpoint {
-   public:
-    /// A file of tensors, or a Hugging Face folder (see resolve_model_path). Where safetensors and
-    /// PyTorch files are both present, safetensors is taken; format() says which it was.
-    /// @throws IoError, FormatError naming the file, tensor or shard that is not right
-    static Checkpoint open(const std::filesystem::path& path) {
-      return Checkpoint(checkpoint_files(path));
-    }
-
-    /// Whether a file or folder holds weights that open() would try. False for a folder with
-    /// nothing but a tokenizer and a config. @throws nothing
-    static bool exists(const std::filesystem::path& path) noexcept {
-      try {
-        return !find_weights(expand_home(path)).empty();
-      } catch (...) {
-        return false;
+  explicit Checkpoint(CheckpointFiles files)
+      : path_(std::move(files.path)), files_(std::move(files.files)) {
+    std::vector<std::pair<TensorInfo, Place>> found;
+    for (const auto& file : files_) {
+      for (const TensorEntry& entry : file->tensors()) {
+        found.push_back(
+            {{entry.name, entry.dtype, entry.shape, file->file().path()}, {file.get(), &entry}});
       }
     }
+    std::ranges::sort(found, {},
+                      [](const auto& item) -> const std::string& { return item.first.name; });
+    for (auto& [info, place] : found) {
+      tensors_.push_back(std::move(info));
+      places_.push_back(place);
+    }
+  }
 
-    /// The folder or file that was opened, after `~` and hub caches were resolved.
-    [[nodiscard]] const std::filesystem::path& path() const { return path_; }
-    [[nodiscard]] CheckpointFormat format() const { return files_.front()->format(); }
-    /// The files the tensors lie in.
-    [[nodiscard]] const std::vector<std::shared_ptr<const TensorFile>>& files() const {
-      return files_;
+  [[nodiscard]] Place at(std::string_view name) const {
+    const TensorInfo* tensor = find(name);
+    if (tensor == nullptr) {
+      throw ArgumentError("ZIYA-236",
+                          utf8_from_path(path_) + ": has no tensor \"" + std::string(name) + "\"");
     }
-    /// `__metadata__` of the first file; empty for PyTorch.
-    [[nodiscard]] const safetensors::Metadata& metadata() const {
-      return files_.front()->metadata();
-    }
-    /// Sorted by name.
-    [[nodiscard]] const std::vector<TensorInfo>& tensors() const { return tensors_; }
-    /// Nullptr when there is no tensor of that name.
-    [[nodiscard]] const TensorInfo* find(std::string_view name) const {
-      const auto found = std::ranges::lower_bound(tensors_, name, {}, &TensorInfo::name);
-      return found != tensors_.end() && found->name == name ? &*found : nullptr;
-    }
-    /// Sum over all tensors.
-    [[nodiscard]] std::int64_t bytes() const {
-      std::int64_t sum = 0;
-      for (const TensorInfo& tensor : tensors_) sum += tensor.bytes();
-      return sum;
-    }
+    return places_[static_cast<std::size_t>(tensor - tensors_.data())];
+  }
 
-    /// The tensor as memory: the mapped file itself, or a copy when its elements are strided or
-    /// not aligned for their type. @throws ArgumentError ZIYA-236 for an unknown name, IoError
-    [[nodiscard]] MappedTensor map(std::string_view name) const {
-      const Place place = at(name);
-      const TensorEntry& entry = *place.entry;
-      if (entry.contiguous() && entry.offset % entry.item_bytes() == 0) {
-        auto mapped = place.file->mapped();
-        return {entry.dtype, entry.shape, mapped->bytes().data() + entry.offset, mapped};
+  void check_argument(std::string_view name, bool good, const std::string& message) const {
+    if (!good) {
+      throw ArgumentError("ZIYA-238",
+                          utf8_from_path(path_) + ": tensor " + std::string(name) + ": " + message);
+    }
+  }
+  void check_size(std::string_view name, std::int64_t bytes, std::span<std::byte> out) const {
+    check_argument(
+        name, static_cast<std::int64_t>(out.size()) == bytes,
+        "room for " + std::to_string(out.size()) + " bytes, expected " + std::to_string(bytes));
+  }
+
+  static FileRectangle whole(const TensorEntry& entry) {
+    const auto extents = entry.shape.extents();
+    return {entry.offset,
+            entry.item_bytes(),
+            {extents.begin(), extents.end()},
+            entry.contiguous() ? row_major_strides(extents) : entry.strides};
+  }
+
+  /// Splits a range of the row-major order into rectangles: whole rows of dimension `dim`, and
+  /// the parts of rows before and after them.
+  static void read_range(const InputFile& file, FileRectangle rectangle, std::size_t dim,
+                         std::int64_t first, std::int64_t count, std::span<std::byte> out) {
+    if (dim == rectangle.extents.size()) return read_rectangle(file, rectangle, out);
+    std::int64_t inner = 1;
+    for (std::size_t i = dim + 1; i < rectangle.extents.size(); ++i) {
+      inner *= rectangle.extents[i];
+    }
+    while (count > 0) {
+      FileRectangle part = rectangle;
+      const std::int64_t within = first % inner;
+      const bool whole_rows = within == 0 && count >= inner;
+      const std::int64_t taken =
+          whole_rows ? count / inner * inner : std::min(count, inner - within);
+      const auto bytes = static_cast<std::size_t>(taken * rectangle.item_bytes);
+      part.offset += first / inner * part.strides[dim] * part.item_bytes;
+      part.extents[dim] = whole_rows ? taken / inner : 1;
+      if (whole_rows) {
+        read_rectangle(file, part, out.first(bytes));
+      } else {
+        read_range(file, part, dim + 1, within, taken, out.first(bytes));
       }
-      const auto bytes = static_cast<std::size_t>(entry.bytes());
-      const std::shared_ptr<void> copy(Memory<Cpu>::allocate(bytes), Memory<Cpu>::release);
-      auto* data = static_cast<std::byte*>(copy.get());
-      read(name, {data, bytes});
-      return {entry.dtype, entry.shape, data, copy};
+      out = out.subspan(bytes);
+      first += taken, count -= taken;
     }
+  }
 
-    /// The whole tensor, row-major. @throws ArgumentError ZIYA-236, ZIYA-238, IoError
-    void read(std::string_view name, std::span<std::byte> out) const {
-      read_elements(name, 0, at(name).entry->shape.elements(), out);
-    }
-
-    /// Rows [begin, end) along dimension `dim`, row-major: shape with extent end − begin there.
-    /// @throws ArgumentError ZIYA-236, ZIYA-238, IoError
-    void read(std::string_view name, int dim, std::int64_t begin, std::int64_t end,
-              std::span<std::byte> out) const {
-      const Place place = at(name);
-      const Shape& shape = place.entry->shape;
-      check_argument(
-          name, dim >= 0 && dim < shape.rank() && begin >= 0 && begin <= end && end <= shape[dim],
-          "slice [" + std::to_string(begin) + ", " + std::to_string(end) + ") of dimension " +
-              std::to_string(dim) + " is outside " + shape.to_string());
-      FileRectangle rectangle = whole(*place.entry);
-      const auto d = static_cast<std::size_t>(dim);
-      rectangle.offset += begin * rectangle.strides[d] * rectangle.item_bytes;
-      rectangle.extents[d] = end - begin;
-      const std::int64_t count =
-          shape[dim] == 0 ? 0 : shape.elements() / shape[dim] * (end - begin);
-      check_size(name, count * rectangle.item_bytes, out);
-      read_rectangle(place.file->file(), rectangle, out);
-    }
-
-    /// `count` elements of the row-major order from element `first` on; how a tensor of any size
-    /// is streamed. @throws ArgumentError ZIYA-236, ZIYA-238, IoError
-    void read_elements(std::string_view name, std::int64_t first, std::int64_t count,
-                       std::span<std::byte> out) const {
-      const Place place = at(name);
-      const std::int64_t all = place.entry->shape.elements();
-      check_argument(name, first >= 0 && count >= 0 && first <= all - count,
-                     "elements " + std::to_string(first) + " + " + std::to_string(count) + " of " +
-                         std::to_string(all));
-      check_size(name, count * place.entry->item_bytes(), out);
-      if (count != 0) read_range(place.file->file(), whole(*place.entry), 0, first, count, out);
-    }
-
-   private:
-    struct Place {
-      const TensorFile* file;
-      const TensorEntry* entry;
-    };
-
-    explicit Checkpoint(CheckpointFiles files)
-        : path_(std::move(files.path)), files_(std::move(files.files)) {
-      std::vector<std::pair<TensorInfo, Place>> found;
-      for (const auto& file : files_) {
-        for (const TensorEntry& entry : file->tensors()) {
-          found.push_back(
-              {{entry.name, entry.dtype, entry.shape, file->file().path()}, {file.get(), &entry}});
-        }
-      }
-      std::ranges::sort(found, {},
-                        [](const auto& item) -> const std::string& { return item.first.name; });
-      for (auto& [info, place] : found) {
-        tensors_.push_back(std::move(info));
-        places_.push_back(place);
-      }
-    }
-
-    [[nodiscard]] Place at(std::string_view name) const {
-      const TensorInfo* tensor = find(name);
-      if (tensor == nullptr) {
-        throw ArgumentError(
-            "ZIYA-236", utf8_from_path(path_) + ": has no tensor \"" + std::string(name) + "\"");
-      }
-      return places_[static_cast<std::size_t>(tensor - tensors_.data())];
-    }
-
-    void check_argument(std::string_view name, bool good, const std::string& message) const {
-      if (!good) {
-        throw ArgumentError(
-            "ZIYA-238", utf8_from_path(path_) + ": tensor " + std::string(name) + ": " + message);
-      }
-    }
-    void check_size(std::string_view name, std::int64_t bytes, std::span<std::byte> out) const {
-      check_argument(
-          name, static_cast<std::int64_t>(out.size()) == bytes,
-          "room for " + std::to_string(out.size()) + " bytes, expected " + std::to_string(bytes));
-    }
-
-    static FileRectangle whole(const TensorEntry& entry) {
-      const auto extents = entry.shape.extents();
-      return {entry.offset,
-              entry.item_bytes(),
-              {extents.begin(), extents.end()},
-              entry.contiguous() ? row_major_strides(extents) : entry.strides};
-    }
-
-    /// Splits a range of the row-major order into rectangles: whole rows of dimension `dim`, and
-    /// the parts of rows before and after them.
-    static void read_range(const InputFile& file, FileRectangle rectangle, std::size_t dim,
-                           std::int64_t first, std::int64_t count, std::span<std::byte> out) {
-      if (dim == rectangle.extents.size()) return read_rectangle(file, rectangle, out);
-      std::int64_t inner = 1;
-      for (std::size_t i = dim + 1; i < rectangle.extents.size(); ++i) {
-        inner *= rectangle.extents[i];
-      }
-      while (count > 0) {
-        FileRectangle part = rectangle;
-        const std::int64_t within = first % inner;
-        const bool whole_rows = within == 0 && count >= inner;
-        const std::int64_t taken =
-            whole_rows ? count / inner * inner : std::min(count, inner - within);
-        const auto bytes = static_cast<std::size_t>(taken * rectangle.item_bytes);
-        part.offset += first / inner * part.strides[dim] * part.item_bytes;
-        part.extents[dim] = whole_rows ? taken / inner : 1;
-        if (whole_rows) {
-          read_rectangle(file, part, out.first(bytes));
-        } else {
-          read_range(file, part, dim + 1, within, taken, out.first(bytes));
-        }
-        out = out.subspan(bytes);
-        first += taken, count -= taken;
-      }
-    }
-
-    std::filesystem::path path_;
-    std::vector<std::shared_ptr<const TensorFile>> files_;
-    std::vector<TensorInfo> tensors_;
-    std::vector<Place> places_;  // of tensors_
-  };
+  std::filesystem::path path_;
+  std::vector<std::shared_ptr<const TensorFile>> files_;
+  std::vector<TensorInfo> tensors_;
+  std::vector<Place> places_;  // of tensors_
+};
 
 ZIYA_NAMESPACE_END

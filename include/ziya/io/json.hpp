@@ -17,100 +17,100 @@
 
 ZIYA_NAMESPACE_BEGIN
 
-  /// What a document may cost; the defaults hold the largest configs and tokenizers in use.
-  struct JsonLimits {
-    std::int64_t bytes = std::int64_t{64} << 20;
-    int depth = 64;
-    std::int64_t values = 4'000'000;
+/// What a document may cost; the defaults hold the largest configs and tokenizers in use.
+struct JsonLimits {
+  std::int64_t bytes = std::int64_t{64} << 20;
+  int depth = 64;
+  std::int64_t values = 4'000'000;
+};
+
+/// The document in `text`. A repeated key is refused: two readers would understand two things.
+/// @param source named in messages, usually the file
+/// @throws FormatError ZIYA-230
+inline nlohmann::json parse_json(std::string_view text, const std::string& source,
+                                 const JsonLimits& limits = {}) {
+  const auto refuse = [&](const std::string& why) {
+    throw FormatError("ZIYA-230", source + ": " + why);
   };
-
-  /// The document in `text`. A repeated key is refused: two readers would understand two things.
-  /// @param source named in messages, usually the file
-  /// @throws FormatError ZIYA-230
-  inline nlohmann::json parse_json(std::string_view text, const std::string& source,
-                                   const JsonLimits& limits = {}) {
-    const auto refuse = [&](const std::string& why) {
-      throw FormatError("ZIYA-230", source + ": " + why);
-    };
-    if (static_cast<std::int64_t>(text.size()) > limits.bytes) {
-      refuse("JSON of " + std::to_string(text.size()) + " bytes, expected at most " +
-             std::to_string(limits.bytes));
+  if (static_cast<std::int64_t>(text.size()) > limits.bytes) {
+    refuse("JSON of " + std::to_string(text.size()) + " bytes, expected at most " +
+           std::to_string(limits.bytes));
+  }
+  std::vector<std::set<std::string>> keys;  // of the objects that are open
+  std::int64_t values = 0;
+  using Event = nlohmann::json::parse_event_t;
+  const auto check = [&](int depth, Event event, nlohmann::json& parsed) {
+    if (depth > limits.depth) refuse("JSON nested deeper than " + std::to_string(limits.depth));
+    if (++values > limits.values) {
+      refuse("JSON of more than " + std::to_string(limits.values) + " values");
     }
-    std::vector<std::set<std::string>> keys;  // of the objects that are open
-    std::int64_t values = 0;
-    using Event = nlohmann::json::parse_event_t;
-    const auto check = [&](int depth, Event event, nlohmann::json& parsed) {
-      if (depth > limits.depth) refuse("JSON nested deeper than " + std::to_string(limits.depth));
-      if (++values > limits.values) {
-        refuse("JSON of more than " + std::to_string(limits.values) + " values");
-      }
-      if (event == Event::object_start) keys.emplace_back();
-      if (event == Event::object_end) keys.pop_back();
-      if (event == Event::key && !keys.back().insert(parsed.get<std::string>()).second) {
-        refuse("the key \"" + parsed.get<std::string>() + "\" occurs twice");
-      }
-      return true;
-    };
-    try {
-      return nlohmann::json::parse(text.data(), text.data() + text.size(), check);
-    } catch (const nlohmann::json::exception& error) {
-      throw FormatError("ZIYA-230", source + ": is not JSON: " + error.what());
-    } catch (const std::bad_alloc&) {
-      throw FormatError("ZIYA-230", source + ": JSON needs more memory than there is");
+    if (event == Event::object_start) keys.emplace_back();
+    if (event == Event::object_end) keys.pop_back();
+    if (event == Event::key && !keys.back().insert(parsed.get<std::string>()).second) {
+      refuse("the key \"" + parsed.get<std::string>() + "\" occurs twice");
     }
+    return true;
+  };
+  try {
+    return nlohmann::json::parse(text.data(), text.data() + text.size(), check);
+  } catch (const nlohmann::json::exception& error) {
+    throw FormatError("ZIYA-230", source + ": is not JSON: " + error.what());
+  } catch (const std::bad_alloc&) {
+    throw FormatError("ZIYA-230", source + ": JSON needs more memory than there is");
   }
+}
 
-  /// @throws IoError, FormatError ZIYA-230
-  inline nlohmann::json read_json_file(const std::filesystem::path& path,
-                                       const JsonLimits& limits = {}) {
-    return parse_json(read_text_file(path, limits.bytes), utf8_from_path(path), limits);
-  }
+/// @throws IoError, FormatError ZIYA-230
+inline nlohmann::json read_json_file(const std::filesystem::path& path,
+                                     const JsonLimits& limits = {}) {
+  return parse_json(read_text_file(path, limits.bytes), utf8_from_path(path), limits);
+}
 
-  /// Whether `value` can become a `T` without losing anything: 3 is a double, 3.5 is no integer.
-  template <class T>
-  bool json_is(const nlohmann::json& value) {
-    if constexpr (std::is_same_v<T, bool>) {
-      return value.is_boolean();
-    } else if constexpr (std::is_integral_v<T>) {
-      if (value.is_number_unsigned()) return std::in_range<T>(value.get<std::uint64_t>());
-      return value.is_number_integer() && std::in_range<T>(value.get<std::int64_t>());
-    } else if constexpr (std::is_floating_point_v<T>) {
-      return value.is_number();
-    } else {
-      static_assert(std::is_same_v<T, std::string>);
-      return value.is_string();
-    }
+/// Whether `value` can become a `T` without losing anything: 3 is a double, 3.5 is no integer.
+template <class T>
+bool json_is(const nlohmann::json& value) {
+  if constexpr (std::is_same_v<T, bool>) {
+    return value.is_boolean();
+  } else if constexpr (std::is_integral_v<T>) {
+    if (value.is_number_unsigned()) return std::in_range<T>(value.get<std::uint64_t>());
+    return value.is_number_integer() && std::in_range<T>(value.get<std::int64_t>());
+  } else if constexpr (std::is_floating_point_v<T>) {
+    return value.is_number();
+  } else {
+    static_assert(std::is_same_v<T, std::string>);
+    return value.is_string();
   }
+}
 
-  /// "an integer", "a string", … as messages call it.
-  template <class T>
-  constexpr std::string_view json_kind() {
-    if constexpr (std::is_same_v<T, bool>) return "true or false";
-    if constexpr (std::is_integral_v<T>) return "an integer in range";
-    if constexpr (std::is_floating_point_v<T>) return "a number";
-    return "a string";
-  }
+/// "an integer", "a string", … as messages call it.
+template <class T>
+constexpr std::string_view json_kind() {
+  if constexpr (std::is_same_v<T, bool>) return "true or false";
+  if constexpr (std::is_integral_v<T>) return "an integer in range";
+  if constexpr (std::is_floating_point_v<T>) return "a number";
+  return "a string";
+}
 
-  /// Member `key` of `object` as `T`. @throws FormatError ZIYA-231 when absent or of another kind
-  template <class T>
-  T json_get(const nlohmann::json& object, const std::string& key, const std::string& source) {
-    const auto found = object.is_object() ? object.find(key) : object.end();
-    if (found == object.end()) throw FormatError("ZIYA-231", source + ": has no \"" + key + "\"");
-    if (!json_is<T>(*found)) {
-      throw FormatError("ZIYA-231", source + ": \"" + key + "\" is " +
-                                        std::string(found->type_name()) + " " +
-                                        found->dump(-1, ' ', true).substr(0, 40) + ", expected " +
-                                        std::string(json_kind<T>()));
-    }
-    return found->get<T>();
+/// Member `key` of `object` as `T`. @throws FormatError ZIYA-231 when absent or of another kind
+template <class T>
+T json_get(const nlohmann::json& object, const std::string& key, const std::string& source) {
+  const auto found = object.is_object() ? object.find(key) : object.end();
+  if (found == object.end()) throw FormatError("ZIYA-231", source + ": has no \"" + key + "\"");
+  if (!json_is<T>(*found)) {
+    throw FormatError("ZIYA-231", source + ": \"" + key + "\" is " +
+                                      std::string(found->type_name()) + " " +
+                                      found->dump(-1, ' ', true).substr(0, 40) + ", expected " +
+                                      std::string(json_kind<T>()));
   }
+  return found->get<T>();
+}
 
-  /// The same, with `fallback` when the member is absent or null.
-  template <class T>
-  T json_get(const nlohmann::json& object, const std::string& key, const std::string& source,
-             const T& fallback) {
-    if (!object.is_object() || !object.contains(key) || object.at(key).is_null()) return fallback;
-    return json_get<T>(object, key, source);
-  }
+/// The same, with `fallback` when the member is absent or null.
+template <class T>
+T json_get(const nlohmann::json& object, const std::string& key, const std::string& source,
+           const T& fallback) {
+  if (!object.is_object() || !object.contains(key) || object.at(key).is_null()) return fallback;
+  return json_get<T>(object, key, source);
+}
 
 ZIYA_NAMESPACE_END

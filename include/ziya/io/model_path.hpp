@@ -14,44 +14,44 @@
 
 ZIYA_NAMESPACE_BEGIN
 
-  /// Whether the text has the form `organisation/name` of the Hugging Face hub.
-  inline bool is_hub_name(std::string_view text) {
-    const auto allowed = [](char c) {
-      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-             c == '-' || c == '_' || c == '.' || c == '/';
-    };
-    return std::ranges::count(text, '/') == 1 && text.front() != '/' && text.back() != '/' &&
-           text.front() != '.' && std::ranges::all_of(text, allowed);
-  }
+/// Whether the text has the form `organisation/name` of the Hugging Face hub.
+inline bool is_hub_name(std::string_view text) {
+  const auto allowed = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '_' || c == '.' || c == '/';
+  };
+  return std::ranges::count(text, '/') == 1 && text.front() != '/' && text.back() != '/' &&
+         text.front() != '.' && std::ranges::all_of(text, allowed);
+}
 
-  /// The existing file or folder that `path` means: `~` is expanded, and of a hub cache folder
-  /// (`models--organisation--name`) the snapshot that `refs/main` names is taken.
-  /// @throws IoError ZIYA-235 for a hub name that is no local folder, with the command that
-  /// downloads it; ZIYA-201 when there is nothing
-  inline std::filesystem::path resolve_model_path(const std::filesystem::path& path) {
-    const std::filesystem::path local = expand_home(path);
-    const std::string text = utf8_from_path(path);
-    std::error_code ignored;
-    if (!std::filesystem::exists(local, ignored)) {
-      if (is_hub_name(text)) {
-        const std::string folder = text.substr(text.find('/') + 1);
-        throw IoError("ZIYA-235", text +
-                                      ": no such folder here; if the model of that name on the "
-                                      "Hugging Face hub is meant, download it first: hf download " +
-                                      text + " --local-dir " + folder +
-                                      " (older: huggingface-cli download …)");
-      }
-      throw IoError("ZIYA-201", text + ": no such file or folder");
+/// The existing file or folder that `path` means: `~` is expanded, and of a hub cache folder
+/// (`models--organisation--name`) the snapshot that `refs/main` names is taken.
+/// @throws IoError ZIYA-235 for a hub name that is no local folder, with the command that
+/// downloads it; ZIYA-201 when there is nothing
+inline std::filesystem::path resolve_model_path(const std::filesystem::path& path) {
+  const std::filesystem::path local = expand_home(path);
+  const std::string text = utf8_from_path(path);
+  std::error_code ignored;
+  if (!std::filesystem::exists(local, ignored)) {
+    if (is_hub_name(text)) {
+      const std::string folder = text.substr(text.find('/') + 1);
+      throw IoError("ZIYA-235", text +
+                                    ": no such folder here; if the model of that name on the "
+                                    "Hugging Face hub is meant, download it first: hf download " +
+                                    text + " --local-dir " + folder +
+                                    " (older: huggingface-cli download …)");
     }
-    const std::filesystem::path main = local / "refs" / "main";
-    if (std::filesystem::is_directory(local / "snapshots", ignored) &&
-        std::filesystem::is_regular_file(main, ignored)) {
-      std::string revision = read_text_file(main, 1024);
-      revision.erase(std::min(revision.find_first_of(" \r\n"), revision.size()));
-      const std::filesystem::path snapshot = local / "snapshots" / path_from_utf8(revision);
-      if (!revision.empty() && std::filesystem::is_directory(snapshot, ignored)) return snapshot;
-    }
-    return local;
+    throw IoError("ZIYA-201", text + ": no such file or folder");
   }
+  const std::filesystem::path main = local / "refs" / "main";
+  if (std::filesystem::is_directory(local / "snapshots", ignored) &&
+      std::filesystem::is_regular_file(main, ignored)) {
+    std::string revision = read_text_file(main, 1024);
+    revision.erase(std::min(revision.find_first_of(" \r\n"), revision.size()));
+    const std::filesystem::path snapshot = local / "snapshots" / path_from_utf8(revision);
+    if (!revision.empty() && std::filesystem::is_directory(snapshot, ignored)) return snapshot;
+  }
+  return local;
+}
 
 ZIYA_NAMESPACE_END

@@ -23,107 +23,107 @@
 
 ZIYA_NAMESPACE_BEGIN
 
-  namespace platform {
+namespace platform {
 
-  /// An open file; closes itself.
-  class Descriptor {
-   public:
-    Descriptor() = default;
-    explicit Descriptor(int fd) : fd_(fd) {}
-    Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-    Descriptor& operator=(Descriptor&& other) noexcept {
-      std::swap(fd_, other.fd_);
-      return *this;
-    }
-    ~Descriptor() { close(); }
-
-    [[nodiscard]] int get() const { return fd_; }
-    [[nodiscard]] bool valid() const { return fd_ >= 0; }
-    /// Whether closing succeeded; network file systems report a failed write only here.
-    bool close() noexcept {
-      const int fd = std::exchange(fd_, -1);
-      return fd < 0 || ::close(fd) == 0;
-    }
-
-   private:
-    int fd_ = -1;
-  };
-
-  /// The reason of the call that just failed, e.g. "No such file or directory".
-  inline std::string last_error() { return std::strerror(errno); }
-
-  /// O_NONBLOCK: opening a pipe must not wait for its other end; regular files do not care.
-  inline Descriptor open_for_reading(const std::filesystem::path& path) {
-    return Descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+/// An open file; closes itself.
+class Descriptor {
+ public:
+  Descriptor() = default;
+  explicit Descriptor(int fd) : fd_(fd) {}
+  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Descriptor& operator=(Descriptor&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
   }
-  /// Fails when the file exists.
-  inline Descriptor create_for_writing(const std::filesystem::path& path) {
-    return Descriptor(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+  ~Descriptor() { close(); }
+
+  [[nodiscard]] int get() const { return fd_; }
+  [[nodiscard]] bool valid() const { return fd_ >= 0; }
+  /// Whether closing succeeded; network file systems report a failed write only here.
+  bool close() noexcept {
+    const int fd = std::exchange(fd_, -1);
+    return fd < 0 || ::close(fd) == 0;
   }
 
-  /// Size of a regular file; -1 with errno 0 when it is something else (directory, pipe).
-  inline std::int64_t regular_file_size(const Descriptor& file) {
-    struct stat status {};
-    errno = 0;
-    if (::fstat(file.get(), &status) != 0) return -1;
-    return S_ISREG(status.st_mode) ? static_cast<std::int64_t>(status.st_size) : -1;
-  }
+ private:
+  int fd_ = -1;
+};
 
-  /// Bytes read, fewer than asked only at the end of the file; -1 on failure.
-  inline std::int64_t read_at(const Descriptor& file, void* out, std::size_t bytes,
-                              std::int64_t offset) {
-    std::size_t done = 0;
-    while (done < bytes) {
-      const ssize_t n = ::pread(file.get(), static_cast<char*>(out) + done, bytes - done,
-                                static_cast<off_t>(offset + static_cast<std::int64_t>(done)));
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) return -1;
-      if (n == 0) break;
-      done += static_cast<std::size_t>(n);
-    }
-    return static_cast<std::int64_t>(done);
-  }
+/// The reason of the call that just failed, e.g. "No such file or directory".
+inline std::string last_error() { return std::strerror(errno); }
 
-  /// The file will be read front to back: let the system read further ahead.
-  inline void expect_sequential(const Descriptor& file) {
-    (void)::posix_fadvise(file.get(), 0, 0, POSIX_FADV_SEQUENTIAL);
-  }
+/// O_NONBLOCK: opening a pipe must not wait for its other end; regular files do not care.
+inline Descriptor open_for_reading(const std::filesystem::path& path) {
+  return Descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+}
+/// Fails when the file exists.
+inline Descriptor create_for_writing(const std::filesystem::path& path) {
+  return Descriptor(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+}
 
-  /// One attempt; may write less than asked, and fail with EINTR.
-  inline std::ptrdiff_t write_some(int fd, const void* data, std::size_t bytes) {
-    return ::write(fd, data, bytes);
-  }
-  inline int sync(int fd) { return ::fsync(fd); }
-  inline bool interrupted() { return errno == EINTR; }
-  inline void set_disk_full_error() { errno = ENOSPC; }
+/// Size of a regular file; -1 with errno 0 when it is something else (directory, pipe).
+inline std::int64_t regular_file_size(const Descriptor& file) {
+  struct stat status {};
+  errno = 0;
+  if (::fstat(file.get(), &status) != 0) return -1;
+  return S_ISREG(status.st_mode) ? static_cast<std::int64_t>(status.st_size) : -1;
+}
 
-  /// Makes a rename inside `directory` survive a crash. Some file systems refuse; nothing is lost.
-  inline void sync_directory(const std::filesystem::path& directory) {
-    const Descriptor opened(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (opened.valid()) (void)::fsync(opened.get());
+/// Bytes read, fewer than asked only at the end of the file; -1 on failure.
+inline std::int64_t read_at(const Descriptor& file, void* out, std::size_t bytes,
+                            std::int64_t offset) {
+  std::size_t done = 0;
+  while (done < bytes) {
+    const ssize_t n = ::pread(file.get(), static_cast<char*>(out) + done, bytes - done,
+                              static_cast<off_t>(offset + static_cast<std::int64_t>(done)));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return -1;
+    if (n == 0) break;
+    done += static_cast<std::size_t>(n);
   }
+  return static_cast<std::int64_t>(done);
+}
 
-  /// Swaps two names in one step; false where the file system cannot.
-  inline bool exchange(const std::filesystem::path& a, const std::filesystem::path& b) {
+/// The file will be read front to back: let the system read further ahead.
+inline void expect_sequential(const Descriptor& file) {
+  (void)::posix_fadvise(file.get(), 0, 0, POSIX_FADV_SEQUENTIAL);
+}
+
+/// One attempt; may write less than asked, and fail with EINTR.
+inline std::ptrdiff_t write_some(int fd, const void* data, std::size_t bytes) {
+  return ::write(fd, data, bytes);
+}
+inline int sync(int fd) { return ::fsync(fd); }
+inline bool interrupted() { return errno == EINTR; }
+inline void set_disk_full_error() { errno = ENOSPC; }
+
+/// Makes a rename inside `directory` survive a crash. Some file systems refuse; nothing is lost.
+inline void sync_directory(const std::filesystem::path& directory) {
+  const Descriptor opened(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (opened.valid()) (void)::fsync(opened.get());
+}
+
+/// Swaps two names in one step; false where the file system cannot.
+inline bool exchange(const std::filesystem::path& a, const std::filesystem::path& b) {
 #if defined(RENAME_EXCHANGE)
-    return ::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0;
+  return ::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0;
 #else
-    (void)a, (void)b;
-    return false;
+  (void)a, (void)b;
+  return false;
 #endif
-  }
+}
 
-  inline std::int64_t process_id() { return ::getpid(); }
+inline std::int64_t process_id() { return ::getpid(); }
 
-  /// Shared read-only pages of the file; nullptr on failure. `bytes` > 0.
-  inline const std::byte* map_pages(const Descriptor& file, std::size_t bytes) {
-    void* pages = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, file.get(), 0);
-    return pages == MAP_FAILED ? nullptr : static_cast<const std::byte*>(pages);
-  }
-  inline void unmap_pages(const std::byte* pages, std::size_t bytes) noexcept {
-    ::munmap(const_cast<std::byte*>(pages), bytes);
-  }
+/// Shared read-only pages of the file; nullptr on failure. `bytes` > 0.
+inline const std::byte* map_pages(const Descriptor& file, std::size_t bytes) {
+  void* pages = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, file.get(), 0);
+  return pages == MAP_FAILED ? nullptr : static_cast<const std::byte*>(pages);
+}
+inline void unmap_pages(const std::byte* pages, std::size_t bytes) noexcept {
+  ::munmap(const_cast<std::byte*>(pages), bytes);
+}
 
-  }  // namespace platform
+}  // namespace platform
 
 ZIYA_NAMESPACE_END

@@ -22,173 +22,170 @@
 
 ZIYA_NAMESPACE_BEGIN
 
-  namespace safetensors {
+namespace safetensors {
 
-  /// The format's own limit on the JSON.
-  inline constexpr std::int64_t max_header_bytes = 100'000'000;
+/// The format's own limit on the JSON.
+inline constexpr std::int64_t max_header_bytes = 100'000'000;
 
-  using Metadata = std::map<std::string, std::string>;
+using Metadata = std::map<std::string, std::string>;
 
-  struct Contents {
-    std::vector<TensorEntry> tensors;  ///< in the order of the data
-    Metadata metadata;                 ///< `__metadata__`
-  };
+struct Contents {
+  std::vector<TensorEntry> tensors;  ///< in the order of the data
+  Metadata metadata;                 ///< `__metadata__`
+};
 
-  inline constexpr std::array<std::pair<std::string_view, DType>, 10> dtype_names{
-      {{"F32", DType::f32},
-       {"F16", DType::f16},
-       {"BF16", DType::bf16},
-       {"F64", DType::f64},
-       {"I64", DType::i64},
-       {"I32", DType::i32},
-       {"I16", DType::i16},
-       {"I8", DType::i8},
-       {"U8", DType::u8},
-       {"BOOL", DType::boolean}}};
+inline constexpr std::array<std::pair<std::string_view, DType>, 10> dtype_names{
+    {{"F32", DType::f32},
+     {"F16", DType::f16},
+     {"BF16", DType::bf16},
+     {"F64", DType::f64},
+     {"I64", DType::i64},
+     {"I32", DType::i32},
+     {"I16", DType::i16},
+     {"I8", DType::i8},
+     {"U8", DType::u8},
+     {"BOOL", DType::boolean}}};
 
-  /// The format's name of a type: "BF16".
-  inline std::string_view dtype_name(DType dtype) {
-    return std::ranges::find(dtype_names, dtype, &std::pair<std::string_view, DType>::second)
-        ->first;
-  }
+/// The format's name of a type: "BF16".
+inline std::string_view dtype_name(DType dtype) {
+  return std::ranges::find(dtype_names, dtype, &std::pair<std::string_view, DType>::second)->first;
+}
 
-  namespace detail {
+namespace detail {
 
-  inline TensorEntry parse_entry(const std::string& file, const std::string& name,
-                                 const nlohmann::json& value, std::int64_t data_begin,
-                                 std::int64_t data_bytes) {
-    const std::string source = file + ": tensor " + name;
-    const auto integers = [&](const char* key) {
-      std::vector<std::int64_t> result;
-      if (!value.is_object() || !value.contains(key) || !value.at(key).is_array()) {
-        throw FormatError("ZIYA-211", source + ": has no list \"" + key + "\"");
+inline TensorEntry parse_entry(const std::string& file, const std::string& name,
+                               const nlohmann::json& value, std::int64_t data_begin,
+                               std::int64_t data_bytes) {
+  const std::string source = file + ": tensor " + name;
+  const auto integers = [&](const char* key) {
+    std::vector<std::int64_t> result;
+    if (!value.is_object() || !value.contains(key) || !value.at(key).is_array()) {
+      throw FormatError("ZIYA-211", source + ": has no list \"" + key + "\"");
+    }
+    for (const auto& item : value.at(key)) {
+      if (!json_is<std::int64_t>(item) || item.get<std::int64_t>() < 0) {
+        throw FormatError("ZIYA-211", source + ": \"" + key + "\" holds something else than sizes");
       }
-      for (const auto& item : value.at(key)) {
-        if (!json_is<std::int64_t>(item) || item.get<std::int64_t>() < 0) {
-          throw FormatError("ZIYA-211",
-                            source + ": \"" + key + "\" holds something else than sizes");
-        }
-        result.push_back(item.get<std::int64_t>());
-      }
-      return result;
-    };
-    TensorEntry entry;
-    entry.name = name;
-    const auto dtype = json_get<std::string>(value, "dtype", source);
-    const auto* known =
-        std::ranges::find(dtype_names, dtype, &std::pair<std::string_view, DType>::first);
-    if (known == dtype_names.end()) {
-      throw FormatError("ZIYA-212", source + ": dtype \"" + dtype.substr(0, 40) +
-                                        "\" is not supported (F32, F16, BF16, F64, I64, I32, "
-                                        "I16, I8, U8, BOOL are)");
-    }
-    entry.dtype = known->second;
-    try {
-      entry.shape = Shape(integers("shape"));
-    } catch (const ShapeError& error) {
-      throw FormatError("ZIYA-211", source + ": " + error.what());
-    }
-    const auto offsets = integers("data_offsets");
-    if (offsets.size() != 2 || offsets[0] > offsets[1] || offsets[1] > data_bytes) {
-      throw FormatError("ZIYA-213", source + ": data_offsets do not lie within the " +
-                                        std::to_string(data_bytes) +
-                                        " bytes of data (truncated or still being written?)");
-    }
-    if (offsets[1] - offsets[0] != entry.bytes()) {
-      throw FormatError("ZIYA-213", source + ": has " + std::to_string(offsets[1] - offsets[0]) +
-                                        " bytes, expected " + std::to_string(entry.bytes()) +
-                                        " for " + std::string(ziya::name(entry.dtype)) + " " +
-                                        entry.shape.to_string());
-    }
-    entry.offset = data_begin + offsets[0];
-    return entry;
-  }
-
-  inline Metadata parse_metadata(const std::string& file, const nlohmann::json& value) {
-    Metadata result;
-    if (!value.is_object()) {
-      throw FormatError("ZIYA-211", file + ": __metadata__ is not an object");
-    }
-    for (const auto& [key, text] : value.items()) {
-      if (!text.is_string()) {
-        throw FormatError("ZIYA-211", file + ": __metadata__ \"" + key + "\" is not a string");
-      }
-      result[key] = text.get<std::string>();
+      result.push_back(item.get<std::int64_t>());
     }
     return result;
+  };
+  TensorEntry entry;
+  entry.name = name;
+  const auto dtype = json_get<std::string>(value, "dtype", source);
+  const auto* known =
+      std::ranges::find(dtype_names, dtype, &std::pair<std::string_view, DType>::first);
+  if (known == dtype_names.end()) {
+    throw FormatError("ZIYA-212", source + ": dtype \"" + dtype.substr(0, 40) +
+                                      "\" is not supported (F32, F16, BF16, F64, I64, I32, "
+                                      "I16, I8, U8, BOOL are)");
   }
+  entry.dtype = known->second;
+  try {
+    entry.shape = Shape(integers("shape"));
+  } catch (const ShapeError& error) {
+    throw FormatError("ZIYA-211", source + ": " + error.what());
+  }
+  const auto offsets = integers("data_offsets");
+  if (offsets.size() != 2 || offsets[0] > offsets[1] || offsets[1] > data_bytes) {
+    throw FormatError("ZIYA-213", source + ": data_offsets do not lie within the " +
+                                      std::to_string(data_bytes) +
+                                      " bytes of data (truncated or still being written?)");
+  }
+  if (offsets[1] - offsets[0] != entry.bytes()) {
+    throw FormatError("ZIYA-213", source + ": has " + std::to_string(offsets[1] - offsets[0]) +
+                                      " bytes, expected " + std::to_string(entry.bytes()) +
+                                      " for " + std::string(ziya::name(entry.dtype)) + " " +
+                                      entry.shape.to_string());
+  }
+  entry.offset = data_begin + offsets[0];
+  return entry;
+}
 
-  /// The data must be covered exactly: no overlap, no hole, nothing behind.
-  inline void check_cover(const std::string& file, const std::vector<TensorEntry>& tensors,
-                          std::int64_t data_begin, std::int64_t file_size) {
-    std::int64_t covered = data_begin;
-    for (const TensorEntry& entry : tensors) {
-      if (entry.offset != covered) {
-        throw FormatError("ZIYA-213", file + ": tensor " + entry.name +
-                                          (entry.offset < covered ? " overlaps the one before it"
-                                                                  : " has unused bytes before it"));
-      }
-      covered += entry.bytes();
+inline Metadata parse_metadata(const std::string& file, const nlohmann::json& value) {
+  Metadata result;
+  if (!value.is_object()) {
+    throw FormatError("ZIYA-211", file + ": __metadata__ is not an object");
+  }
+  for (const auto& [key, text] : value.items()) {
+    if (!text.is_string()) {
+      throw FormatError("ZIYA-211", file + ": __metadata__ \"" + key + "\" is not a string");
     }
-    if (covered != file_size) {
-      throw FormatError("ZIYA-213", file + ": has " + std::to_string(file_size) +
-                                        " bytes, but its tensors end at " +
-                                        std::to_string(covered));
+    result[key] = text.get<std::string>();
+  }
+  return result;
+}
+
+/// The data must be covered exactly: no overlap, no hole, nothing behind.
+inline void check_cover(const std::string& file, const std::vector<TensorEntry>& tensors,
+                        std::int64_t data_begin, std::int64_t file_size) {
+  std::int64_t covered = data_begin;
+  for (const TensorEntry& entry : tensors) {
+    if (entry.offset != covered) {
+      throw FormatError("ZIYA-213", file + ": tensor " + entry.name +
+                                        (entry.offset < covered ? " overlaps the one before it"
+                                                                : " has unused bytes before it"));
+    }
+    covered += entry.bytes();
+  }
+  if (covered != file_size) {
+    throw FormatError("ZIYA-213", file + ": has " + std::to_string(file_size) +
+                                      " bytes, but its tensors end at " + std::to_string(covered));
+  }
+}
+
+}  // namespace detail
+
+/// Length of the JSON, or nothing when the file does not begin as a safetensors file does.
+inline std::optional<std::int64_t> header_bytes(const InputFile& file) {
+  std::array<std::byte, 9> head{};
+  if (file.size() < 10) return std::nullopt;
+  file.read(0, head);
+  std::uint64_t length = 0;
+  for (int i = 0; i < 8; ++i) {
+    length |= std::to_integer<std::uint64_t>(head[static_cast<std::size_t>(i)]) << (8 * i);
+  }
+  if (head[8] != std::byte{'{'} || length > static_cast<std::uint64_t>(max_header_bytes)) {
+    return std::nullopt;
+  }
+  return static_cast<std::int64_t>(length);
+}
+
+/// Checks the whole header; reads no data.
+/// Source: the format's description in the README of the safetensors library.
+/// @throws FormatError ZIYA-210 … 214, ZIYA-230, IoError
+inline Contents read_contents(const InputFile& file) {
+  const std::string name = file.name();
+  const auto length = header_bytes(file);
+  if (!length || *length < 2) {
+    throw FormatError("ZIYA-210", name +
+                                      ": is not a safetensors file: expected 8 bytes of "
+                                      "length (at most 100 MB) and a JSON object");
+  }
+  const std::int64_t data_begin = 8 + *length;
+  if (data_begin > file.size()) {
+    throw FormatError("ZIYA-213", name + ": has " + std::to_string(file.size()) +
+                                      " bytes, but its header alone needs " +
+                                      std::to_string(data_begin) + " (truncated?)");
+  }
+  // Keys are tensor names here, so the repeated key that parse_json refuses is a repeated tensor.
+  const auto header = parse_json(file.read_text(8, *length), name, {.bytes = max_header_bytes});
+  Contents contents;
+  for (const auto& [key, value] : header.items()) {
+    if (key == "__metadata__") {
+      contents.metadata = detail::parse_metadata(name, value);
+    } else {
+      contents.tensors.push_back(
+          detail::parse_entry(name, key, value, data_begin, file.size() - data_begin));
     }
   }
+  std::ranges::sort(contents.tensors, {}, [](const TensorEntry& entry) {
+    return std::pair(entry.offset, entry.bytes());
+  });
+  detail::check_cover(name, contents.tensors, data_begin, file.size());
+  return contents;
+}
 
-  }  // namespace detail
-
-  /// Length of the JSON, or nothing when the file does not begin as a safetensors file does.
-  inline std::optional<std::int64_t> header_bytes(const InputFile& file) {
-    std::array<std::byte, 9> head{};
-    if (file.size() < 10) return std::nullopt;
-    file.read(0, head);
-    std::uint64_t length = 0;
-    for (int i = 0; i < 8; ++i) {
-      length |= std::to_integer<std::uint64_t>(head[static_cast<std::size_t>(i)]) << (8 * i);
-    }
-    if (head[8] != std::byte{'{'} || length > static_cast<std::uint64_t>(max_header_bytes)) {
-      return std::nullopt;
-    }
-    return static_cast<std::int64_t>(length);
-  }
-
-  /// Checks the whole header; reads no data.
-  /// Source: the format's description in the README of the safetensors library.
-  /// @throws FormatError ZIYA-210 … 214, ZIYA-230, IoError
-  inline Contents read_contents(const InputFile& file) {
-    const std::string name = file.name();
-    const auto length = header_bytes(file);
-    if (!length || *length < 2) {
-      throw FormatError("ZIYA-210", name +
-                                        ": is not a safetensors file: expected 8 bytes of "
-                                        "length (at most 100 MB) and a JSON object");
-    }
-    const std::int64_t data_begin = 8 + *length;
-    if (data_begin > file.size()) {
-      throw FormatError("ZIYA-213", name + ": has " + std::to_string(file.size()) +
-                                        " bytes, but its header alone needs " +
-                                        std::to_string(data_begin) + " (truncated?)");
-    }
-    // Keys are tensor names here, so the repeated key that parse_json refuses is a repeated tensor.
-    const auto header = parse_json(file.read_text(8, *length), name, {.bytes = max_header_bytes});
-    Contents contents;
-    for (const auto& [key, value] : header.items()) {
-      if (key == "__metadata__") {
-        contents.metadata = detail::parse_metadata(name, value);
-      } else {
-        contents.tensors.push_back(
-            detail::parse_entry(name, key, value, data_begin, file.size() - data_begin));
-      }
-    }
-    std::ranges::sort(contents.tensors, {}, [](const TensorEntry& entry) {
-      return std::pair(entry.offset, entry.bytes());
-    });
-    detail::check_cover(name, contents.tensors, data_begin, file.size());
-    return contents;
-  }
-
-  }  // namespace safetensors
+}  // namespace safetensors
 
 ZIYA_NAMESPACE_END

@@ -16,72 +16,74 @@
 #include "ziya/config.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/io/file.hpp"
+#include "ziya/io/pytorch.hpp"
 #include "ziya/io/safetensors.hpp"
 #include "ziya/io/tensor_entry.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 
-  enum class CheckpointFormat { safetensors, pytorch };
+enum class CheckpointFormat { safetensors, pytorch };
 
-  constexpr std::string_view name(CheckpointFormat format) {
-    return format == CheckpointFormat::safetensors ? "safetensors" : "pytorch";
+constexpr std::string_view name(CheckpointFormat format) {
+  return format == CheckpointFormat::safetensors ? "safetensors" : "pytorch";
+}
+
+/// Immutable and thread-safe; mapped when somebody first asks for it.
+class TensorFile {
+ public:
+  /// @throws FormatError, IoError
+  explicit TensorFile(const std::filesystem::path& path) : file_(path) {
+    std::array<char, 64> head{};
+    const auto got = std::min<std::int64_t>(file_.size(), static_cast<std::int64_t>(head.size()));
+    file_.read(0, std::as_writable_bytes(std::span(head).first(static_cast<std::size_t>(got))));
+    const std::string_view start(head.data(), static_cast<std::size_t>(got));
+    refuse_known_strangers(start);
+    if (pytorch::recognises(start)) {
+      format_ = CheckpointFormat::pytorch;
+      tensors_ = pytorch::read_contents(file_);
+    } else if (path.extension() == ".safetensors" || safetensors::header_bytes(file_)) {
+      auto contents = safetensors::read_contents(file_);
+      tensors_ = std::move(contents.tensors);
+      metadata_ = std::move(contents.metadata);
+    } else {
+      throw FormatError("ZIYA-237", file_.name() +
+                                        ": is no file of tensors that is known here "
+                                        "(safetensors or PyTorch)");
+    }
   }
 
-  /// Immutable and thread-safe; mapped when somebody first asks for it.
-  class TensorFile {
-   public:
-    /// @throws FormatError, IoError
-    explicit TensorFile(const std::filesystem::path& path) : file_(path) {
-      std::array<char, 64> head{};
-      const auto got = std::min<std::int64_t>(file_.size(), static_cast<std::int64_t>(head.size()));
-      file_.read(0, std::as_writable_bytes(std::span(head).first(static_cast<std::size_t>(got))));
-      const std::string_view start(head.data(), static_cast<std::size_t>(got));
-      refuse_known_strangers(start);
-      if (path.extension() == ".safetensors" || safetensors::header_bytes(file_)) {
-        format_ = CheckpointFormat::safetensors;
-        auto contents = safetensors::read_contents(file_);
-        tensors_ = std::move(contents.tensors);
-        metadata_ = std::move(contents.metadata);
-      } else {
-        throw FormatError("ZIYA-237", file_.name() +
-                                          ": is no file of tensors that is known here "
-                                          "(safetensors or PyTorch)");
-      }
+  [[nodiscard]] CheckpointFormat format() const { return format_; }
+  [[nodiscard]] const InputFile& file() const { return file_; }
+  [[nodiscard]] const std::vector<TensorEntry>& tensors() const { return tensors_; }
+  [[nodiscard]] const safetensors::Metadata& metadata() const { return metadata_; }
+
+  /// The whole file in memory, mapped once and kept as long as anybody holds it.
+  [[nodiscard]] std::shared_ptr<const MappedFile> mapped() const {
+    const std::lock_guard lock(mutex_);
+    if (mapped_ == nullptr) mapped_ = std::make_shared<const MappedFile>(file_);
+    return mapped_;
+  }
+
+ private:
+  void refuse_known_strangers(std::string_view start) const {
+    if (start.starts_with("version https://git-lfs")) {
+      throw FormatError("ZIYA-234", file_.name() +
+                                        ": is a Git-LFS pointer, not the file itself; in the "
+                                        "folder it lies in, run: git lfs install && git lfs pull");
     }
-
-    [[nodiscard]] CheckpointFormat format() const { return format_; }
-    [[nodiscard]] const InputFile& file() const { return file_; }
-    [[nodiscard]] const std::vector<TensorEntry>& tensors() const { return tensors_; }
-    [[nodiscard]] const safetensors::Metadata& metadata() const { return metadata_; }
-
-    /// The whole file in memory, mapped once and kept as long as anybody holds it.
-    [[nodiscard]] std::shared_ptr<const MappedFile> mapped() const {
-      const std::lock_guard lock(mutex_);
-      if (mapped_ == nullptr) mapped_ = std::make_shared<const MappedFile>(file_);
-      return mapped_;
+    if (start.starts_with("GGUF")) {
+      throw FormatError("ZIYA-237", file_.name() +
+                                        ": is a GGUF file; expected safetensors or "
+                                        "PyTorch");
     }
+  }
 
-   private:
-    void refuse_known_strangers(std::string_view start) const {
-      if (start.starts_with("version https://git-lfs")) {
-        throw FormatError("ZIYA-234",
-                          file_.name() +
-                              ": is a Git-LFS pointer, not the file itself; in the "
-                              "folder it lies in, run: git lfs install && git lfs pull");
-      }
-      if (start.starts_with("GGUF")) {
-        throw FormatError("ZIYA-237", file_.name() +
-                                          ": is a GGUF file; expected safetensors or "
-                                          "PyTorch");
-      }
-    }
-
-    InputFile file_;
-    CheckpointFormat format_ = CheckpointFormat::safetensors;
-    std::vector<TensorEntry> tensors_;
-    safetensors::Metadata metadata_;
-    mutable std::mutex mutex_;
-    mutable std::shared_ptr<const MappedFile> mapped_;
-  };
+  InputFile file_;
+  CheckpointFormat format_ = CheckpointFormat::safetensors;
+  std::vector<TensorEntry> tensors_;
+  safetensors::Metadata metadata_;
+  mutable std::mutex mutex_;
+  mutable std::shared_ptr<const MappedFile> mapped_;
+};
 
 ZIYA_NAMESPACE_END
