@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: Apache-2.0
+// The command line: options in Transformers' names, spelled with hyphens or underscores.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "commands.hpp"
+#include "nearest.hpp"
+#include "terminal.hpp"
+#include "ziya/config.hpp"
+
+namespace cli {
+namespace {
+
+std::string with_hyphens(std::string name) {
+  std::replace(name.begin(), name.end(), '_', '-');
+  return name;
+}
+
+/// Help shows each option once, with hyphens.
+class HelpFormatter : public CLI::Formatter {
+ public:
+  std::string make_option_name(const CLI::Option* option, bool positional) const override {
+    if (positional) return CLI::Formatter::make_option_name(option, positional);
+    std::string names;
+    for (const std::string& name : option->get_snames())
+      names += (names.empty() ? "-" : ",-") + name;
+    for (const std::string& name : option->get_lnames()) {
+      if (name.find('_') == std::string::npos) names += (names.empty() ? "--" : ",--") + name;
+    }
+    return names;
+  }
+  std::string make_option_opts(const CLI::Option* option) const override {
+    std::string text = option->get_type_name();
+    if (!text.empty()) text.insert(0, " ");
+    if (!option->get_default_str().empty()) text += " (" + option->get_default_str() + ")";
+    return text;
+  }
+};
+
+/// One of a few words; help shows them through the option's type.
+CLI::Validator one_of(std::vector<std::string> words) {
+  return CLI::IsMember(std::move(words)).description("");
+}
+
+/// "-p,--top-p" and, unseen, "--top_p".
+std::string both_spellings(const std::string& names) {
+  std::string result = names;
+  for (const std::string& name : CLI::detail::split(names, ',')) {
+    if (!name.starts_with("--") || name.find('-', 2) == std::string::npos) continue;
+    std::string spelling = name.substr(2);
+    std::replace(spelling.begin(), spelling.end(), '-', '_');
+    result += ",--" + spelling;
+  }
+  return result;
+}
+
+template <class T>
+CLI::Option* option(CLI::App& command, const std::string& names, T& value,
+                    const std::string& description, const std::string& type) {
+  return command.add_option(both_spellings(names), value, description)->type_name(type);
+}
+
+CLI::Option* flag(CLI::App& command, const std::string& names, bool& value,
+                  const std::string& description) {
+  return command.add_flag(both_spellings(names), value, description);
+}
+
+void model_argument(CLI::App& command, std::string& model) {
+  command
+      .add_option("MODEL", model,
+                  "folder of the model (Hugging Face layout), or a hub cache folder")
+      ->type_name("")
+      ->required();
+}
+
+void model_options(CLI::App& command, ModelOptions& options) {
+  model_argument(command, options.model);
+  option(command, "--device", options.device, "where to run: auto or cpu", "NAME")
+      ->capture_default_str()
+      ->group("Running");
+  option(command, "--dtype", options.dtype,
+         "type of the weights; another than the stored one makes a copy in memory",
+         "auto|f32|f16|bf16")
+      ->check(one_of({"auto", "f32", "f16", "bf16"}))
+      ->capture_default_str()
+      ->group("Running");
+  option(command, "--cache-dtype", options.cache_dtype, "type of the cached keys and values",
+         "f32|f16|bf16")
+      ->check(one_of({"f32", "f16", "bf16"}))
+      ->capture_default_str()
+      ->group("Running");
+  option(command, "--threads", options.threads, "default: the cores this program may use", "N")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{4096}).description(""))
+      ->group("Running");
+  option(command, "--isa", options.isa, "instruction set: auto, eigen, baseline, avx2, avx512",
+         "NAME")
+      ->capture_default_str()
+      ->group("Running");
+  auto* choice =
+      option(command, "--template", options.prompt_template,
+             "ziya: <human>:…\\n<bot>:, raw: the text as it is; auto: ziya where the tokenizer has "
+             "<human> and <bot>",
+             "auto|ziya|raw")
+          ->check(one_of({"auto", "ziya", "raw"}))
+          ->capture_default_str()
+          ->group("Prompt");
+  command
+      .add_flag_callback(
+          "--raw", [&options] { options.prompt_template = "raw"; }, "the same as --template raw")
+      ->excludes(choice)
+      ->group("Prompt");
+}
+
+void sampling_options(CLI::App& command, SamplingOptions& options) {
+  const char* group = "Sampling (defaults are the model card's)";
+  option(command, "--max-new-tokens", options.max_new_tokens, "stop after so many", "N")
+      ->capture_default_str()
+      ->group(group);
+  auto* do_sample = option(command, "--do-sample", options.do_sample,
+                           "true: draw; false: take the likeliest token", "true|false")
+                        ->default_str("true")
+                        ->group(group);
+  command
+      .add_flag_callback(
+          "--greedy", [&options] { options.do_sample = false; }, "the same as --do-sample false")
+      ->excludes(do_sample)
+      ->group(group);
+  option(command, "--temperature", options.temperature, "below 1 is safer, above 1 is wilder", "X")
+      ->default_str("1.0")
+      ->group(group);
+  option(command, "--top-k", options.top_k, "draw from the k likeliest; 0: from all", "K")
+      ->capture_default_str()
+      ->group(group);
+  option(command, "--top-p", options.top_p, "draw from the likeliest that sum up to p", "P")
+      ->capture_default_str()
+      ->group(group);
+  option(command, "--repetition-penalty", options.repetition_penalty, "above 1 repeats less", "X")
+      ->default_str("1.0")
+      ->group(group);
+  option(command, "--seed", options.seed,
+         "the same seed draws the same text (default: another each time)", "N")
+      ->group(group);
+  option(command, "--stop", options.stop, "stop before this text; may be repeated", "TEXT")
+      ->allow_extra_args(false)
+      ->group(group);
+  option(command, "--eos-token-id", options.eos_token_ids,
+         "end of an answer; may be repeated (default: the model's)", "ID")
+      ->allow_extra_args(false)
+      ->delimiter(',')
+      ->group(group);
+  option(command, "--bos-token-id", options.bos_token_id,
+         "first id of the prompt (default: the model's)", "ID")
+      ->group(group);
+  option(command, "--pad-token-id", options.pad_token_id,
+         "accepted for Transformers' sake; one prompt needs no padding", "ID")
+      ->group(group);
+}
+
+CLI::App* add_generate(CLI::App& app, GenerateOptions& options) {
+  auto* command = app.add_subcommand("generate", "answer one prompt");
+  model_options(*command, options.model);
+  auto* prompt =
+      option(*command, "-p,--prompt", options.prompt, "what to answer", "TEXT")->group("Prompt");
+  option(*command, "--prompt-file", options.prompt_file,
+         "read the prompt from a file, - is standard input", "FILE")
+      ->excludes(prompt)
+      ->group("Prompt");
+  flag(*command, "--echo", options.echo, "print the prompt before the answer")->group("Output");
+  flag(*command, "--show-special", options.show_special, "print special tokens, </s> for one")
+      ->group("Output");
+  flag(*command, "--ids", options.ids,
+       "print one JSON object: prompt_ids, generated_ids, text, finish_reason")
+      ->group("Output");
+  sampling_options(*command, options.sampling);
+  command->footer(
+      "Examples:\n"
+      "  ziya generate Ziya-LLaMA-13B -p \"帮我写一份去西安的旅游计划\"\n"
+      "  ziya generate build/ziya-tiny --greedy -p \"What is the capital of France?\"\n"
+      "  ziya generate MODEL --template raw --prompt-file story.txt --top-p 0.9 --seed 7");
+  return command;
+}
+
+CLI::App* add_chat(CLI::App& app, ChatOptions& options) {
+  auto* command = app.add_subcommand("chat", "a conversation; Ctrl-C stops an answer, Ctrl-D ends");
+  model_options(*command, options.model);
+  sampling_options(*command, options.sampling);
+  command->footer(
+      "Example:\n"
+      "  ziya chat build/ziya-tiny --greedy\n"
+      "In the conversation: /reset forgets it, /quit ends.");
+  return command;
+}
+
+CLI::App* add_tokenize(CLI::App& app, TokenizeOptions& options, bool& no_bos) {
+  auto* command = app.add_subcommand("tokenize", "text to ids, or ids to text");
+  model_argument(*command, options.model);
+  auto* text =
+      command->add_option("TEXT", options.text, "what to tokenise (default: standard input)")
+          ->type_name("");
+  option(*command, "--text-file", options.text_file,
+         "read the text from a file, - is standard input", "FILE")
+      ->excludes(text);
+  option(*command, "--mode", options.mode,
+         "legacy: as the model was trained; transformers: as Transformers 4.36; plain: no special "
+         "token is recognised",
+         "legacy|transformers|plain")
+      ->check(one_of({"legacy", "transformers", "plain"}))
+      ->capture_default_str();
+  flag(*command, "--no-bos", no_bos, "do not begin with <s>");
+  flag(*command, "--add-eos", options.add_eos, "end with </s>");
+  flag(*command, "--json", options.json, "print one JSON object: ids, pieces");
+  option(*command, "--decode", options.decode, "print {\"text\": …} of these ids", "1,2,3")
+      ->allow_extra_args(false)
+      ->delimiter(',')
+      ->excludes(text);
+  command->footer(
+      "Examples:\n"
+      "  ziya tokenize build/ziya-tiny \"<human>:你好\"\n"
+      "  ziya tokenize build/ziya-tiny --json --mode plain \"<human>:你好\"\n"
+      "  ziya tokenize build/ziya-tiny --decode 1,4377,1731");
+  return command;
+}
+
+CLI::App* add_inspect(CLI::App& app, InspectOptions& options) {
+  auto* command = app.add_subcommand("inspect", "what a folder holds and what it needs");
+  model_argument(*command, options.model);
+  flag(*command, "--json", options.json, "print one JSON object");
+  const auto scan = [&options](bool value) { return [&options, value] { options.scan = value; }; };
+  auto* with = command->add_flag_callback(
+      "--scan", scan(true),
+      "count NaN and infinite weights (default: when there are less than 2 GB)");
+  command->add_flag_callback(both_spellings("--no-scan"), scan(false), "do not")->excludes(with);
+  command->footer("Example:\n  ziya inspect build/ziya-tiny");
+  return command;
+}
+
+CLI::App* add_merge(CLI::App& app, MergeOptions& options, bool& low_memory) {
+  auto* command = app.add_subcommand("merge-delta", "base + delta = model");
+  option(*command, "--base,--base-model-path", options.base, "the base model", "DIR")->required();
+  option(*command, "--delta,--delta-path", options.delta, "the published delta", "DIR")->required();
+  option(*command, "--target,--target-model-path", options.target, "folder to write the model to",
+         "DIR")
+      ->required();
+  flag(*command, "--overwrite", options.overwrite, "replace a target that exists");
+  option(*command, "--max-shard-size", options.max_shard_size, "largest file, e.g. 4GB or 500MB",
+         "SIZE");
+  flag(*command, "--low-cpu-mem", low_memory,
+       "accepted for the reference's sake; memory is always low");
+  command->footer(
+      "Example:\n"
+      "  ziya merge-delta --base llama-13b-hf --delta Ziya-LLaMA-13B-v1.1 --target Ziya-LLaMA-13B\n"
+      "The delta is GPL-3.0, LLaMA's weights are for non-commercial use, and merged weights may "
+      "not\n"
+      "be published.");
+  return command;
+}
+
+int usage_error(const CLI::App& command, const std::string& message) {
+  std::string path = command.get_name();
+  if (command.get_parent() != nullptr) path = command.get_parent()->get_name() + " " + path;
+  std::string line = message.substr(0, message.find('\n'));
+  note("error: " + line + " (" + path + " --help lists all) [ZIYA-701]");
+  return 2;
+}
+
+std::string suggestion(const std::string& word, const std::vector<std::string>& words) {
+  const std::string known = nearest(word, words);
+  return known.empty() ? "" : "; did you mean " + known + "?";
+}
+
+/// What the parser could not place, in words. Empty when there is nothing.
+std::string describe_extra(const CLI::App& command, bool expects_command) {
+  std::vector<std::string> extras = command.remaining();
+  std::erase(extras, "--");
+  if (extras.empty()) return "";
+  const std::string& word = extras.front();
+  std::vector<std::string> known;
+  if (word.size() > 1 && word.front() == '-') {
+    for (const CLI::Option* entry : command.get_options()) {
+      for (const std::string& name : entry->get_lnames()) known.push_back("--" + name);
+    }
+    std::erase_if(known,
+                  [](const std::string& name) { return name.find('_') != std::string::npos; });
+    const std::string name = with_hyphens(word.substr(0, word.find('=')));
+    return "unknown option " + word + suggestion(name, known);
+  }
+  if (!expects_command) return "unexpected argument \"" + word + "\"";
+  for (const CLI::App* entry : command.get_subcommands([](const CLI::App*) { return true; })) {
+    known.push_back(entry->get_name());
+  }
+  return "unknown command " + word + suggestion(word, known);
+}
+
+/// CLI11 takes "--prompt=" for an option whose value is the next word.
+std::vector<std::string> split_empty_values(int count, const char* const* arguments) {
+  std::vector<std::string> words;
+  for (int i = count - 1; i > 0; --i) {  // CLI11 wants them in reverse
+    std::string word = arguments[i];
+    if (word.starts_with("--") && word.find('=') == word.size() - 1) {
+      words.emplace_back();
+      word.pop_back();
+    }
+    words.push_back(word);
+  }
+  return words;
+}
+
+}  // namespace
+
+int main(int count, const char* const* arguments) {
+  CLI::App app("Ziya-LLaMA and other LLaMA models: merge, inspect, tokenise, generate, chat.",
+               "ziya");
+  app.formatter(std::make_shared<HelpFormatter>());
+  app.set_version_flag("--version", "ziya " ZIYA_VERSION);
+  app.footer(
+      "Example:\n"
+      "  ziya generate build/ziya-tiny -p \"背诵李白的《夜思》\"\n"
+      "ziya COMMAND --help shows the options of a command.");
+
+  GenerateOptions generate_options;
+  ChatOptions chat_options;
+  TokenizeOptions tokenize_options;
+  InspectOptions inspect_options;
+  MergeOptions merge_options;
+  bool no_bos = false, low_memory = false;
+  struct Command {
+    CLI::App* parser;
+    std::function<int()> run;
+  };
+  const std::vector<Command> commands = {
+      {add_generate(app, generate_options), [&] { return run(generate_options); }},
+      {add_chat(app, chat_options), [&] { return run(chat_options); }},
+      {add_tokenize(app, tokenize_options, no_bos), [&] { return run(tokenize_options); }},
+      {add_inspect(app, inspect_options), [&] { return run(inspect_options); }},
+      {add_merge(app, merge_options, low_memory), [&] { return run(merge_options); }},
+  };
+  app.allow_extras();
+  for (const Command& command : commands) command.parser->allow_extras();
+
+  const auto parsed = [&] {
+    for (const Command& command : commands) {
+      if (command.parser->parsed()) return &command;
+    }
+    return static_cast<const Command*>(nullptr);
+  };
+  try {
+    app.parse(split_empty_values(count, arguments));
+  } catch (const CLI::Success& help_or_version) {
+    return app.exit(help_or_version);
+  } catch (const CLI::ParseError& error) {
+    const CLI::App& where = parsed() != nullptr ? *parsed()->parser : app;
+    const std::string extra = describe_extra(where, &where == &app);
+    return usage_error(where, extra.empty() ? error.what() : extra);
+  }
+  const Command* command = parsed();
+  const CLI::App& where = command != nullptr ? *command->parser : app;
+  if (const std::string extra = describe_extra(where, &where == &app); !extra.empty()) {
+    return usage_error(where, extra);
+  }
+  if (command == nullptr) {
+    std::cerr << app.help();
+    return 2;
+  }
+  tokenize_options.add_bos = !no_bos;
+  return command->run();
+}
+
+}  // namespace cli

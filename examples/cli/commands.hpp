@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// What each command takes: arguments.cpp fills these structs, one file per command runs them.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace cli {
+
+/// The model and how it is run.
+struct ModelOptions {
+  std::string model;
+  std::string device = "auto";           // auto, cpu
+  std::string dtype = "auto";            // auto: as stored; f32, f16, bf16: a copy
+  std::string cache_dtype = "f32";       // of keys and values
+  std::string isa = "auto";              // instruction set
+  std::int64_t threads = 0;              // 0: what the machine grants
+  std::string prompt_template = "auto";  // auto, ziya, raw
+};
+
+/// The defaults are the model card's.
+struct SamplingOptions {
+  std::int64_t max_new_tokens = 1024;
+  bool do_sample = true;
+  double temperature = 1.0;
+  std::int64_t top_k = 50;
+  double top_p = 0.85;
+  double repetition_penalty = 1.0;
+  std::optional<std::uint64_t> seed;  // none: a new one each time, and said
+  std::vector<std::string> stop;
+  std::vector<std::int32_t> eos_token_ids;  // empty: the tokenizer's and the generation config's
+  std::optional<std::int32_t> bos_token_id;
+  std::optional<std::int32_t> pad_token_id;
+};
+
+struct GenerateOptions {
+  ModelOptions model;
+  SamplingOptions sampling;
+  std::optional<std::string> prompt;
+  std::string prompt_file;
+  bool ids = false;
+  bool echo = false;
+  bool show_special = false;
+};
+
+struct ChatOptions {
+  ModelOptions model;
+  SamplingOptions sampling;
+};
+
+struct TokenizeOptions {
+  std::string model;
+  std::optional<std::string> text;
+  std::string text_file;
+  std::string mode = "legacy";
+  bool add_bos = true;
+  bool add_eos = false;
+  bool json = false;
+  std::optional<std::vector<std::int32_t>> decode;
+};
+
+struct InspectOptions {
+  std::string model;
+  bool json = false;
+  std::optional<bool> scan;  // none: when the weights are small enough to be quick
+};
+
+struct MergeOptions {
+  std::string base, delta, target;
+  bool overwrite = false;
+  std::string max_shard_size;  // "4GB"; empty: the library's default
+};
+
+// Each returns the exit status and throws ziya::Error for what it is given.
+int run(const GenerateOptions& options);
+int run(const ChatOptions& options);
+int run(const TokenizeOptions& options);
+int run(const InspectOptions& options);
+int run(const MergeOptions& options);
+
+/// Parses the command line and runs the command.
+int main(int count, const char* const* arguments);
+
+}  // namespace cli
