@@ -4,11 +4,13 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "ziya/config.hpp"
@@ -57,6 +59,15 @@ inline nlohmann::json parse_json(std::string_view text, const std::string& sourc
     throw FormatError("ZIYA-230", source + ": is not JSON: " + error.what());
   } catch (const std::bad_alloc&) {
     throw FormatError("ZIYA-230", source + ": JSON needs more memory than there is");
+  }
+}
+
+/// `text` as a JSON string with its quotes. @throws ArgumentError ZIYA-239 when it is not UTF-8
+inline std::string json_quote(const std::string& text) {
+  try {
+    return nlohmann::json(text).dump();
+  } catch (const nlohmann::json::exception&) {
+    throw ArgumentError("ZIYA-239", "a text that should go into JSON is not UTF-8");
   }
 }
 

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// A folder that appears under its name when all of its files are written.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include "ziya/config.hpp"
+#include "ziya/core/error.hpp"
+#include "ziya/io/file.hpp"
+#include "ziya/io/platform.hpp"
+#include "ziya/io/writer.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+
+/// The folder is filled beside its place, as `<target>.partial-<process>`, and renamed by commit();
+/// without commit() it is removed. A process that is killed leaves that name behind and nothing
+/// under the target's own. An existing target is replaced only by commit(), in one step where the
+/// file system can swap names.
+class OutputDirectory {
+ public:
+  /// @param overwrite allows a target that exists and is not empty. Even then only a folder
+  /// that holds a config.json is replaced, never another one given by mistake.
+  /// @throws IoError ZIYA-208 when the target exists, ZIYA-207 when nothing can be created there
+  explicit OutputDirectory(const std::filesystem::path& target, bool overwrite = false) {
+    std::error_code error;
+    target_ = std::filesystem::weakly_canonical(expand_home(target), error);
+    if (error || target_.empty()) refuse("ZIYA-207", target, "is no name for a folder");
+    if (!target_.has_filename()) target_ = target_.parent_path();  // "folder/"
+    if (std::filesystem::exists(target_, error) && !std::filesystem::is_empty(target_, error)) {
+      if (!overwrite) refuse("ZIYA-208", target, "exists already; choose another, or overwrite it");
+      if (!std::filesystem::is_regular_file(target_ / "config.json", error)) {
+        refuse("ZIYA-208", target,
+               "is not overwritten: it holds no config.json, so it is no model");
+      }
+      replaces_ = true;
+    }
+    std::filesystem::create_directories(target_.parent_path(), error);
+    partial_ = partial_path(target_);
+    if (!std::filesystem::create_directory(partial_, error)) {
+      const auto failed = std::exchange(partial_, {});
+      refuse("ZIYA-207", failed, "cannot be created: " + error.message());
+    }
+  }
+  OutputDirectory(const OutputDirectory&) = delete;
+  OutputDirectory& operator=(const OutputDirectory&) = delete;
+  ~OutputDirectory() {
+    std::error_code ignored;
+    if (!partial_.empty()) std::filesystem::remove_all(partial_, ignored);
+  }
+
+  /// Where the files are written for now.
+  [[nodiscard]] const std::filesystem::path& path() const { return partial_; }
+  [[nodiscard]] const std::filesystem::path& target() const { return target_; }
+
+  /// @throws IoError ZIYA-209 when the file system has less room than `bytes`
+  void check_space(std::int64_t bytes) const {
+    std::error_code error;
+    const auto space = std::filesystem::space(partial_, error);
+    if (!error && space.available < static_cast<std::uintmax_t>(bytes)) {
+      refuse("ZIYA-209", target_,
+             "needs " + std::to_string(bytes) + " bytes, but the disk has only " +
+                 std::to_string(space.available) + " free");
+    }
+  }
+
+  /// The target is now what was written. @throws IoError ZIYA-207; then the old target is as it was
+  void commit() {
+    platform::sync_directory(partial_);
+    std::error_code error, ignored;
+    if (!replaces_) {
+      std::filesystem::rename(partial_, target_, error);
+    } else if (platform::exchange(partial_, target_)) {
+      std::filesystem::remove_all(partial_, ignored);
+    } else {
+      std::filesystem::path old = target_;
+      old += ".old-" + std::to_string(platform::process_id());
+      std::filesystem::rename(target_, old, error);
+      if (!error) {
+        std::filesystem::rename(partial_, target_, error);
+        if (error) {
+          std::filesystem::rename(old, target_, ignored);
+        } else {
+          std::filesystem::remove_all(old, ignored);
+        }
+      }
+    }
+    if (error) refuse("ZIYA-207", target_, "cannot be put in place: " + error.message());
+    partial_.clear();
+    platform::sync_directory(target_.parent_path());
+  }
+
+ private:
+  [[noreturn]] static void refuse(const char* id, const std::filesystem::path& path,
+                                  const std::string& why) {
+    throw IoError(id, utf8_from_path(path) + ": " + why);
+  }
+
+  std::filesystem::path target_, partial_;
+  bool replaces_ = false;
+};
+
+ZIYA_NAMESPACE_END
