@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+// The tokens that may come next, with their scores, while logits processors narrow them down.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ziya/config.hpp"
+#include "ziya/core/error.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+
+/// One token that may come next.
+struct Candidate {
+  std::int32_t id = 0;
+  float score = 0;
+
+  friend bool operator==(const Candidate&, const Candidate&) = default;
+};
+
+/// Starts as a whole row of logits, index = id, and becomes a short list, best first, once
+/// something narrows it. Masked tokens (score −infinity) do not count. Its buffers are kept, so a
+/// row of the same width allocates nothing.
+class Candidates {
+ public:
+  /// @throws BackendError when a logit is NaN or +infinity: no distribution has it
+  void assign(std::span<const float> logits) {
+    row_.assign(logits.begin(), logits.end());
+    seen_.resize(row_.size(), 0);
+    list_.clear();
+    narrowed_ = false;
+    for (std::size_t id = 0; id < row_.size(); ++id) check(static_cast<std::int32_t>(id), row_[id]);
+  }
+
+  /// f(candidate) for each: by ascending id, or best first once narrowed.
+  template <class F>
+  void for_each(F&& f) const {
+    if (narrowed_) {
+      for (const Candidate& candidate : list_) f(candidate);
+      return;
+    }
+    for (std::size_t id = 0; id < row_.size(); ++id) {
+      if (row_[id] != masked) f(Candidate{static_cast<std::int32_t>(id), row_[id]});
+    }
+  }
+
+  /// score ← f(score) for every candidate. `f` must not reverse their order.
+  template <class F>
+  void transform(F&& f) {
+    for (Candidate& candidate : list_) candidate.score = f(candidate.score);
+    if (narrowed_) return;
+    for (float& score : row_) score = f(score);
+  }
+
+  /// score ← f(score) once for every candidate among `ids`, however often it occurs there.
+  template <class F>
+  void transform_only(std::span<const std::int32_t> ids, F&& f) {
+    if (++mark_ == 0) {  // marks of old rows would look new
+      std::fill(seen_.begin(), seen_.end(), 0);
+      mark_ = 1;
+    }
+    for (const std::int32_t id : ids) {
+      if (id < 0 || static_cast<std::size_t>(id) >= seen_.size()) continue;
+      std::uint32_t& seen = seen_[static_cast<std::size_t>(id)];
+      if (std::exchange(seen, mark_) == mark_ || narrowed_) continue;
+      row_[static_cast<std::size_t>(id)] = f(row_[static_cast<std::size_t>(id)]);
+    }
+    for (Candidate& candidate : list_) {
+      if (seen_[static_cast<std::size_t>(candidate.id)] == mark_) {
+        candidate.score = f(candidate.score);
+      }
+    }
+    std::sort(list_.begin(), list_.end(), better);
+  }
+
+  /// Keeps the `count` best, and those that equal the last of them.   @param count at least 1
+  void keep_best(std::size_t count) {
+    if (!narrowed_) {
+      if (count >= row_.size()) return;
+      narrow_to(kth_best(count));
+    }
+    if (count >= list_.size()) return;
+    const float least = list_[count - 1].score;
+    while (list_.back().score < least) list_.pop_back();
+  }
+
+  /// Keeps a candidate while those before it, best first and of equals the higher id first, hold
+  /// less than `mass` of the probability. The best always stays.
+  void keep_mass(double mass) {
+    const double highest = best().score;
+    double total = 0;
+    for_each([&](const Candidate& candidate) { total += std::exp(candidate.score - highest); });
+    const auto enough = [&](double above) { return above >= mass * total; };
+    double above = 0;
+    if (narrowed_) {
+      std::size_t kept = 0;
+      while (kept < list_.size() && (kept == 0 || !enough(above))) {
+        above += std::exp(list_[kept++].score - highest);
+      }
+      list_.resize(kept);
+      return;
+    }
+    // A heap sorts only as far as the mass reaches.
+    for_each([&](const Candidate& candidate) { list_.push_back(candidate); });
+    const auto worse = [](const Candidate& a, const Candidate& b) { return better(b, a); };
+    std::make_heap(list_.begin(), list_.end(), worse);
+    auto end = list_.end();
+    while (end != list_.begin() && (end == list_.end() || !enough(above))) {
+      std::pop_heap(list_.begin(), end--, worse);
+      above += std::exp(end->score - highest);
+    }
+    list_.erase(list_.begin(), end);
+    std::reverse(list_.begin(), list_.end());
+    narrowed_ = true;
+  }
+
+  /// The highest score; of equals the lowest id.
+  /// @throws BackendError when every token is masked, or a processor made a score NaN or +infinity
+  [[nodiscard]] Candidate best() const {
+    Candidate best{-1, masked};
+    for_each([&](const Candidate& candidate) {
+      check(candidate.id, candidate.score);
+      const bool first = candidate.score == best.score && candidate.id < best.id;
+      if (candidate.score > best.score || first) best = candidate;
+    });
+    if (best.id < 0) throw BackendError("ZIYA-503", "sampling: every token is masked");
+    return best;
+  }
+
+  /// The candidate at quantile `uniform` of the distribution softmax(scores).
+  /// @param uniform in [0, 1)   @throws BackendError when every token is masked
+  [[nodiscard]] std::int32_t at_quantile(double uniform) {
+    const double highest = best().score;
+    double total = 0;
+    weights_.clear();
+    for_each([&](const Candidate& candidate) {
+      weights_.push_back(std::exp(candidate.score - highest));
+      total += weights_.back();
+    });
+    double left = uniform * total;
+    std::size_t chosen = 0, index = 0;
+    while (index < weights_.size()) {
+      if (weights_[index] > 0) chosen = index;  // rounding must not end on an impossible token
+      if ((left -= weights_[index++]) < 0) break;
+    }
+    std::int32_t id = -1;
+    index = 0;
+    if (narrowed_) return list_[chosen].id;
+    for_each([&](const Candidate& candidate) {
+      if (index++ == chosen) id = candidate.id;
+    });
+    return id;
+  }
+
+ private:
+  static constexpr float masked = -std::numeric_limits<float>::infinity();
+
+  static bool better(const Candidate& a, const Candidate& b) {
+    return a.score != b.score ? a.score > b.score : a.id > b.id;
+  }
+  static void check(std::int32_t id, float score) {
+    if (!(score < std::numeric_limits<float>::infinity())) {
+      throw BackendError("ZIYA-502", "sampling: the score of token " + std::to_string(id) + " is " +
+                                         (std::isnan(score) ? "NaN" : "infinite"));
+    }
+  }
+
+  /// The value at rank `count` of the row, by one pass with a heap of the best seen.
+  float kth_best(std::size_t count) {
+    heap_.assign(row_.begin(), row_.begin() + static_cast<std::ptrdiff_t>(count));
+    std::make_heap(heap_.begin(), heap_.end(), std::greater<>());
+    for (std::size_t i = count; i < row_.size(); ++i) {
+      if (!(row_[i] > heap_.front())) continue;
+      std::pop_heap(heap_.begin(), heap_.end(), std::greater<>());
+      heap_.back() = row_[i];
+      std::push_heap(heap_.begin(), heap_.end(), std::greater<>());
+    }
+    return heap_.front();
+  }
+  void narrow_to(float least) {
+    for_each([&](const Candidate& candidate) {
+      if (!(candidate.score < least)) list_.push_back(candidate);
+    });
+    std::sort(list_.begin(), list_.end(), better);
+    narrowed_ = true;
+  }
+
+  std::vector<float> row_;  ///< index = id; stale once narrowed
+  std::vector<Candidate> list_;
+  bool narrowed_ = false;
+  std::vector<std::uint32_t> seen_;
+  std::uint32_t mark_ = 0;
+  std::vector<float> heap_;
+  std::vector<double> weights_;
+};
+
+ZIYA_NAMESPACE_END
