@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// The JSON files beside a tokenizer.model, and how they spell a token.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <system_error>
+
+#include "ziya/config.hpp"
+#include "ziya/core/error.hpp"
+#include "ziya/io/file.hpp"
+#include "ziya/io/json.hpp"
+#include "ziya/text/added_tokens.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+
+/// One JSON file; `json` is null where the file is absent.
+struct TokenizerDocument {
+  std::string name;  ///< with its folder, for messages
+  nlohmann::json json;
+
+  /// @throws IoError, FormatError ZIYA-230 when it is no JSON, ZIYA-303 when it is no object
+  static TokenizerDocument read(const std::filesystem::path& path) {
+    TokenizerDocument result{utf8_from_path(path), nullptr};
+    std::error_code ignored;
+    if (!std::filesystem::exists(path, ignored)) return result;
+    result.json = read_json_file(path);
+    result.expect_object();
+    return result;
+  }
+  /// The same from text. @throws FormatError
+  static TokenizerDocument parse(const std::string& name, std::string_view text) {
+    TokenizerDocument result{name, parse_json(text, name)};
+    result.expect_object();
+    return result;
+  }
+
+  /// Whether `key` is there and not null.
+  [[nodiscard]] bool says(const std::string& key) const {
+    return json.is_object() && json.contains(key) && !json.at(key).is_null();
+  }
+  [[noreturn]] void refuse(const std::string& why) const {
+    throw FormatError("ZIYA-303", name + ": " + why);
+  }
+
+ private:
+  void expect_object() const {
+    if (!json.is_object()) refuse(std::string("is ") + json.type_name() + ", expected an object");
+  }
+};
+
+/// A token as a document spells it: a plain string, or an object with `content` and flags.
+struct TokenSpelling {
+  std::string content;
+  bool plain = true;
+  Stripping strips;  ///< false, false for a plain string
+  bool single_word = false;
+  bool special = false;
+
+  /// @throws FormatError ZIYA-231, ZIYA-303
+  static TokenSpelling read(const nlohmann::json& value, const TokenizerDocument& document) {
+    TokenSpelling result;
+    if (value.is_string()) {
+      result.content = value.get<std::string>();
+      return result;
+    }
+    if (!value.is_object()) {
+      document.refuse("a token is " + value.dump(-1, ' ', true).substr(0, 40) +
+                      ", expected a string or an object");
+    }
+    const auto flag = [&](const char* key) {
+      return json_get<bool>(value, key, document.name, false);
+    };
+    result.content = json_get<std::string>(value, "content", document.name);
+    result.plain = false;
+    result.strips = {flag("lstrip"), flag("rstrip")};
+    result.single_word = flag("single_word");
+    result.special = flag("special");
+    return result;
+  }
+};
+
+/// All documents of one folder.
+struct TokenizerDocuments {
+  TokenizerDocument added_tokens;        ///< added_tokens.json: token → id
+  TokenizerDocument tokenizer_config;    ///< tokenizer_config.json
+  TokenizerDocument special_tokens_map;  ///< special_tokens_map.json
+
+  static TokenizerDocuments read(const std::filesystem::path& folder) {
+    return {TokenizerDocument::read(folder / "added_tokens.json"),
+            TokenizerDocument::read(folder / "tokenizer_config.json"),
+            TokenizerDocument::read(folder / "special_tokens_map.json")};
+  }
+};
+
+ZIYA_NAMESPACE_END
