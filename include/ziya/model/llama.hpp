@@ -97,7 +97,7 @@ class LlamaModel {
   void forward(Context<Device>& ctx, View<T, Device> hidden, const Batch<T, Device>& batch,
                LlamaSaved<T, Device>* saved = nullptr) const {
     check(batch, hidden);
-    std::vector<ops::Segment> segments;
+    std::vector<Segment> segments;
     for_each_run(batch.slots, [&](std::int64_t begin, std::int64_t count) {
       segments.push_back({begin, count, begin, count});
     });
@@ -171,7 +171,7 @@ class LlamaModel {
   }
 
   struct Rotary {
-    std::vector<ops::RopeTable<Device>> tables;
+    std::vector<RopeTable<Device>> tables;
     std::vector<nn::RotaryRun<Device>> runs;
   };
   /// One table for all rows; the dynamic scaling needs one per sequence.
@@ -191,8 +191,8 @@ class LlamaModel {
     for (std::size_t i = 0; i < rotary.runs.size(); ++i) rotary.runs[i].table = &rotary.tables[i];
     return rotary;
   }
-  ops::RopeTable<Device> rope_table(std::int64_t length) const {
-    return ops::RopeTable<Device>(
+  RopeTable<Device> rope_table(std::int64_t length) const {
+    return RopeTable<Device>(
         inverse_frequencies(shape_.head_dim, shape_.rope_base, shape_.rope_scaling, length));
   }
   template <class F>
@@ -244,7 +244,7 @@ class LlamaModel {
 
   LlamaShape shape_;
   LlamaWeights<Device> weights_;
-  ops::RopeTable<Device> table_;
+  RopeTable<Device> table_;
 };
 
 /// The model as most programs use it: 32-bit activations on the CPU.

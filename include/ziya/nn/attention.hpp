@@ -29,7 +29,7 @@ struct AttentionSaved {
 template <class Device>
 struct RotaryRun {
   std::int64_t begin = 0, count = 0;
-  const ops::RopeTable<Device>* table = nullptr;
+  const RopeTable<Device>* table = nullptr;
 };
 
 /// y = o(attend(rope(q(x)), rope(k(x)), v(x))).
@@ -39,16 +39,16 @@ template <class Device>
 struct Attention {
   Linear<Device> q, k, v, o;
   std::int64_t query_heads = 0, kv_heads = 0, head_dim = 0;
-  ops::RopePairing pairing = ops::RopePairing::halves;
+  RopePairing pairing = RopePairing::halves;
 
   /// How the rows of a batch lie in their sequences.
   struct Rows {
     std::span<const std::int32_t> positions;
     std::span<const RotaryRun<Device>> rotary;
-    std::span<const std::int32_t> slots;     ///< with a cache
-    std::span<const std::int64_t> indices;   ///< with a cache: where a row is stored
-    std::span<const std::int64_t> visible;   ///< with a cache: keys that a row sees
-    std::span<const ops::Segment> segments;  ///< without a cache
+    std::span<const std::int32_t> slots;    ///< with a cache
+    std::span<const std::int64_t> indices;  ///< with a cache: where a row is stored
+    std::span<const std::int64_t> visible;  ///< with a cache: keys that a row sees
+    std::span<const Segment> segments;      ///< without a cache
   };
 
   /// Appends keys and values to the cache and attends to everything a row sees there; with a null
@@ -77,8 +77,8 @@ struct Attention {
     for (const RotaryRun<Device>& run : rows.rotary) {
       const auto positions = rows.positions.subspan(static_cast<std::size_t>(run.begin),
                                                     static_cast<std::size_t>(run.count));
-      ops::rope(ctx, queries.row_range(run.begin, run.count), positions, *run.table, {pairing});
-      ops::rope(ctx, keys.row_range(run.begin, run.count), positions, *run.table, {pairing});
+      ops::rope(ctx, queries.row_range(run.begin, run.count), positions, *run.table, pairing);
+      ops::rope(ctx, keys.row_range(run.begin, run.count), positions, *run.table, pairing);
     }
     if (cache != nullptr) {
       ops::cache_append(ctx, *cache, keys, values, {rows.slots, rows.indices});

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// Inner loops in plain C++, for processors without a path of their own.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+
+#include "ziya/backend/cpu/kernels.hpp"
+#include "ziya/config.hpp"
+#include "ziya/core/dtype.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+namespace baseline {
+
+inline constexpr int lanes = 8;  // independent sums, which compilers turn into vectors
+
+/// Σ a[i] · b[i] in `lanes` interleaved sums, then a tree.
+template <class B>
+inline float dot_of(const float* a, const B* b, std::int64_t count) {
+  float sums[lanes] = {};
+  std::int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    for (int l = 0; l < lanes; ++l) sums[l] += a[i + l] * to_float(b[i + l]);
+  }
+  for (int l = 0; i < count; ++i, ++l) sums[l] += a[i] * to_float(b[i]);
+  for (int width = lanes / 2; width > 0; width /= 2) {
+    for (int l = 0; l < width; ++l) sums[l] += sums[l + width];
+  }
+  return sums[0];
+}
+
+inline float dot(const float* a, DType dtype, const std::byte* b, std::int64_t count) {
+  return with_elements(dtype, b, [&](const auto* elements) { return dot_of(a, elements, count); });
+}
+
+/// Row by row; each row of w meets every token while it is in the cache.
+inline void matmul(const MatmulArguments& m, std::int64_t begin, std::int64_t end) {
+  with_elements(m.dtype, m.weight, [&](const auto* w) {
+    for (std::int64_t r = begin; r < end; ++r) {
+      for (std::int64_t t = 0; t < m.tokens; ++t) {
+        m.y[t * m.y_stride + r] = dot_of(m.x + t * m.x_stride, w + r * m.columns, m.columns);
+      }
+    }
+  });
+}
+
+inline void add_scaled(float* y, float factor, DType dtype, const std::byte* x,
+                       std::int64_t count) {
+  with_elements(dtype, x, [&](const auto* elements) {
+    for (std::int64_t i = 0; i < count; ++i) y[i] += factor * to_float(elements[i]);
+  });
+}
+
+inline float exp_sum(float* values, float shift, std::int64_t count) {
+  float sum = 0;
+  for (std::int64_t i = 0; i < count; ++i) sum += values[i] = std::exp(values[i] - shift);
+  return sum;
+}
+
+inline void silu_mul(float* y, const float* gate, const float* up, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) y[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+}
+
+inline constexpr CpuKernels kernels{&matmul, &dot, &add_scaled, &exp_sum, &silu_mul};
+
+}  // namespace baseline
+ZIYA_NAMESPACE_END

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every op on the CPU needs: threads, the kernels of an instruction set, scratch memory.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "ziya/backend/cpu/baseline.hpp"
+#include "ziya/backend/cpu/eigen.hpp"
+#include "ziya/backend/cpu/isa.hpp"
+#include "ziya/backend/cpu/kernels.hpp"
+#include "ziya/backend/cpu/thread_pool.hpp"
+#include "ziya/backend/cpu/x86/avx2.hpp"
+#include "ziya/backend/cpu/x86/avx512.hpp"
+#include "ziya/config.hpp"
+#include "ziya/core/decode_hook.hpp"
+#include "ziya/core/device.hpp"
+#include "ziya/core/error.hpp"
+#include "ziya/core/workspace.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+
+struct CpuOptions {
+  int threads = 0;         ///< 0: what affinity and the control group's quota allow
+  std::optional<Isa> isa;  ///< nothing: the best that the machine has
+};
+
+/// Belongs to one thread, which takes part in the work.
+template <>
+class Context<Cpu> {
+ public:
+  /// @throws ArgumentError for a negative number of threads or an instruction set not to be had
+  /// here
+  explicit Context(const CpuOptions& options = {})
+      : isa_(checked(options.isa.value_or(best_isa()))),
+        pool_(std::make_unique<ThreadPool>(checked_threads(options.threads))) {}
+
+  [[nodiscard]] int threads() const { return pool_->size(); }
+  [[nodiscard]] Isa isa() const { return isa_; }
+  [[nodiscard]] const CpuKernels& kernels() const {
+    switch (isa_) {
+#if ZIYA_X86
+      case Isa::avx512:
+        return avx512::kernels;
+      case Isa::avx2:
+        return avx2::kernels;
+#endif
+      case Isa::eigen:
+        return eigen::kernels;
+      default:
+        return baseline::kernels;
+    }
+  }
+  [[nodiscard]] Workspace<Cpu>& workspace() { return workspace_; }
+  /// The CPU runs a step op by op.
+  [[nodiscard]] const DecodeHook* decode_hook() const { return nullptr; }
+
+  /// body(begin, end) on every thread: one contiguous part of [0, count) each, in multiples of
+  /// `grain`. An exception in any of them is thrown here.
+  template <class F>
+  void parallel_for(std::int64_t count, F&& body, std::int64_t grain = 1) {
+    pool_->run(count, std::forward<F>(body), grain);
+  }
+
+ private:
+  static Isa checked(Isa isa) {
+    if (!is_available(isa)) {
+      throw ArgumentError("ZIYA-111", "context: this machine has no " + std::string(name(isa)));
+    }
+    return isa;
+  }
+  static int checked_threads(int threads) {
+    if (threads < 0 || threads > 4096) {
+      throw ArgumentError("ZIYA-112", "context: " + std::to_string(threads) + " threads");
+    }
+    return threads == 0 ? default_threads() : threads;
+  }
+
+  Isa isa_;
+  std::unique_ptr<ThreadPool> pool_;
+  Workspace<Cpu> workspace_;
+};
+
+ZIYA_NAMESPACE_END

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// embedding on the CPU.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "ziya/backend/cpu/context.hpp"
+#include "ziya/config.hpp"
+#include "ziya/core/view.hpp"
+#include "ziya/core/weight.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+namespace backend {
+
+inline void embedding(Context<Cpu>& ctx, View<float> y, const Weight<Cpu>& table,
+                      std::span<const std::int32_t> ids) {
+  ctx.parallel_for(y.rows(), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      with_elements(table.dtype, table.row(ids[static_cast<std::size_t>(t)]), [&](const auto* row) {
+        for (std::int64_t j = 0; j < y.columns(); ++j) y.row(t)[j] = to_float(row[j]);
+      });
+    }
+  });
+}
+
+inline void embedding_backward(Context<Cpu>&, View<float> dtable, View<const float> dy,
+                               std::span<const std::int32_t> ids) {
+  for (std::int64_t t = 0; t < dy.rows(); ++t) {
+    float* row = dtable.row(ids[static_cast<std::size_t>(t)]);
+    for (std::int64_t j = 0; j < dy.columns(); ++j) row[j] += dy.row(t)[j];
+  }
+}
+
+}  // namespace backend
+ZIYA_NAMESPACE_END

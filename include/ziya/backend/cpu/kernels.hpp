@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// The inner loops of the CPU backend as a table of pointers, one table per instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ziya/config.hpp"
+#include "ziya/core/dtype.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+
+/// Operands of one product: y[t · y_stride + r] = Σ_i x[t · x_stride + i] · w[r, i].
+struct MatmulArguments {
+  DType dtype;              ///< of w: f32, f16 or bf16
+  const std::byte* weight;  ///< (rows, columns), row-major
+  std::int64_t columns;     ///< length of the sum
+  const float* x;           ///< (tokens, columns)
+  std::int64_t x_stride;    ///< in floats
+  std::int64_t tokens;
+  float* y;
+  std::int64_t y_stride;  ///< in floats
+};
+
+/// Every sum runs in an order that depends on the table and the stored type alone, never on the
+/// number of rows or threads.
+struct CpuKernels {
+  /// Outputs [begin, end) of all tokens.
+  void (*matmul)(const MatmulArguments& arguments, std::int64_t begin, std::int64_t end);
+  /// Σ_i a[i] · b[i], b stored as `dtype`.
+  float (*dot)(const float* a, DType dtype, const std::byte* b, std::int64_t count);
+  /// y[i] += factor · x[i], x stored as `dtype`.
+  void (*add_scaled)(float* y, float factor, DType dtype, const std::byte* x, std::int64_t count);
+  /// values[i] ← e^(values[i] − shift); returns their sum.
+  float (*exp_sum)(float* values, float shift, std::int64_t count);
+  /// y[i] = gate[i] / (1 + e^(−gate[i])) · up[i]
+  void (*silu_mul)(float* y, const float* gate, const float* up, std::int64_t count);
+};
+
+/// Reads the bytes of a stored type as its elements: visit(dtype, bytes, f) calls f(const W*).
+template <class F>
+decltype(auto) with_elements(DType dtype, const std::byte* bytes, F&& f) {
+  if (dtype == DType::f16) return f(reinterpret_cast<const Half*>(bytes));
+  if (dtype == DType::bf16) return f(reinterpret_cast<const BFloat16*>(bytes));
+  return f(reinterpret_cast<const float*>(bytes));
+}
+
+ZIYA_NAMESPACE_END

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products on the CPU: each thread streams one contiguous part of each weight.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+
+#include "ziya/backend/cpu/context.hpp"
+#include "ziya/config.hpp"
+#include "ziya/core/view.hpp"
+#include "ziya/core/weight.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+namespace backend {
+
+inline MatmulArguments arguments_of(View<float> y, View<const float> x, const Weight<Cpu>& w) {
+  return {w.dtype, w.data, w.columns, x.data(), x.row_stride(), x.rows(), y.data(), y.row_stride()};
+}
+
+/// Parts of a weight are multiples of this many rows, as the kernels' tiles are.
+inline constexpr std::int64_t matmul_grain = 4;
+
+inline void matmul_many(Context<Cpu>& ctx, std::span<const View<float>> ys, View<const float> x,
+                        std::span<const Weight<Cpu>* const> ws) {
+  const CpuKernels& kernels = ctx.kernels();
+  const std::int64_t threads = ctx.threads();
+  ctx.parallel_for(threads, [&](std::int64_t begin, std::int64_t end) {
+    for (std::size_t n = 0; n < ys.size(); ++n) {
+      const MatmulArguments arguments = arguments_of(ys[n], x, *ws[n]);
+      const std::int64_t blocks = (ws[n]->rows + matmul_grain - 1) / matmul_grain;
+      kernels.matmul(arguments, blocks * begin / threads * matmul_grain,
+                     std::min(ws[n]->rows, blocks * end / threads * matmul_grain));
+    }
+  });
+}
+
+inline void matmul(Context<Cpu>& ctx, View<float> y, View<const float> x, const Weight<Cpu>& w) {
+  const Weight<Cpu>* weight = &w;
+  matmul_many(ctx, std::span(&y, 1), x, std::span(&weight, 1));
+}
+
+inline void matmul_add(Context<Cpu>& ctx, View<float> y, View<const float> x,
+                       const Weight<Cpu>& w) {
+  Workspace<Cpu>::Scope scope(ctx.workspace());
+  const View<float> product = ctx.workspace().take<float>({y.rows(), y.columns()});
+  matmul(ctx, product, x, w);
+  for (std::int64_t t = 0; t < y.rows(); ++t) {
+    for (std::int64_t o = 0; o < y.columns(); ++o) y.row(t)[o] += product.row(t)[o];
+  }
+}
+
+inline void matmul_silu_mul(Context<Cpu>& ctx, View<float> y, View<const float> x,
+                            const Weight<Cpu>& gate, const Weight<Cpu>& up) {
+  Workspace<Cpu>::Scope scope(ctx.workspace());
+  const View<float> u = ctx.workspace().take<float>({y.rows(), y.columns()});
+  const CpuKernels& kernels = ctx.kernels();
+  const std::int64_t blocks = (gate.rows + matmul_grain - 1) / matmul_grain;
+  ctx.parallel_for(blocks, [&](std::int64_t first, std::int64_t last) {
+    const std::int64_t begin = first * matmul_grain;
+    const std::int64_t end = std::min(gate.rows, last * matmul_grain);
+    kernels.matmul(arguments_of(y, x, gate), begin, end);
+    kernels.matmul(arguments_of(u, x, up), begin, end);
+    for (std::int64_t t = 0; t < y.rows(); ++t) {
+      kernels.silu_mul(y.row(t) + begin, y.row(t) + begin, u.row(t) + begin, end - begin);
+    }
+  });
+}
+
+inline void matmul_backward(Context<Cpu>& ctx, View<float> dx, View<float> dw, View<const float> dy,
+                            View<const float> x, const Weight<Cpu>& w) {
+  const CpuKernels& kernels = ctx.kernels();
+  const std::int64_t row_bytes = w.row_bytes();
+  if (!dx.empty()) {
+    ctx.parallel_for(dy.rows(), [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t t = begin; t < end; ++t) {
+        std::memset(dx.row(t), 0, static_cast<std::size_t>(dx.columns()) * sizeof(float));
+        for (std::int64_t o = 0; o < w.rows; ++o) {
+          kernels.add_scaled(dx.row(t), dy.row(t)[o], w.dtype, w.data + o * row_bytes, w.columns);
+        }
+      }
+    });
+  }
+  if (!dw.empty()) {
+    ctx.parallel_for(w.rows, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t o = begin; o < end; ++o) {
+        for (std::int64_t t = 0; t < dy.rows(); ++t) {
+          kernels.add_scaled(dw.row(o), dy.row(t)[o], DType::f32,
+                             reinterpret_cast<const std::byte*>(x.row(t)), w.columns);
+        }
+      }
+    });
+  }
+}
+
+}  // namespace backend
+ZIYA_NAMESPACE_END

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+// Threads that wait for work: they spin briefly, then sleep.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <fstream>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "ziya/config.hpp"
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+ZIYA_NAMESPACE_BEGIN
+
+/// Processors this process may use: its affinity mask, cut by the quota of its control group.
+inline int default_threads() {
+  int count = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+#if defined(__linux__)
+  cpu_set_t mask;
+  if (sched_getaffinity(0, sizeof mask, &mask) == 0) count = std::max(1, CPU_COUNT(&mask));
+  double quota = -1, period = 0;
+  std::string word;
+  if (std::ifstream v2("/sys/fs/cgroup/cpu.max"); v2 >> word >> period && word != "max") {
+    quota = std::strtod(word.c_str(), nullptr);
+  } else if (std::ifstream v1("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"); v1 >> quota) {
+    std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_period_us") >> period;
+  }
+  if (quota > 0 && period > 0) {
+    count = std::min(count, std::max(1, static_cast<int>(quota / period + 0.5)));
+  }
+#endif
+  return count;
+}
+
+/// A fixed number of threads, the calling one among them. `run` gives every thread one contiguous
+/// part of a range. Belongs to one thread.
+class ThreadPool {
+ public:
+  explicit ThreadPool(int threads) {
+    try {
+      for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+    } catch (...) {
+      stop();
+      throw;
+    }
+  }
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+  ~ThreadPool() { stop(); }
+
+  [[nodiscard]] int size() const { return static_cast<int>(workers_.size()) + 1; }
+
+  /// body(begin, end) on every thread, parts of [0, count) that are multiples of `grain` but for
+  /// the last. Returns when all are done; the first exception is thrown again here.
+  template <class F>
+  void run(std::int64_t count, F&& body, std::int64_t grain = 1) {
+    const std::int64_t blocks = (count + grain - 1) / grain;
+    if (workers_.empty() || blocks <= 1) {
+      if (count > 0) body(std::int64_t{0}, count);
+      return;
+    }
+    count_ = count, grain_ = grain;
+    body_ = const_cast<void*>(static_cast<const void*>(&body));
+    call_ = [](void* function, std::int64_t begin, std::int64_t end) {
+      (*static_cast<std::remove_reference_t<F>*>(function))(begin, end);
+    };
+    pending_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+    {
+      const std::lock_guard lock(mutex_);
+      generation_.fetch_add(1, std::memory_order_release);
+    }
+    if (sleepers_.load(std::memory_order_seq_cst) > 0) wake_.notify_all();
+    part(0);
+    for (int spins = 0; pending_.load(std::memory_order_acquire) != 0; ++spins) pause(spins);
+    if (error_) {
+      std::exception_ptr error;
+      std::swap(error, error_);
+      std::rethrow_exception(error);
+    }
+  }
+
+ private:
+  static constexpr int spin_limit = 20000;
+
+  static void pause(int spins) {
+#if ZIYA_X86
+    __builtin_ia32_pause();
+#endif
+    if (spins % 256 == 255) std::this_thread::yield();
+  }
+
+  void part(int index) {
+    const std::int64_t blocks = (count_ + grain_ - 1) / grain_;
+    const std::int64_t threads = size();
+    const std::int64_t begin = blocks * index / threads * grain_;
+    const std::int64_t end = std::min(count_, blocks * (index + 1) / threads * grain_);
+    if (begin >= end) return;
+    try {
+      call_(body_, begin, end);
+    } catch (...) {
+      const std::lock_guard lock(mutex_);
+      if (!error_) error_ = std::current_exception();
+    }
+  }
+
+  void work(int index) {
+    std::uint64_t seen = 0;
+    while (true) {
+      for (int spins = 0; spins < spin_limit; ++spins) {
+        if (generation_.load(std::memory_order_acquire) != seen) break;
+        pause(spins);
+      }
+      if (generation_.load(std::memory_order_acquire) == seen) {
+        std::unique_lock lock(mutex_);
+        sleepers_.fetch_add(1);
+        wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
+        sleepers_.fetch_sub(1);
+      }
+      ++seen;
+      if (stopping_.load(std::memory_order_acquire)) return;
+      part(index);
+      pending_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  void stop() noexcept {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_.store(true, std::memory_order_release);
+      generation_.fetch_add(1, std::memory_order_release);
+    }
+    wake_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+    workers_.clear();
+  }
+
+  std::vector<std::thread> workers_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::atomic<std::uint64_t> generation_{0};
+  std::atomic<int> pending_{0}, sleepers_{0};
+  std::atomic<bool> stopping_{false};
+  std::int64_t count_ = 0, grain_ = 1;
+  void* body_ = nullptr;
+  void (*call_)(void*, std::int64_t, std::int64_t) = nullptr;
+  std::exception_ptr error_;
+};
+
+ZIYA_NAMESPACE_END

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where one layer's keys and values lie: pages and a block table.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ziya/config.hpp"
+#include "ziya/core/device.hpp"
+#include "ziya/core/dtype.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+
+/// Token t of slot s lies in page block_table[s · table_stride + t / page_tokens], which holds
+/// (kv_heads, page_tokens, head_dim) elements; keys and values have their own pages. A contiguous
+/// cache is the case of consecutive pages.
+template <class Device>
+struct CachedKeysValues {
+  DType dtype = DType::f32;  ///< f32, f16 or bf16
+  std::int64_t kv_heads = 0;
+  std::int64_t head_dim = 0;
+  std::int64_t page_tokens = 0;
+  std::int64_t page_bytes = 0;
+  std::byte* keys = nullptr;
+  std::byte* values = nullptr;
+  const std::int32_t* block_table = nullptr;
+  std::int64_t table_stride = 0;
+
+  /// Bytes from `keys` or `values` to element 0 of token t of slot s and head h.
+  [[nodiscard]] ZIYA_HD std::int64_t offset(std::int64_t slot, std::int64_t head,
+                                            std::int64_t token) const {
+    const std::int64_t page = block_table[slot * table_stride + token / page_tokens];
+    return page * page_bytes +
+           (head * page_tokens + token % page_tokens) * (page_bytes / (kv_heads * page_tokens));
+  }
+};
+
+ZIYA_NAMESPACE_END
