@@ -73,7 +73,7 @@ struct Attention {
       values = ctx.workspace().template take<T>(key_shape);
       heads = ctx.workspace().template take<T>(query_shape);
     }
-    project(ctx, {queries, keys, values}, x);
+    project<T>(ctx, {queries, keys, values}, x);
     for (const RotaryRun<Device>& run : rows.rotary) {
       const auto positions = rows.positions.subspan(static_cast<std::size_t>(run.begin),
                                                     static_cast<std::size_t>(run.count));

@@ -37,6 +37,19 @@ void check_heads(const char* op, const View<T, Device>& out, const View<const T,
   check_extent(op, "width of out", out.columns(), q.columns());
 }
 
+template <class Device, class T>
+void check_segments(const char* op, const View<const T, Device>& q, const View<const T, Device>& k,
+                    const View<const T, Device>& v, std::span<const Segment> segments) {
+  check_extent(op, "rank of k", k.shape().rank(), 3);
+  check_extent(op, "rank of v", v.shape().rank(), 3);
+  check_extent(op, "rows of v", v.rows(), k.rows());
+  check_extent(op, "width of v", v.columns(), k.columns());
+  for (const Segment& s : segments) {
+    (void)q.row_range(s.query_begin, s.query_count);
+    (void)k.row_range(s.key_begin, s.key_count);
+  }
+}
+
 /// out[t, h] = Σ_j softmax_j(scale · q[t, h] · k[j, g]) v[j, g] over the first visible[t] tokens of
 /// slot slots[t]; g = h / (heads / kv_heads). A row's result does not depend on the other rows.
 /// @param out, q (tokens, heads, head_dim)   @throws ShapeError
@@ -66,19 +79,6 @@ void attention(Context<Device>& ctx, View<T, Device> out, In<T, Device> q, In<T,
   check_heads("attention", out, q, k.extent(1), k.extent(2));
   backend::attention(ctx, out, q, k, v, segments, options.causal,
                      attention_scale(options, k.extent(2)));
-}
-
-template <class Device, class T>
-void check_segments(const char* op, const View<const T, Device>& q, const View<const T, Device>& k,
-                    const View<const T, Device>& v, std::span<const Segment> segments) {
-  check_extent(op, "rank of k", k.shape().rank(), 3);
-  check_extent(op, "rank of v", v.shape().rank(), 3);
-  check_extent(op, "rows of v", v.rows(), k.rows());
-  check_extent(op, "width of v", v.columns(), k.columns());
-  for (const Segment& s : segments) {
-    (void)q.row_range(s.query_begin, s.query_count);
-    (void)k.row_range(s.key_begin, s.key_count);
-  }
 }
 
 /// Gradients of the form without a cache.

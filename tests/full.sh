@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# What is too long for every change; called by tests/run.sh --full.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# The other compiler, all tests.
+cmake --preset clang >/dev/null
+cmake --build --preset clang
+ctest --test-dir build/clang --output-on-failure --no-tests=error -j2
+
+# All unit tests under the address and undefined-behaviour sanitizers.
+cmake --build --preset asan
+ctest --test-dir build/asan -L unit --output-on-failure --no-tests=error -j2
+
+# Fuzzing, a minute for each parser.
+cmake --preset fuzz >/dev/null
+cmake --build --preset fuzz
+ctest --test-dir build/fuzz -L fuzz --output-on-failure --no-tests=error
+
+# Everything below text/ on aarch64, under emulation.
+bash tests/aarch64/run.sh
