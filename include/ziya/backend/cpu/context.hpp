@@ -24,8 +24,8 @@
 ZIYA_NAMESPACE_BEGIN
 
 struct CpuOptions {
-  int threads = 0;         ///< 0: what affinity and the control group's quota allow
-  std::optional<Isa> isa;  ///< nothing: the best that the machine has
+  int threads = 0;           ///< 0: what affinity and the control group's quota allow
+  std::optional<Isa> isa{};  ///< nothing: the best that the machine has
 };
 
 /// Belongs to one thread, which takes part in the work.
