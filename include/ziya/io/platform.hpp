@@ -94,6 +94,14 @@ inline std::ptrdiff_t write_some(int fd, const void* data, std::size_t bytes) {
   return ::write(fd, data, bytes);
 }
 inline int sync(int fd) { return ::fsync(fd); }
+/// Lets the system begin to write out what was just written, so that sync has little left to do.
+inline void start_writeback(const Descriptor& file, std::int64_t offset, std::int64_t bytes) {
+#if defined(SYNC_FILE_RANGE_WRITE)
+  (void)::sync_file_range(file.get(), offset, bytes, SYNC_FILE_RANGE_WRITE);
+#else
+  (void)file, (void)offset, (void)bytes;
+#endif
+}
 inline bool interrupted() { return errno == EINTR; }
 inline void set_disk_full_error() { errno = ENOSPC; }
 

@@ -56,7 +56,8 @@ class OutputFile {
         partial_(std::exchange(other.partial_, {})),
         hooks_(std::move(other.hooks_)),
         file_(std::move(other.file_)),
-        bytes_(other.bytes_) {}
+        bytes_(other.bytes_),
+        handed_over_(other.handed_over_) {}
   OutputFile& operator=(OutputFile&&) = delete;
   ~OutputFile() {
     std::error_code ignored;
@@ -75,6 +76,11 @@ class OutputFile {
       if (n <= 0) fail("writing failed after " + std::to_string(bytes_) + " bytes");
       data = data.subspan(static_cast<std::size_t>(n));
       bytes_ += n;
+    }
+    constexpr std::int64_t stride = std::int64_t{16} << 20;
+    if (bytes_ - handed_over_ >= stride) {
+      platform::start_writeback(file_, handed_over_, bytes_ - handed_over_);
+      handed_over_ = bytes_;
     }
   }
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
@@ -108,7 +114,7 @@ class OutputFile {
   std::filesystem::path path_, partial_;
   WriteHooks hooks_;
   platform::Descriptor file_;
-  std::int64_t bytes_ = 0;
+  std::int64_t bytes_ = 0, handed_over_ = 0;
 };
 
 /// A small file at once. @throws IoError
