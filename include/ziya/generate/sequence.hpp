@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+// One answer while it grows: ids, text, and whether it has ended.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "ziya/config.hpp"
+#include "ziya/core/view.hpp"
+#include "ziya/generate/configured_policy.hpp"
+#include "ziya/generate/generation_config.hpp"
+#include "ziya/generate/sampling.hpp"
+#include "ziya/generate/stopping.hpp"
+#include "ziya/text/detokenizer.hpp"
+#include "ziya/text/tokenizer.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+
+/// Receives the answer as it grows, in pieces of whole UTF-8 characters.
+using TextCallback = std::function<void(std::string_view)>;
+
+struct GenerationResult {
+  std::vector<std::int32_t> prompt_ids;
+  std::vector<std::int32_t> generated_ids;  ///< with the end id, when the model gave one
+  std::string text;                         ///< the answer; the callback's pieces joined
+  FinishReason finish_reason = FinishReason::length;
+  bool context_exhausted = false;  ///< `length` came before max_new_tokens: the context was full
+  std::int64_t reused_tokens = 0;  ///< tokens of the prompt that the cache still knew
+};
+
+/// Turns logits into ids and ids into text. Knows nothing of models.
+template <class Policy>
+class Sequence {
+ public:
+  /// @param context most tokens of prompt and answer together
+  Sequence(const Tokenizer& tokenizer, Policy policy, const GenerationConfig& config,
+           std::vector<std::int32_t> prompt, std::int64_t context, TextCallback callback)
+      : policy_(std::move(policy)),
+        config_(config),
+        callback_(std::move(callback)),
+        stop_(config.stop),
+        detokenizer_(tokenizer,
+                     {.skip_special = config.skip_special, .continues = config.continues}),
+        ids_(std::move(prompt)),
+        prompt_size_(ids_.size()) {
+    if constexpr (ConfigurablePolicy<Policy>) policy_.configure(config_);
+    if (config_.eos_ids.empty() && tokenizer.eos_id() >= 0) {
+      config_.eos_ids.push_back(tokenizer.eos_id());
+    }
+    state_.random.seed = config_.seed;
+    const auto room = static_cast<std::size_t>(context) - prompt_size_;
+    const auto wanted = static_cast<std::size_t>(config_.max_new_tokens);
+    limit_ = prompt_size_ + std::min(room, wanted);
+    result_.context_exhausted = room < wanted;
+    ids_.reserve(limit_);
+    if (ids_.size() == limit_) finish(FinishReason::length);
+  }
+
+  /// The prompt, and the answer so far.
+  [[nodiscard]] std::span<const std::int32_t> ids() const { return ids_; }
+  [[nodiscard]] bool finished() const { return finished_; }
+
+  /// Chooses the next token from its logits. What the callback throws passes through.
+  /// @param logits (tokenizer's vocabulary)
+  template <class Device>
+  void accept(Context<Device>& ctx, View<const float, Device> logits) {
+    state_.history = ids_;
+    const std::int32_t id = policy_.sample(ctx, logits, state_);
+    ids_.push_back(id);
+    emit(stop_.push(detokenizer_.push(id)));
+    const bool eos = std::ranges::find(config_.eos_ids, id) != config_.eos_ids.end();
+    if (stop_.found()) return finish(FinishReason::stop);
+    if (eos) return finish(FinishReason::eos);
+    if (ids_.size() == limit_) finish(FinishReason::length);
+  }
+  void cancel() {
+    if (!finished_) finish(FinishReason::cancelled);
+  }
+
+  /// What came of it; the sequence is spent.
+  [[nodiscard]] GenerationResult take_result() {
+    const auto prompt_end = ids_.begin() + static_cast<std::ptrdiff_t>(prompt_size_);
+    result_.prompt_ids.assign(ids_.begin(), prompt_end);
+    result_.generated_ids.assign(prompt_end, ids_.end());
+    return std::move(result_);
+  }
+
+ private:
+  void emit(const std::string& text) {
+    if (text.empty()) return;
+    result_.text += text;
+    if (callback_) callback_(text);
+  }
+  void finish(FinishReason reason) {
+    finished_ = true;
+    result_.finish_reason = reason;
+    if (reason != FinishReason::length) result_.context_exhausted = false;
+    if (reason == FinishReason::stop) return;
+    emit(stop_.push(detokenizer_.finish()));
+    emit(stop_.flush());
+  }
+
+  Policy policy_;
+  GenerationConfig config_;
+  TextCallback callback_;
+  StopStrings stop_;
+  Detokenizer detokenizer_;
+  SamplerState state_;
+  std::vector<std::int32_t> ids_;
+  std::size_t prompt_size_, limit_ = 0;
+  bool finished_ = false;
+  GenerationResult result_;
+};
+
+ZIYA_NAMESPACE_END
