@@ -88,6 +88,30 @@ inline std::vector<std::int32_t> ziya_ids(const Tokenizer& tokenizer, std::strin
   return ids;
 }
 
+/// A conversation as the fine-tuning data has it: per turn the ids of the question, then the answer
+/// stripped and encoded on its own (so with a leading space of its own), then eos; no bos. These
+/// are not the ids of `conversation(turns)` read in one go. Nobody vouches for the answers either.
+/// @throws ArgumentError ZIYA-315; ZIYA-316 when a turn before the last has no answer
+/// Source: Fengshenbang-LM, fine-tuning example of Ziya-LLaMA
+inline std::vector<std::int32_t> conversation_ids(const Tokenizer& tokenizer,
+                                                  std::span<const Turn> turns, bool trust = false) {
+  std::vector<std::int32_t> ids;
+  const auto append = [&](const std::vector<std::int32_t>& more) {
+    ids.insert(ids.end(), more.begin(), more.end());
+  };
+  for (const Turn& turn : turns) {
+    append(ziya_turn_ids(tokenizer, turn.query, trust));
+    if (!turn.answer.empty()) {
+      append(tokenizer.encode(
+          strip(turn.answer),
+          {trust ? TokenizerMode::legacy : TokenizerMode::plain, false, /*add_eos=*/true}));
+    } else if (&turn != &turns.back()) {
+      throw ArgumentError("ZIYA-316", "prompt: a turn before the last has no answer");
+    }
+  }
+  return ids;
+}
+
 /// A text without template (Pretrain-v1 takes those), nobody vouching for it unless `trust`.
 inline std::vector<std::int32_t> raw_ids(const Tokenizer& tokenizer, std::string_view text,
                                          bool trust = false) {

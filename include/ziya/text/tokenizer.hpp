@@ -65,16 +65,21 @@ class Tokenizer {
 
   /// @param path a model folder, or the tokenizer.model in one; `~` and hub caches are understood.
   /// Only the tokenizer's own files need to be there.
-  /// @throws IoError ZIYA-301 when there is no tokenizer.model, ZIYA-234 when it is a Git-LFS
-  /// pointer, FormatError ZIYA-302 and ZIYA-303, ConfigError ZIYA-304
+  /// @throws IoError ZIYA-301 when there is no tokenizer.model, FormatError ZIYA-234 when it is a
+  /// Git-LFS pointer, ZIYA-302 and ZIYA-303, ConfigError ZIYA-304
   static Tokenizer load(const std::filesystem::path& path) {
     const std::filesystem::path found = resolve_model_path(path);
     std::error_code ignored;
     const bool is_folder = std::filesystem::is_directory(found, ignored);
     const std::filesystem::path model = is_folder ? found / "tokenizer.model" : found;
     if (!std::filesystem::exists(model, ignored)) refuse_missing(found);
-    return Tokenizer(SentencePieceModel(read_text_file(model, SentencePieceModel::max_bytes),
-                                        utf8_from_path(model)),
+    std::string bytes = read_text_file(model, SentencePieceModel::max_bytes);
+    if (bytes.starts_with("version https://git-lfs")) {
+      throw FormatError("ZIYA-234", utf8_from_path(model) +
+                                        ": is a Git-LFS pointer, not the file itself; in the "
+                                        "folder it lies in, run: git lfs install && git lfs pull");
+    }
+    return Tokenizer(SentencePieceModel(std::move(bytes), utf8_from_path(model)),
                      TokenizerDocuments::read(model.parent_path()));
   }
 
