@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// attention on the CPU: one (row, head) at a time, keys in blocks of 64.
+// attention on the CPU: a few rows of one head at a time, keys in blocks of 64.
 #pragma once
 
 #include <algorithm>
@@ -20,35 +20,97 @@
 ZIYA_NAMESPACE_BEGIN
 namespace backend {
 
-inline constexpr std::int64_t attention_block = 64;
+inline constexpr std::int64_t attention_block = 64;  // keys whose scores are held at a time
+inline constexpr std::int64_t attention_rows = 6;    // queries that share a pass over the keys
 
-/// out = Σ_j softmax_j(scale · q · key(j)) value(j), j < count, blocks of keys in order with a
-/// running maximum and sum. `key(j)` and `value(j)` give the bytes of one head of one token.
-template <class Key, class Value>
-inline void attend(const CpuKernels& kernels, float* out, const float* q, std::int64_t head_dim,
-                   std::int64_t count, float scale, DType dtype, Key&& key, Value&& value) {
-  float scores[attention_block];
-  float largest = -std::numeric_limits<float>::infinity(), sum = 0;
-  std::memset(out, 0, static_cast<std::size_t>(head_dim) * sizeof(float));
-  for (std::int64_t begin = 0; begin < count; begin += attention_block) {
-    const std::int64_t n = std::min(attention_block, count - begin);
-    for (std::int64_t j = 0; j < n; ++j) {
-      scores[j] = scale * kernels.dot(q, dtype, key(begin + j), head_dim);
-    }
-    const float block_largest = *std::max_element(scores, scores + n);
-    if (block_largest > largest) {
-      const float shrink = std::exp(largest - block_largest);
-      sum *= shrink;
-      for (std::int64_t i = 0; i < head_dim; ++i) out[i] *= shrink;
-      largest = block_largest;
-    }
-    sum += kernels.exp_sum(scores, largest, n);
-    for (std::int64_t j = 0; j < n; ++j) {
-      kernels.add_scaled(out, scores[j], dtype, value(begin + j), head_dim);
-    }
+/// Rows of one query head that attend to one sequence; row t sees its first visible[t] tokens.
+struct QueryRun {
+  const float* q = nullptr;
+  float* out = nullptr;
+  std::int64_t q_stride = 0, out_stride = 0;  ///< in floats
+  std::int64_t rows = 0;
+  std::int64_t visible[attention_rows] = {};
+
+  /// Takes one more row if it sees as many keys as the row before, or one more.
+  bool extend(std::int64_t keys) {
+    if (rows == attention_rows) return false;
+    if (rows > 0 && keys != visible[rows - 1] && keys != visible[rows - 1] + 1) return false;
+    visible[rows++] = keys;
+    return true;
   }
-  const float inverse = 1.0f / sum;
-  for (std::int64_t i = 0; i < head_dim; ++i) out[i] *= inverse;
+};
+
+/// Adjacent tokens of one key head: the first one's key and value, and how many follow at the
+/// strides of the whole.
+struct KeyRun {
+  const std::byte *keys, *values;
+  std::int64_t count;
+};
+struct KeyLayout {
+  DType dtype;
+  std::int64_t head_dim, key_stride, value_stride;  ///< strides in elements
+};
+
+/// out = Σ_j softmax_j(scale · q · key(j)) value(j), j < visible, blocks of keys in order with a
+/// running maximum and sum; a row's order of operations does not depend on the rows beside it.
+/// `place(j)` gives the KeyRun at token j.
+template <class Place>
+inline void attend(const CpuKernels& kernels, const QueryRun& run, const KeyLayout& layout,
+                   float scale, Place&& place) {
+  float scores[attention_rows * attention_block], largest[attention_rows], sums[attention_rows];
+  const std::int64_t head_dim = layout.head_dim, rows = run.rows;
+  for (std::int64_t t = 0; t < rows; ++t) {
+    largest[t] = -std::numeric_limits<float>::infinity();
+    sums[t] = 0;
+    std::fill_n(run.out + t * run.out_stride, head_dim, 0.0f);
+  }
+  for (std::int64_t begin = 0; begin < run.visible[rows - 1]; begin += attention_block) {
+    const auto keys_of = [&](std::int64_t t) {
+      return std::clamp<std::int64_t>(run.visible[t] - begin, 0, attention_block);
+    };
+    for (std::int64_t j = 0, n = keys_of(rows - 1); j < n;) {
+      const KeyRun part = place(begin + j);
+      const std::int64_t count = std::min(part.count, n - j);
+      kernels.matmul({layout.dtype, part.keys, head_dim, run.q, run.q_stride, rows, scores + j,
+                      attention_block, layout.key_stride},
+                     0, count);
+      j += count;
+    }
+    for (std::int64_t t = 0; t < rows; ++t) {
+      const std::int64_t n = keys_of(t);
+      if (n == 0) continue;
+      float *row = scores + t * attention_block, *out = run.out + t * run.out_stride;
+      for (std::int64_t j = 0; j < n; ++j) row[j] *= scale;
+      const float block_largest = *std::max_element(row, row + n);
+      if (block_largest > largest[t]) {
+        const float shrink = std::exp(largest[t] - block_largest);
+        sums[t] *= shrink;
+        for (std::int64_t i = 0; i < head_dim; ++i) out[i] *= shrink;
+        largest[t] = block_largest;
+      }
+      sums[t] += kernels.exp_sum(row, largest[t], n);
+    }
+    // The keys that all rows see together, then what later rows see beyond them.
+    const auto add_values = [&](std::int64_t t, std::int64_t count_rows, std::int64_t j,
+                                std::int64_t n) {
+      while (j < n) {
+        const KeyRun part = place(begin + j);
+        const std::int64_t count = std::min(part.count, n - j);
+        kernels.add_weighted({layout.dtype, part.values, layout.value_stride, count, head_dim,
+                              scores + t * attention_block + j, attention_block, count_rows,
+                              run.out + t * run.out_stride, run.out_stride});
+        j += count;
+      }
+    };
+    const std::int64_t common = keys_of(0);
+    add_values(0, rows, 0, common);
+    for (std::int64_t t = 1; t < rows; ++t) add_values(t, 1, common, keys_of(t));
+  }
+  for (std::int64_t t = 0; t < rows; ++t) {
+    const float inverse = run.visible[t] > 0 ? 1.0f / sums[t] : 0.0f;
+    float* out = run.out + t * run.out_stride;
+    for (std::int64_t i = 0; i < head_dim; ++i) out[i] *= inverse;
+  }
 }
 
 /// Heads are the outer index, so that the threads' parts are equally long under a causal mask.
@@ -56,16 +118,24 @@ inline void attention(Context<Cpu>& ctx, View<float> out, View<const float> q,
                       const CachedKeysValues<Cpu>& cache, const AttentionRows& rows, float scale) {
   const std::int64_t heads = q.extent(1), head_dim = q.extent(2), tokens = q.rows();
   const std::int64_t group = heads / cache.kv_heads;
+  const KeyLayout layout{cache.dtype, head_dim, head_dim, head_dim};
   ctx.parallel_for(heads * tokens, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t item = begin; item < end; ++item) {
-      const std::int64_t h = item / tokens, t = item % tokens;
-      const std::int64_t slot = rows.slots[static_cast<std::size_t>(t)];
-      const auto place = [&](std::int64_t j) { return cache.offset(slot, h / group, j); };
-      attend(
-          ctx.kernels(), out.row(t) + h * head_dim, q.row(t) + h * head_dim, head_dim,
-          rows.visible[static_cast<std::size_t>(t)], scale, cache.dtype,
-          [&](std::int64_t j) { return cache.keys + place(j); },
-          [&](std::int64_t j) { return cache.values + place(j); });
+    while (begin < end) {
+      const std::int64_t h = begin / tokens, first = begin % tokens;
+      const std::int64_t slot = rows.slots[static_cast<std::size_t>(first)];
+      QueryRun run{q.row(first) + h * head_dim, out.row(first) + h * head_dim, q.row_stride(),
+                   out.row_stride()};
+      const std::int64_t last = std::min(tokens, first + end - begin);
+      for (std::int64_t t = first; t < last; ++t) {
+        const auto at = static_cast<std::size_t>(t);
+        if (rows.slots[at] != slot || !run.extend(rows.visible[at])) break;
+      }
+      attend(ctx.kernels(), run, layout, scale, [&](std::int64_t j) {
+        const std::int64_t place = cache.offset(slot, h / group, j);
+        return KeyRun{cache.keys + place, cache.values + place,
+                      cache.page_tokens - j % cache.page_tokens};
+      });
+      begin += run.rows;
     }
   });
 }
@@ -80,22 +150,24 @@ inline void attention(Context<Cpu>& ctx, View<float> out, View<const float> q, V
                       float scale) {
   const std::int64_t heads = q.extent(1), head_dim = q.extent(2);
   const std::int64_t group = heads / k.extent(1);
-  const auto bytes = [](const float* p) { return reinterpret_cast<const std::byte*>(p); };
+  const KeyLayout layout{DType::f32, head_dim, k.row_stride(), v.row_stride()};
   for (const Segment& s : segments) {
     ctx.parallel_for(heads * s.query_count, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t item = begin; item < end; ++item) {
-        const std::int64_t h = item / s.query_count, i = item % s.query_count;
-        const std::int64_t head = h / group * head_dim, t = s.query_begin + i;
-        float* result = out.row(t) + h * head_dim;
-        const std::int64_t count = visible_keys(s, i, causal);
-        if (count == 0) {
-          std::memset(result, 0, static_cast<std::size_t>(head_dim) * sizeof(float));
-          continue;
+      while (begin < end) {
+        const std::int64_t h = begin / s.query_count, first = begin % s.query_count;
+        const std::int64_t head = h / group * head_dim, t = s.query_begin + first;
+        QueryRun run{q.row(t) + h * head_dim, out.row(t) + h * head_dim, q.row_stride(),
+                     out.row_stride()};
+        const std::int64_t last = std::min(s.query_count, first + end - begin);
+        for (std::int64_t i = first; i < last; ++i) {
+          if (!run.extend(visible_keys(s, i, causal))) break;
         }
-        attend(
-            ctx.kernels(), result, q.row(t) + h * head_dim, head_dim, count, scale, DType::f32,
-            [&](std::int64_t j) { return bytes(k.row(s.key_begin + j) + head); },
-            [&](std::int64_t j) { return bytes(v.row(s.key_begin + j) + head); });
+        attend(ctx.kernels(), run, layout, scale, [&](std::int64_t j) {
+          return KeyRun{reinterpret_cast<const std::byte*>(k.row(s.key_begin + j) + head),
+                        reinterpret_cast<const std::byte*>(v.row(s.key_begin + j) + head),
+                        s.key_count - j};
+        });
+        begin += run.rows;
       }
     });
   }

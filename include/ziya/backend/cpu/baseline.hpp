@@ -40,7 +40,7 @@ inline void matmul(const MatmulArguments& m, std::int64_t begin, std::int64_t en
   with_elements(m.dtype, m.weight, [&](const auto* w) {
     for (std::int64_t r = begin; r < end; ++r) {
       for (std::int64_t t = 0; t < m.tokens; ++t) {
-        m.y[t * m.y_stride + r] = dot_of(m.x + t * m.x_stride, w + r * m.columns, m.columns);
+        m.y[t * m.y_stride + r] = dot_of(m.x + t * m.x_stride, w + r * m.weight_stride, m.columns);
       }
     }
   });
@@ -53,6 +53,16 @@ inline void add_scaled(float* y, float factor, DType dtype, const std::byte* x,
   });
 }
 
+inline void add_weighted(const WeightedSumArguments& s) {
+  const std::int64_t bytes = s.values_stride * info(s.dtype).block_bytes;
+  for (std::int64_t t = 0; t < s.rows; ++t) {
+    for (std::int64_t j = 0; j < s.count; ++j) {
+      add_scaled(s.y + t * s.y_stride, s.weights[t * s.weights_stride + j], s.dtype,
+                 s.values + j * bytes, s.width);
+    }
+  }
+}
+
 inline float exp_sum(float* values, float shift, std::int64_t count) {
   float sum = 0;
   for (std::int64_t i = 0; i < count; ++i) sum += values[i] = std::exp(values[i] - shift);
@@ -63,7 +73,7 @@ inline void silu_mul(float* y, const float* gate, const float* up, std::int64_t 
   for (std::int64_t i = 0; i < count; ++i) y[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
 }
 
-inline constexpr CpuKernels kernels{&matmul, &dot, &add_scaled, &exp_sum, &silu_mul};
+inline constexpr CpuKernels kernels{&matmul, &dot, &add_scaled, &add_weighted, &exp_sum, &silu_mul};
 
 }  // namespace baseline
 ZIYA_NAMESPACE_END

@@ -22,10 +22,19 @@
 ZIYA_NAMESPACE_BEGIN
 namespace eigen {
 
-using Array = Eigen::Map<Eigen::ArrayXf>;
 using ConstArray = Eigen::Map<const Eigen::ArrayXf>;
 
 inline constexpr std::int64_t block = 256;
+
+// Element-wise work goes through pieces of a fixed size, padded with zeros: Eigen gives the first
+// and last elements of a longer array to scalar code, and which ones depends on its address.
+inline constexpr std::int64_t lanes = 16;
+using Lanes = Eigen::Map<Eigen::Array<float, lanes, 1>>;
+
+template <class X>
+inline void load(float* buffer, const X* from, std::int64_t count) {
+  for (std::int64_t i = 0; i < lanes; ++i) buffer[i] = i < count ? to_float(from[i]) : 0.0f;
+}
 
 /// `count` ≤ block elements as floats: the bytes themselves, or widened into `buffer`.
 inline const float* widened(const float* x, std::int64_t, float*) { return x; }
@@ -54,7 +63,7 @@ inline void matmul(const MatmulArguments& m, std::int64_t begin, std::int64_t en
   with_elements(m.dtype, m.weight, [&](const auto* w) {
     for (std::int64_t r = begin; r < end; ++r) {
       for (std::int64_t t = 0; t < m.tokens; ++t) {
-        m.y[t * m.y_stride + r] = dot_of(m.x + t * m.x_stride, w + r * m.columns, m.columns);
+        m.y[t * m.y_stride + r] = dot_of(m.x + t * m.x_stride, w + r * m.weight_stride, m.columns);
       }
     }
   });
@@ -63,26 +72,57 @@ inline void matmul(const MatmulArguments& m, std::int64_t begin, std::int64_t en
 inline void add_scaled(float* y, float factor, DType dtype, const std::byte* x,
                        std::int64_t count) {
   with_elements(dtype, x, [&](const auto* elements) {
-    float buffer[block];
-    for (std::int64_t i = 0; i < count; i += block) {
-      const std::int64_t n = std::min(block, count - i);
-      Array(y + i, n) += factor * ConstArray(widened(elements + i, n, buffer), n);
+    float a[lanes], b[lanes];
+    Lanes to(a), from(b);
+    for (std::int64_t i = 0; i < count; i += lanes) {
+      const std::int64_t n = std::min(lanes, count - i);
+      load(a, y + i, n);
+      load(b, elements + i, n);
+      to += factor * from;
+      std::copy_n(a, n, y + i);
     }
   });
 }
 
+inline void add_weighted(const WeightedSumArguments& s) {
+  const std::int64_t bytes = s.values_stride * info(s.dtype).block_bytes;
+  for (std::int64_t t = 0; t < s.rows; ++t) {
+    for (std::int64_t j = 0; j < s.count; ++j) {
+      add_scaled(s.y + t * s.y_stride, s.weights[t * s.weights_stride + j], s.dtype,
+                 s.values + j * bytes, s.width);
+    }
+  }
+}
+
+/// Eigen's exponential of −∞ is not quite 0.
 inline float exp_sum(float* values, float shift, std::int64_t count) {
-  Array v(values, count);
-  v = (v - shift).exp();
-  return v.sum();
+  float a[lanes], sums[lanes] = {};
+  Lanes v(a), total(sums);
+  for (std::int64_t i = 0; i < count; i += lanes) {
+    const std::int64_t n = std::min(lanes, count - i);
+    load(a, values + i, n);
+    v -= shift;
+    v = (v < -87.33f).select(0.0f, v.exp());
+    std::copy_n(a, n, values + i);
+    std::fill(a + n, a + lanes, 0.0f);
+    total += v;
+  }
+  return total.sum();
 }
 
 inline void silu_mul(float* y, const float* gate, const float* up, std::int64_t count) {
-  const ConstArray g(gate, count), u(up, count);
-  Array(y, count) = g / (1.0f + (-g).exp()) * u;
+  float a[lanes], b[lanes];
+  Lanes g(a), u(b);
+  for (std::int64_t i = 0; i < count; i += lanes) {
+    const std::int64_t n = std::min(lanes, count - i);
+    load(a, gate + i, n);
+    load(b, up + i, n);
+    u *= g / (1.0f + (-g).exp());
+    std::copy_n(b, n, y + i);
+  }
 }
 
-inline constexpr CpuKernels kernels{&matmul, &dot, &add_scaled, &exp_sum, &silu_mul};
+inline constexpr CpuKernels kernels{&matmul, &dot, &add_scaled, &add_weighted, &exp_sum, &silu_mul};
 
 }  // namespace eigen
 ZIYA_NAMESPACE_END

@@ -19,6 +19,21 @@ struct MatmulArguments {
   std::int64_t x_stride;    ///< in floats
   std::int64_t tokens;
   float* y;
+  std::int64_t y_stride;                 ///< in floats
+  std::int64_t weight_stride = columns;  ///< from row to row of w, in elements
+};
+
+/// Operands of one weighted sum: y[t · y_stride + i] += Σ_j weights[t · weights_stride + j] ·
+/// values[j · values_stride + i], j in order.
+struct WeightedSumArguments {
+  DType dtype;                 ///< of values: f32, f16 or bf16
+  const std::byte* values;     ///< (count, width)
+  std::int64_t values_stride;  ///< in elements
+  std::int64_t count, width;
+  const float* weights;         ///< (rows, count)
+  std::int64_t weights_stride;  ///< in floats
+  std::int64_t rows;
+  float* y;               ///< (rows, width)
   std::int64_t y_stride;  ///< in floats
 };
 
@@ -31,6 +46,8 @@ struct CpuKernels {
   float (*dot)(const float* a, DType dtype, const std::byte* b, std::int64_t count);
   /// y[i] += factor · x[i], x stored as `dtype`.
   void (*add_scaled)(float* y, float factor, DType dtype, const std::byte* x, std::int64_t count);
+  /// The same as add_scaled value by value.
+  void (*add_weighted)(const WeightedSumArguments& arguments);
   /// values[i] ← e^(values[i] − shift); returns their sum.
   float (*exp_sum)(float* values, float shift, std::int64_t count);
   /// y[i] = gate[i] / (1 + e^(−gate[i])) · up[i]

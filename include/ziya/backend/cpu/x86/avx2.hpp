@@ -45,10 +45,22 @@ ZIYA_TARGET_AVX2 inline __m256 zero_below(__m256 x, float limit, __m256 v) {
 ZIYA_TARGET_AVX2 inline __m256 first_lanes(__m256 v, std::int64_t count) {
   return _mm256_and_ps(_mm256_castsi256_ps(mask(count)), v);
 }
+/// The sums of lanes l and l + 4.
+ZIYA_TARGET_AVX2 inline __m128 fold(__m256 v) {
+  return _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+}
 ZIYA_TARGET_AVX2 inline float sum(__m256 v) {
-  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  const __m128 four = fold(v);
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+/// y[n] = sum of the n-th, by the same additions.
+ZIYA_TARGET_AVX2 inline void store_sums(float* y, __m256 v0, __m256 v1, __m256 v2, __m256 v3) {
+  const __m128 a = fold(v0), b = fold(v1), c = fold(v2), d = fold(v3);
+  const __m128 ab = _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
+  const __m128 cd = _mm_add_ps(_mm_movelh_ps(c, d), _mm_movehl_ps(d, c));
+  _mm_storeu_ps(y, _mm_add_ps(_mm_shuffle_ps(ab, cd, _MM_SHUFFLE(2, 0, 2, 0)),
+                              _mm_shuffle_ps(ab, cd, _MM_SHUFFLE(3, 1, 3, 1))));
 }
 
 ZIYA_TARGET_AVX2 inline __m256 load(const float* p) { return _mm256_loadu_ps(p); }
@@ -80,77 +92,174 @@ ZIYA_TARGET_AVX2 inline void store(float* p, __m256 v, std::int64_t count) {
   _mm256_maskstore_ps(p, mask(count), v);
 }
 
-/// R rows of w × T rows of x, all of `columns`. The pragmas keep the sums in registers at -O2 too.
-template <int R, int T, class W>
-ZIYA_TARGET_AVX2 inline void tile(const W* w, std::int64_t w_stride, const float* x,
-                                  std::int64_t x_stride, std::int64_t columns, float* y,
-                                  std::int64_t y_stride) {
-  __m256 sums[R][T];
+/// R rows of w × one row of x. The pragmas keep the sums in registers at -O2 too.
+template <int R, class W>
+ZIYA_TARGET_AVX2 inline void rows_times_row(const W* w, std::int64_t w_stride, const float* x,
+                                            std::int64_t columns, float* y) {
+  __m256 sums[R];
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) sums[r][t] = zero();
-  }
+  for (int r = 0; r < R; ++r) sums[r] = zero();
   const std::int64_t whole = columns / lanes * lanes;
   for (std::int64_t i = 0; i < whole; i += lanes) {
-    __m256 a[T];
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) a[t] = load(x + t * x_stride + i);
+    const __m256 a = load(x + i);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const __m256 b = load(w + r * w_stride + i);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) sums[r][t] = fma(a[t], b, sums[r][t]);
+      if (0) _mm_prefetch(reinterpret_cast<const char*>(w + r * w_stride + i) + 0, _MM_HINT_T0);
+      sums[r] = fma(a, load(w + r * w_stride + i), sums[r]);
     }
   }
   if (whole < columns) {
     const std::int64_t rest = columns - whole;
+    const __m256 a = load(x + whole, rest);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const __m256 b = load(w + r * w_stride + whole, rest);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) {
-        sums[r][t] = fma(load(x + t * x_stride + whole, rest), b, sums[r][t]);
-      }
+      sums[r] = fma(a, load(w + r * w_stride + whole, rest), sums[r]);
     }
   }
+  if constexpr (R == 4) {
+    store_sums(y, sums[0], sums[1], sums[2], sums[3]);
+  } else {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) y[r] = sum(sums[r]);
+  }
+}
+
+inline constexpr int token_tile = 3;           // rows of x that meet a row of w at once
+inline constexpr std::int64_t depth = 512;     // columns at a time, for the first-level cache
+inline constexpr std::int64_t row_block = 64;  // rows of w at a time, at most
+
+/// Where the sums of rows of w × token_tile rows of x are between two parts of the columns, and
+/// where they go after the last part.
+struct Carried {
+  float* sums;  ///< (rows, token_tile, lanes)
+  bool first, last;
+  float* y;
+  std::int64_t y_stride, tokens;
+};
+
+/// Columns [0, count) of R rows of w × token_tile rows of x, packed. The last part ends in the
+/// outputs.
+template <int R, class W>
+ZIYA_TARGET_AVX2 inline void rows_times_packed(const W* w, std::int64_t w_stride,
+                                               const float* packed, std::int64_t count,
+                                               const Carried& carried) {
+  __m256 sums[R][token_tile];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) y[t * y_stride + r] = sum(sums[r][t]);
+    for (int t = 0; t < token_tile; ++t)
+      sums[r][t] = carried.first ? zero() : load(carried.sums + (r * token_tile + t) * lanes);
+  }
+  const std::int64_t whole = count / lanes * lanes;
+  for (std::int64_t i = 0; i < whole; i += lanes, packed += token_tile * lanes) {
+    __m256 a[token_tile];
+#pragma GCC unroll 8
+    for (int t = 0; t < token_tile; ++t) a[t] = load(packed + t * lanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const __m256 b = load(w + r * w_stride + i);
+#pragma GCC unroll 8
+      for (int t = 0; t < token_tile; ++t) sums[r][t] = fma(a[t], b, sums[r][t]);
+    }
+  }
+  if (whole < count) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const __m256 b = load(w + r * w_stride + whole, count - whole);
+#pragma GCC unroll 8
+      for (int t = 0; t < token_tile; ++t)
+        sums[r][t] = fma(load(packed + t * lanes), b, sums[r][t]);
+    }
+  }
+  if (!carried.last) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int t = 0; t < token_tile; ++t)
+        store(carried.sums + (r * token_tile + t) * lanes, sums[r][t]);
+    }
+    return;
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < token_tile; ++t) {
+    if (t >= carried.tokens) return;
+    float* y = carried.y + t * carried.y_stride;
+    if constexpr (R == 4) {
+      store_sums(y, sums[0][t], sums[1][t], sums[2][t], sums[3][t]);
+    } else {
+      y[0] = sum(sums[0][t]);
+    }
   }
 }
 
-/// R rows of w × tokens [first, last) of x.
-template <int R, class W>
-ZIYA_TARGET_AVX2 inline void row_tile(const MatmulArguments& m, const W* w, std::int64_t row,
-                                      std::int64_t first, std::int64_t last) {
-  const W* rows = w + row * m.columns;
-  std::int64_t t = first;
-  for (; t + 3 <= last; t += 3) {
-    tile<R, 3>(rows, m.columns, m.x + t * m.x_stride, m.x_stride, m.columns,
-               m.y + t * m.y_stride + row, m.y_stride);
-  }
-  for (; t < last; ++t) {
-    tile<R, 1>(rows, m.columns, m.x + t * m.x_stride, m.x_stride, m.columns,
-               m.y + t * m.y_stride + row, m.y_stride);
+/// Columns [0, count) of `tokens` ≤ token_tile rows of x: vector i of every row, then vector i + 1;
+/// zeros for what is missing.
+ZIYA_TARGET_AVX2 inline void pack(float* packed, const float* x, std::int64_t x_stride,
+                                  std::int64_t tokens, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; i += lanes, packed += token_tile * lanes) {
+    const std::int64_t rest = std::min(count - i, lanes);
+    for (std::int64_t t = 0; t < token_tile; ++t) {
+      store(packed + t * lanes, t >= tokens    ? zero()
+                                : rest < lanes ? load(x + t * x_stride + i, rest)
+                                               : load(x + t * x_stride + i));
+    }
   }
 }
 
-/// Tokens in blocks that stay in the second-level cache, rows in blocks that stay in the third.
+/// Outputs [begin, end) of `tokens` ≤ token_tile tokens from `first` on.
+template <class W>
+ZIYA_TARGET_AVX2 inline void block_times_tokens(const MatmulArguments& m, const W* w,
+                                                std::int64_t begin, std::int64_t end,
+                                                std::int64_t first, std::int64_t tokens) {
+  alignas(64) float packed[token_tile * depth];
+  alignas(64) float sums[row_block * token_tile * lanes];
+  const std::int64_t stride = m.weight_stride;
+  for (std::int64_t i = 0; i < m.columns; i += depth) {
+    const std::int64_t count = std::min(depth, m.columns - i);
+    pack(packed, m.x + first * m.x_stride + i, m.x_stride, tokens, count);
+    Carried carried{sums,       i == 0, i + count == m.columns, m.y + first * m.y_stride + begin,
+                    m.y_stride, tokens};
+    std::int64_t r = begin;
+    for (; r + 4 <= end; r += 4, carried.sums += 4 * token_tile * lanes, carried.y += 4) {
+      rows_times_packed<4>(w + r * stride + i, stride, packed, count, carried);
+    }
+    for (; r < end; ++r, carried.sums += token_tile * lanes, ++carried.y) {
+      rows_times_packed<1>(w + r * stride + i, stride, packed, count, carried);
+    }
+  }
+}
+
+/// Few tokens: the weight streams by once. Many: blocks of it that stay in the second-level cache
+/// meet them tile by tile. Lane l of every sum runs over the columns l, l + lanes, … either way.
 template <class W>
 ZIYA_TARGET_AVX2 inline void matmul_of(const MatmulArguments& m, const W* w, std::int64_t begin,
                                        std::int64_t end) {
-  constexpr std::int64_t row_block = 256, cached_bytes = 512 * 1024;
-  const std::int64_t token_block =
-      std::max<std::int64_t>(cached_bytes / 4 / std::max<std::int64_t>(m.columns, 1) / 3, 1) * 3;
-  for (std::int64_t r0 = begin; r0 < end; r0 += row_block) {
-    const std::int64_t r1 = std::min(end, r0 + row_block);
-    for (std::int64_t t0 = 0; t0 < m.tokens; t0 += token_block) {
-      const std::int64_t t1 = std::min(m.tokens, t0 + token_block);
-      std::int64_t r = r0;
-      for (; r + 4 <= r1; r += 4) row_tile<4>(m, w, r, t0, t1);
-      for (; r < r1; ++r) row_tile<1>(m, w, r, t0, t1);
+  const std::int64_t stride = m.weight_stride;
+  if (m.tokens < token_tile || m.columns == 0) {
+    std::int64_t r = begin;
+    for (; r + 4 <= end; r += 4) {
+      for (std::int64_t t = 0; t < m.tokens; ++t) {
+        rows_times_row<4>(w + r * stride, stride, m.x + t * m.x_stride, m.columns,
+                          m.y + t * m.y_stride + r);
+      }
+    }
+    for (; r < end; ++r) {
+      for (std::int64_t t = 0; t < m.tokens; ++t) {
+        rows_times_row<1>(w + r * stride, stride, m.x + t * m.x_stride, m.columns,
+                          m.y + t * m.y_stride + r);
+      }
+    }
+    return;
+  }
+  constexpr std::int64_t cached_bytes = 640 * 1024;
+  const std::int64_t row_bytes =
+      std::max<std::int64_t>(m.columns, 1) * static_cast<std::int64_t>(sizeof(W));
+  const std::int64_t block =
+      std::clamp<std::int64_t>(cached_bytes / row_bytes / 4 * 4, 4, row_block);
+  for (std::int64_t r = begin; r < end; r += block) {
+    for (std::int64_t t = 0; t < m.tokens; t += token_tile) {
+      block_times_tokens(m, w, r, std::min(end, r + block), t,
+                         std::min<std::int64_t>(token_tile, m.tokens - t));
     }
   }
 }
@@ -169,11 +278,11 @@ ZIYA_TARGET_AVX2 inline float dot(const float* a, DType dtype, const std::byte* 
                                   std::int64_t count) {
   float y = 0;
   if (dtype == DType::f16) {
-    tile<1, 1>(reinterpret_cast<const Half*>(b), 0, a, 0, count, &y, 0);
+    rows_times_row<1>(reinterpret_cast<const Half*>(b), 0, a, count, &y);
   } else if (dtype == DType::bf16) {
-    tile<1, 1>(reinterpret_cast<const BFloat16*>(b), 0, a, 0, count, &y, 0);
+    rows_times_row<1>(reinterpret_cast<const BFloat16*>(b), 0, a, count, &y);
   } else {
-    tile<1, 1>(reinterpret_cast<const float*>(b), 0, a, 0, count, &y, 0);
+    rows_times_row<1>(reinterpret_cast<const float*>(b), 0, a, count, &y);
   }
   return y;
 }
@@ -199,10 +308,78 @@ ZIYA_TARGET_AVX2 inline void add_scaled(float* y, float factor, DType dtype, con
   }
 }
 
+/// R rows of sums × C vectors of their width; of a single vector, the first `rest` lanes.
+template <int R, int C, class V>
+ZIYA_TARGET_AVX2 inline void weighted_tile(const WeightedSumArguments& s, const V* values,
+                                           std::int64_t row, std::int64_t column,
+                                           std::int64_t rest) {
+  const bool whole = C > 1 || rest == lanes;
+  const float* weights = s.weights + row * s.weights_stride;
+  float* y = s.y + row * s.y_stride + column;
+  __m256 sums[R][C];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) {
+      const float* from = y + r * s.y_stride + c * lanes;
+      sums[r][c] = whole ? load(from) : load(from, rest);
+    }
+  }
+  for (std::int64_t j = 0; j < s.count; ++j) {
+    const V* from = values + j * s.values_stride + column;
+    __m256 v[C];
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) v[c] = whole ? load(from + c * lanes) : load(from, rest);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const __m256 f = set(weights[r * s.weights_stride + j]);
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c) sums[r][c] = fma(f, v[c], sums[r][c]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) {
+      float* to = y + r * s.y_stride + c * lanes;
+      if (whole) {
+        store(to, sums[r][c]);
+      } else {
+        store(to, sums[r][c], rest);
+      }
+    }
+  }
+}
+template <int R, class V>
+ZIYA_TARGET_AVX2 inline void weighted_rows(const WeightedSumArguments& s, const V* values,
+                                           std::int64_t row) {
+  std::int64_t i = 0;
+  for (; i + 4 * lanes <= s.width; i += 4 * lanes) weighted_tile<R, 4>(s, values, row, i, lanes);
+  for (; i < s.width; i += lanes) {
+    weighted_tile<R, 1>(s, values, row, i, std::min(lanes, s.width - i));
+  }
+}
+template <class V>
+ZIYA_TARGET_AVX2 inline void add_weighted_of(const WeightedSumArguments& s, const V* values) {
+  std::int64_t row = 0;
+  for (; row + 2 <= s.rows; row += 2) weighted_rows<2>(s, values, row);
+  for (; row < s.rows; ++row) weighted_rows<1>(s, values, row);
+}
+ZIYA_TARGET_AVX2 inline void add_weighted(const WeightedSumArguments& s) {
+  if (s.dtype == DType::f16) {
+    add_weighted_of(s, reinterpret_cast<const Half*>(s.values));
+  } else if (s.dtype == DType::bf16) {
+    add_weighted_of(s, reinterpret_cast<const BFloat16*>(s.values));
+  } else {
+    add_weighted_of(s, reinterpret_cast<const float*>(s.values));
+  }
+}
+
 /// e^x = 2^n · e^r with n = round(x / ln 2); e^r by its Taylor polynomial of degree 7, whose error
-/// is below 1e-8 for |r| ≤ ln 2 / 2. 0 below −87.3.
+/// is below 1e-8 for |r| ≤ ln 2 / 2. 0 below −87.3. The bounds are the
+/// first operands, because min and max give the second when either is NaN.
 ZIYA_TARGET_AVX2 inline __m256 exp(__m256 x) {
-  const __m256 bounded = min(max(x, set(-87.33f)), set(88.37f));
+  const __m256 bounded = min(set(88.37f), max(set(-87.33f), x));
   const __m256 n = round(multiply(bounded, set(1.44269504f)));
   const __m256 r = fma(n, set(2.12194440e-4f), fma(n, set(-0.693359375f), bounded));
   __m256 p = set(1.0f / 5040);
@@ -246,7 +423,7 @@ ZIYA_TARGET_AVX2 inline void silu_mul(float* y, const float* gate, const float* 
   }
 }
 
-inline constexpr CpuKernels kernels{&matmul, &dot, &add_scaled, &exp_sum, &silu_mul};
+inline constexpr CpuKernels kernels{&matmul, &dot, &add_scaled, &add_weighted, &exp_sum, &silu_mul};
 
 }  // namespace avx2
 ZIYA_NAMESPACE_END
