@@ -32,9 +32,26 @@ void check_heads(const char* op, const View<T, Device>& out, const View<const T,
                  std::int64_t kv_heads, std::int64_t head_dim) {
   check_extent(op, "rank of q", q.shape().rank(), 3);
   check_extent(op, "head size of q", q.extent(2), head_dim);
+  if (kv_heads < 1) check_extent(op, "number of key heads", kv_heads, q.extent(1));
   check_extent(op, "query heads over a multiple of key heads", q.extent(1) % kv_heads, 0);
   check_extent(op, "rows of out", out.rows(), q.rows());
   check_extent(op, "width of out", out.columns(), q.columns());
+}
+
+/// Every place is within [0, limit], the length of a slot.
+template <class Device>
+void check_places(const char* op, const CachedKeysValues<Device>& cache,
+                  std::span<const std::int32_t> slots, std::span<const std::int64_t> places,
+                  std::int64_t limit) {
+  check_stored_type(op, cache.dtype);
+  for (std::size_t t = 0; t < places.size(); ++t) {
+    if (slots[t] < 0 || places[t] < 0 || places[t] > limit) {
+      throw ArgumentError("ZIYA-116", std::string(op) + ": token " + std::to_string(places[t]) +
+                                          " of slot " + std::to_string(slots[t]) +
+                                          " is outside the cache of " + std::to_string(limit) +
+                                          " tokens per slot");
+    }
+  }
 }
 
 template <class Device, class T>
@@ -51,8 +68,10 @@ void check_segments(const char* op, const View<const T, Device>& q, const View<c
 }
 
 /// out[t, h] = Σ_j softmax_j(scale · q[t, h] · k[j, g]) v[j, g] over the first visible[t] tokens of
-/// slot slots[t]; g = h / (heads / kv_heads). A row's result does not depend on the other rows.
-/// @param out, q (tokens, heads, head_dim)   @throws ShapeError
+/// slot slots[t]; g = h / (heads / kv_heads); zeros where nothing is visible. A row's result does
+/// not depend on the other rows.
+/// @param out, q (tokens, heads, head_dim)
+/// @throws ShapeError; ArgumentError for a length beyond the cache or another stored type
 /// Source: Vaswani et al., arXiv 1706.03762, eq. 1; online softmax: Milakov & Gimelshein,
 /// arXiv 1805.02867, algorithm 3; Ainslie et al., arXiv 2305.13245 (grouped queries)
 template <class Device, class T>
@@ -64,6 +83,8 @@ void attention(Context<Device>& ctx, View<T, Device> out, In<T, Device> q,
                q.rows());
   check_extent("attention", "number of lengths", static_cast<std::int64_t>(rows.visible.size()),
                q.rows());
+  check_places("attention", cache, rows.slots, rows.visible,
+               cache.table_stride * cache.page_tokens);
   backend::attention(ctx, out, q, cache, rows, attention_scale(options, cache.head_dim));
 }
 
@@ -94,14 +115,17 @@ void attention_backward(Context<Device>& ctx, View<T, Device> dq, View<T, Device
   check_extent("attention_backward", "rows of dout", dout.rows(), q.rows());
   check_extent("attention_backward", "width of dout", dout.columns(), q.columns());
   check_extent("attention_backward", "rows of dk", dk.rows(), k.rows());
+  check_extent("attention_backward", "width of dk", dk.columns(), k.columns());
   check_extent("attention_backward", "rows of dv", dv.rows(), k.rows());
+  check_extent("attention_backward", "width of dv", dv.columns(), k.columns());
   backend::attention_backward(ctx, dq, dk, dv, dout, q, k, v, segments, options.causal,
                               attention_scale(options, k.extent(2)));
 }
 
 /// Stores keys and values of new tokens: row t goes to index indices[t] of slot slots[t], rounded
 /// to the cache's type.
-/// @param k, v (tokens, kv_heads, head_dim)   @throws ShapeError
+/// @param k, v (tokens, kv_heads, head_dim)
+/// @throws ShapeError; ArgumentError for an index beyond the cache or another stored type
 template <class Device, class T>
 void cache_append(Context<Device>& ctx, const CachedKeysValues<Device>& cache, View<T, Device> k,
                   In<T, Device> v, const AppendRows& rows) {
@@ -112,6 +136,8 @@ void cache_append(Context<Device>& ctx, const CachedKeysValues<Device>& cache, V
                k.rows());
   check_extent("cache_append", "number of indices", static_cast<std::int64_t>(rows.indices.size()),
                k.rows());
+  check_places("cache_append", cache, rows.slots, rows.indices,
+               cache.table_stride * cache.page_tokens - 1);
   backend::cache_append(ctx, cache, View<const T, Device>(k), v, rows);
 }
 

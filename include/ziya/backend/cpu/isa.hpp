@@ -57,10 +57,8 @@ inline bool is_available(Isa isa) {
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
   }
-  return true;
-#else
-  return isa == Isa::eigen || isa == Isa::baseline;
 #endif
+  return isa == Isa::eigen || isa == Isa::baseline;
 }
 
 inline std::vector<Isa> available_isas() {

@@ -46,10 +46,16 @@ inline void matmul_add(Context<Cpu>& ctx, View<float> y, View<const float> x,
                        const Weight<Cpu>& w) {
   Workspace<Cpu>::Scope scope(ctx.workspace());
   const View<float> product = ctx.workspace().take<float>({y.rows(), y.columns()});
-  matmul(ctx, product, x, w);
-  for (std::int64_t t = 0; t < y.rows(); ++t) {
-    for (std::int64_t o = 0; o < y.columns(); ++o) y.row(t)[o] += product.row(t)[o];
-  }
+  const MatmulArguments arguments = arguments_of(product, x, w);
+  ctx.parallel_for(
+      w.rows,
+      [&](std::int64_t begin, std::int64_t end) {
+        ctx.kernels().matmul(arguments, begin, end);
+        for (std::int64_t t = 0; t < y.rows(); ++t) {
+          for (std::int64_t o = begin; o < end; ++o) y.row(t)[o] += product.row(t)[o];
+        }
+      },
+      matmul_grain);
 }
 
 inline void matmul_silu_mul(Context<Cpu>& ctx, View<float> y, View<const float> x,
@@ -57,16 +63,16 @@ inline void matmul_silu_mul(Context<Cpu>& ctx, View<float> y, View<const float> 
   Workspace<Cpu>::Scope scope(ctx.workspace());
   const View<float> u = ctx.workspace().take<float>({y.rows(), y.columns()});
   const CpuKernels& kernels = ctx.kernels();
-  const std::int64_t blocks = (gate.rows + matmul_grain - 1) / matmul_grain;
-  ctx.parallel_for(blocks, [&](std::int64_t first, std::int64_t last) {
-    const std::int64_t begin = first * matmul_grain;
-    const std::int64_t end = std::min(gate.rows, last * matmul_grain);
-    kernels.matmul(arguments_of(y, x, gate), begin, end);
-    kernels.matmul(arguments_of(u, x, up), begin, end);
-    for (std::int64_t t = 0; t < y.rows(); ++t) {
-      kernels.silu_mul(y.row(t) + begin, y.row(t) + begin, u.row(t) + begin, end - begin);
-    }
-  });
+  ctx.parallel_for(
+      gate.rows,
+      [&](std::int64_t begin, std::int64_t end) {
+        kernels.matmul(arguments_of(y, x, gate), begin, end);
+        kernels.matmul(arguments_of(u, x, up), begin, end);
+        for (std::int64_t t = 0; t < y.rows(); ++t) {
+          kernels.silu_mul(y.row(t) + begin, y.row(t) + begin, u.row(t) + begin, end - begin);
+        }
+      },
+      matmul_grain);
 }
 
 inline void matmul_backward(Context<Cpu>& ctx, View<float> dx, View<float> dw, View<const float> dy,

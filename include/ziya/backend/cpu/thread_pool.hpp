@@ -6,11 +6,14 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <cstdlib>
 #include <exception>
 #include <fstream>
 #include <mutex>
 #include <string>
 #include <thread>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "ziya/config.hpp"
@@ -21,22 +24,47 @@
 
 ZIYA_NAMESPACE_BEGIN
 
-/// Processors this process may use: its affinity mask, cut by the quota of its control group.
+#if defined(__linux__)
+/// Processors that the files of one control group allow (versions 2 and 1); 0 when unlimited.
+inline double group_quota(const std::string& directory) {
+  double quota = 0, period = 0;
+  if (std::ifstream v2(directory + "/cpu.max"); v2 >> quota >> period && period > 0) {
+    return quota / period;
+  }
+  std::ifstream(directory + "/cpu.cfs_quota_us") >> quota;
+  std::ifstream(directory + "/cpu.cfs_period_us") >> period;
+  return quota > 0 && period > 0 ? quota / period : 0;
+}
+
+/// The tightest quota from this process's groups up to their roots; 0 when there is none.
+inline double process_quota() {
+  double least = 0;
+  std::string line;
+  for (std::ifstream groups("/proc/self/cgroup"); std::getline(groups, line);) {
+    // "0::/path" in version 2, "4:cpu,cpuacct:/path" in version 1
+    const std::size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    const std::string controllers = ',' + line.substr(first + 1, second - first - 1) + ',';
+    if (controllers != ",," && controllers.find(",cpu,") == std::string::npos) continue;
+    const std::string root = controllers == ",," ? "/sys/fs/cgroup" : "/sys/fs/cgroup/cpu";
+    for (std::string path = line.substr(second + 1);; path.resize(path.rfind('/'))) {
+      const double quota = group_quota(root + path);
+      if (quota > 0 && (least == 0 || quota < least)) least = quota;
+      if (path.find('/') == std::string::npos) break;
+    }
+  }
+  return least;
+}
+#endif
+
+/// Processors this process may use: its affinity mask, cut by the quota of its control groups.
 inline int default_threads() {
   int count = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 #if defined(__linux__)
   cpu_set_t mask;
   if (sched_getaffinity(0, sizeof mask, &mask) == 0) count = std::max(1, CPU_COUNT(&mask));
-  double quota = -1, period = 0;
-  std::string word;
-  if (std::ifstream v2("/sys/fs/cgroup/cpu.max"); v2 >> word >> period && word != "max") {
-    quota = std::strtod(word.c_str(), nullptr);
-  } else if (std::ifstream v1("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"); v1 >> quota) {
-    std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_period_us") >> period;
-  }
-  if (quota > 0 && period > 0) {
-    count = std::min(count, std::max(1, static_cast<int>(quota / period + 0.5)));
-  }
+  const double quota = process_quota();
+  if (quota > 0) count = std::min(count, std::max(1, static_cast<int>(quota + 0.5)));
 #endif
   return count;
 }

@@ -23,8 +23,11 @@ inline void top_k(Context<Cpu>& ctx, std::span<std::int32_t> ids, std::span<floa
   std::int32_t* last = first + row.elements();
   std::iota(first, last, 0);
   const float* x = row.data();
+  // NaN counts as the smallest, because an order needs every pair to compare.
   const auto before = [x](std::int32_t a, std::int32_t b) {
-    return x[a] > x[b] || (x[a] == x[b] && a < b);
+    const bool a_number = x[a] == x[a], b_number = x[b] == x[b];
+    if (a_number != b_number) return a_number;
+    return x[a] > x[b] || (!(x[a] < x[b]) && a < b);
   };
   const auto k = static_cast<std::ptrdiff_t>(ids.size());
   std::partial_sort(first, first + k, last, before);

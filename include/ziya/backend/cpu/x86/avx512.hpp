@@ -104,7 +104,6 @@ ZIYA_TARGET_AVX512 inline void rows_times_row(const W* w, std::int64_t w_stride,
     const __m512 a = load(x + i);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      if (0) _mm_prefetch(reinterpret_cast<const char*>(w + r * w_stride + i) + 0, _MM_HINT_T0);
       sums[r] = fma(a, load(w + r * w_stride + i), sums[r]);
     }
   }

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every op is run on: each instruction set of the machine, on 1, 2 and 5 threads.
+#pragma once
+
+#include <catch2/catch.hpp>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "ziya/backend/cpu/context.hpp"
+
+namespace test {
+
+inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() &&
+         (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
+}
+
+/// f(isa) for every instruction set of the machine.
+template <class F>
+void on_every_isa(F&& f) {
+  for (const ziya::Isa isa : ziya::available_isas()) {
+    INFO("isa " << name(isa));
+    f(isa);
+  }
+}
+
+/// compute(ctx) → floats, which must not depend on the number of threads.
+template <class F>
+std::vector<float> on_threads(ziya::Isa isa, F&& compute) {
+  std::vector<float> first;
+  for (const int threads : {1, 2, 5}) {
+    INFO(threads << " threads");
+    ziya::Context<ziya::Cpu> ctx({.threads = threads, .isa = isa});
+    const std::vector<float> result = compute(ctx);
+    if (threads == 1) first = result;
+    REQUIRE(same_bits(result, first));
+  }
+  return first;
+}
+
+/// Row `row` of a (rows, width) array.
+inline std::vector<float> row_of(const std::vector<float>& values, std::int64_t row,
+                                 std::int64_t width) {
+  return {values.begin() + row * width, values.begin() + (row + 1) * width};
+}
+
+/// Id of the error that f throws as an E; empty when it throws none.
+template <class E, class F>
+std::string error_id(F&& f) {
+  try {
+    f();
+  } catch (const E& error) {
+    return error.id();
+  }
+  return "";
+}
+
+}  // namespace test
