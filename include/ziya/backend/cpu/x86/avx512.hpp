@@ -123,15 +123,16 @@ ZIYA_TARGET_AVX512 inline void rows_times_row(const W* w, std::int64_t w_stride,
   }
 }
 
-inline constexpr int token_tile = 6;           // rows of x that meet a row of w at once
-inline constexpr std::int64_t depth = 512;     // columns at a time, for the first-level cache
-inline constexpr std::int64_t row_block = 64;  // rows of w at a time, at most
+inline constexpr int token_tile = 6;            // rows of x that meet a row of w at once
+inline constexpr std::int64_t depth = 4096;     // columns at a time
+inline constexpr std::int64_t row_block = 128;  // rows of w at a time, at most
 
 /// Where the sums of rows of w × token_tile rows of x are between two parts of the columns, and
 /// where they go after the last part.
 struct Carried {
   float* sums;  ///< (rows, token_tile, lanes)
   bool first, last;
+  const float* ahead;  ///< what a later tile needs, brought nearer meanwhile
   float* y;
   std::int64_t y_stride, tokens;
 };
@@ -151,6 +152,7 @@ ZIYA_TARGET_AVX512 inline void rows_times_packed(const W* w, std::int64_t w_stri
   }
   const std::int64_t whole = count / lanes * lanes;
   for (std::int64_t i = 0; i < whole; i += lanes, packed += token_tile * lanes) {
+    _mm_prefetch(reinterpret_cast<const char*>(carried.ahead + i), _MM_HINT_T1);
     __m512 a[token_tile];
 #pragma GCC unroll 8
     for (int t = 0; t < token_tile; ++t) a[t] = load(packed + t * lanes);
@@ -213,13 +215,19 @@ ZIYA_TARGET_AVX512 inline void block_times_tokens(const MatmulArguments& m, cons
   alignas(64) float packed[token_tile * depth];
   alignas(64) float sums[row_block * token_tile * lanes];
   const std::int64_t stride = m.weight_stride;
+  const std::int64_t later = m.tokens - first - token_tile;
   for (std::int64_t i = 0; i < m.columns; i += depth) {
     const std::int64_t count = std::min(depth, m.columns - i);
     pack(packed, m.x + first * m.x_stride + i, m.x_stride, tokens, count);
-    Carried carried{sums,       i == 0, i + count == m.columns, m.y + first * m.y_stride + begin,
-                    m.y_stride, tokens};
+    Carried carried{
+        sums,       i == 0, i + count == m.columns, packed, m.y + first * m.y_stride + begin,
+        m.y_stride, tokens};
     std::int64_t r = begin;
     for (; r + 4 <= end; r += 4, carried.sums += 4 * token_tile * lanes, carried.y += 4) {
+      const std::int64_t t = (r - begin) / 4;
+      carried.ahead = t < std::min<std::int64_t>(later, token_tile)
+                          ? m.x + (first + token_tile + t) * m.x_stride + i
+                          : packed;
       rows_times_packed<4>(w + r * stride + i, stride, packed, count, carried);
     }
     for (; r < end; ++r, carried.sums += token_tile * lanes, ++carried.y) {
@@ -250,7 +258,7 @@ ZIYA_TARGET_AVX512 inline void matmul_of(const MatmulArguments& m, const W* w, s
     }
     return;
   }
-  constexpr std::int64_t cached_bytes = 640 * 1024;
+  constexpr std::int64_t cached_bytes = 768 * 1024;
   const std::int64_t row_bytes =
       std::max<std::int64_t>(m.columns, 1) * static_cast<std::int64_t>(sizeof(W));
   const std::int64_t block =
