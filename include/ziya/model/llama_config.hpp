@@ -35,13 +35,14 @@ class LlamaConfigReader {
     if (!json_.is_object()) fail("ZIYA-411", "expected an object");
     refuse_unsupported();
     LlamaShape shape;
-    shape.hidden = integer("hidden_size");
-    shape.intermediate = integer("intermediate_size");
-    shape.layers = integer("num_hidden_layers");
-    shape.query_heads = integer("num_attention_heads");
-    shape.kv_heads = integer("num_key_value_heads", shape.query_heads);
+    shape.hidden = integer("hidden_size", most_hidden);
+    shape.intermediate = integer("intermediate_size", most_wide);
+    shape.layers = integer("num_hidden_layers", most_many);
+    shape.query_heads = integer("num_attention_heads", most_many);
+    shape.kv_heads = integer("num_key_value_heads", most_many, shape.query_heads);
     shape.vocabulary = vocabulary();
-    shape.max_positions = integer("max_position_embeddings", integer("max_sequence_length", 2048));
+    shape.max_positions = integer("max_position_embeddings", most_positions,
+                                  integer("max_sequence_length", most_positions, 2048));
     shape.rms_eps = number(json_, "rms_norm_eps", 1e-6);
     shape.tied_head = boolean("tie_word_embeddings");
     shape.attention_bias = boolean("attention_bias");
@@ -52,7 +53,7 @@ class LlamaConfigReader {
                            std::to_string(shape.query_heads));
     }
     shape.head_dim =
-        integer("head_dim", std::max<std::int64_t>(shape.hidden / shape.query_heads, 1));
+        integer("head_dim", most_many, std::max<std::int64_t>(shape.hidden / shape.query_heads, 1));
     if (shape.query_heads % shape.kv_heads != 0) {
       fail("ZIYA-414", "num_attention_heads " + std::to_string(shape.query_heads) +
                            " is not divisible by num_key_value_heads " +
@@ -71,6 +72,11 @@ class LlamaConfigReader {
   }
 
  private:
+  static constexpr std::int64_t most_hidden = std::int64_t{1} << 20;
+  static constexpr std::int64_t most_wide = std::int64_t{1} << 24;
+  static constexpr std::int64_t most_many = std::int64_t{1} << 12;
+  static constexpr std::int64_t most_positions = std::int64_t{1} << 30;
+
   [[noreturn]] void fail(std::string_view id, const std::string& what) const {
     throw ConfigError(id, source_ + ": " + what);
   }
@@ -78,23 +84,24 @@ class LlamaConfigReader {
     const auto found = object.find(key);
     return found != object.end() && !found->is_null();
   }
-  std::int64_t integer(const char* key, std::optional<std::int64_t> fallback = {}) const {
+  /// The limits of sizes keep every product of theirs within an int64.
+  std::int64_t integer(const char* key, std::int64_t most,
+                       std::optional<std::int64_t> fallback = {}) const {
     if (!present(json_, key)) {
       if (fallback) return *fallback;
       fail("ZIYA-412", std::string("field ") + key + " is missing");
     }
     const nlohmann::json& value = json_.at(key);
-    constexpr std::int64_t limit = std::int64_t{1} << 31;
-    if (!value.is_number_integer() || value.get<double>() < 1 ||
-        value.get<double>() >= static_cast<double>(limit)) {
+    if (!json_is<std::int64_t>(value) || value.get<std::int64_t>() < 1 ||
+        value.get<std::int64_t>() > most) {
       fail("ZIYA-413", std::string("field ") + key + " is " + shown(value) +
-                           ", expected a positive integer below 2^31");
+                           ", expected a whole number from 1 to " + std::to_string(most));
     }
     return value.get<std::int64_t>();
   }
   std::int64_t vocabulary() const {
     if (present(json_, "vocab_size") && json_.at("vocab_size") == -1) return unknown_vocabulary;
-    return integer("vocab_size");
+    return integer("vocab_size", most_wide);
   }
   double number(const nlohmann::json& object, const char* key,
                 std::optional<double> fallback = {}) const {
