@@ -94,7 +94,7 @@ void model_options(CLI::App& command, ModelOptions& options) {
       ->capture_default_str()
       ->group("Running");
   option(command, "--threads", options.threads, "default: the cores this program may use", "N")
-      ->check(CLI::Range(std::int64_t{0}, std::int64_t{4096}).description(""))
+      ->check(CLI::Range(0, 4096).description(""))
       ->group("Running");
   option(command, "--isa", options.isa, "instruction set: auto, eigen, baseline, avx2, avx512",
          "NAME")
@@ -259,12 +259,10 @@ CLI::App* add_merge(CLI::App& app, MergeOptions& options, bool& low_memory) {
   return command;
 }
 
-int usage_error(const CLI::App& command, const std::string& message) {
+[[noreturn]] void refuse(const CLI::App& command, const std::string& message) {
   std::string path = command.get_name();
   if (command.get_parent() != nullptr) path = command.get_parent()->get_name() + " " + path;
-  std::string line = message.substr(0, message.find('\n'));
-  note("error: " + line + " (" + path + " --help lists all) [ZIYA-701]");
-  return 2;
+  throw UsageError("ZIYA-701", message + " (" + path + " --help lists all)");
 }
 
 std::string suggestion(const std::string& word, const std::vector<std::string>& words) {
@@ -354,12 +352,12 @@ int main(int count, const char* const* arguments) {
   } catch (const CLI::ParseError& error) {
     const CLI::App& where = parsed() != nullptr ? *parsed()->parser : app;
     const std::string extra = describe_extra(where, &where == &app);
-    return usage_error(where, extra.empty() ? error.what() : extra);
+    refuse(where, extra.empty() ? error.what() : extra);
   }
   const Command* command = parsed();
   const CLI::App& where = command != nullptr ? *command->parser : app;
   if (const std::string extra = describe_extra(where, &where == &app); !extra.empty()) {
-    return usage_error(where, extra);
+    refuse(where, extra);
   }
   if (command == nullptr) {
     std::cerr << app.help();

@@ -7,7 +7,14 @@
 #include <string>
 #include <vector>
 
+#include "ziya/core/error.hpp"
+
 namespace cli {
+
+/// A command line that says nothing: exit status 2.
+struct UsageError : ziya::ArgumentError {
+  using ArgumentError::ArgumentError;
+};
 
 /// The model and how it is run.
 struct ModelOptions {
@@ -16,7 +23,7 @@ struct ModelOptions {
   std::string dtype = "auto";            // auto: as stored; f32, f16, bf16: a copy
   std::string cache_dtype = "f32";       // of keys and values
   std::string isa = "auto";              // instruction set
-  std::int64_t threads = 0;              // 0: what the machine grants
+  int threads = 0;                       // 0: what the machine grants
   std::string prompt_template = "auto";  // auto, ziya, raw
 };
 
@@ -25,7 +32,7 @@ struct SamplingOptions {
   std::int64_t max_new_tokens = 1024;
   bool do_sample = true;
   double temperature = 1.0;
-  std::int64_t top_k = 50;
+  int top_k = 50;
   double top_p = 0.85;
   double repetition_penalty = 1.0;
   std::optional<std::uint64_t> seed;  // none: a new one each time, and said

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The `ziya` program: one line per error, exit status 1 for bad input, 2 for a bad command line.
-#include <algorithm>
 #include <exception>
 #include <new>
 #include <string>
@@ -11,11 +10,8 @@
 
 namespace {
 
-/// Names of files and tensors come from outside: what could move the cursor is not printed.
-int fail(std::string message) {
-  std::replace_if(
-      message.begin(), message.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }, ' ');
-  cli::note("error: " + message);
+int fail(const std::string& message) {
+  cli::note("error: " + cli::printable(message));
   return 1;
 }
 
@@ -24,11 +20,13 @@ int fail(std::string message) {
 int main(int count, char** arguments) {
   try {
     return cli::main(count, arguments);
+  } catch (const cli::UsageError& error) {
+    return fail(error.what()) + 1;
   } catch (const ziya::Error& error) {
     return fail(error.what());
   } catch (const std::bad_alloc&) {
-    return fail("out of memory [ZIYA-707]");
+    return fail(ziya::BackendError("ZIYA-707", "out of memory").what());
   } catch (const std::exception& error) {
-    return fail(std::string(error.what()) + " [ZIYA-708]");
+    return fail(ziya::Error("ZIYA-708", error.what()).what());
   }
 }

@@ -17,6 +17,13 @@
 
 namespace cli {
 
+/// Names of files and tensors come from outside: what could move the cursor becomes a space.
+inline std::string printable(std::string text) {
+  std::replace_if(
+      text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }, ' ');
+  return text;
+}
+
 /// One line on standard error.
 inline void note(std::string_view line) { std::cerr << line << '\n' << std::flush; }
 

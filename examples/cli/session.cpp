@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+// The model behind generate and chat.
+#include "session.hpp"
+
+#include <algorithm>
+#include <optional>
+#include <random>
+#include <string>
+#include <utility>
+
+#include "memory.hpp"
+#include "terminal.hpp"
+#include "ziya/ziya.hpp"
+
+namespace cli {
+namespace {
+
+ziya::CpuOptions context_options(const ModelOptions& options) {
+  if (options.device != "auto" && options.device != "cpu") {
+    throw ziya::BackendError("ZIYA-702", "--device " + options.device +
+                                             ": this program runs on the CPU only; use --device "
+                                             "cpu");
+  }
+  ziya::CpuOptions result{.threads = options.threads};
+  if (options.isa == "auto") return result;
+  result.isa = ziya::isa_from_name(options.isa);
+  if (!result.isa) {
+    throw UsageError("ZIYA-701",
+                     "--isa " + options.isa + ": expected auto, eigen, baseline, avx2 or avx512");
+  }
+  return result;
+}
+
+/// Says what a copy takes, and warns when running takes more memory than is free.
+void say_memory(const std::filesystem::path& folder, std::optional<ziya::DType> dtype,
+                ziya::DType cache_dtype, std::int64_t tokens) {
+  const ziya::LlamaShape shape = ziya::read_llama_shape(folder);
+  const MemoryNeed need = memory_need(ziya::Checkpoint::open(folder), shape, dtype, cache_dtype,
+                                      std::min(tokens, ziya::context_limit(shape)));
+  if (need.copies > 0) {
+    note("weights: a copy in " + std::string(name(*dtype)) + " takes " + bytes_text(need.copies) +
+         " of memory");
+  }
+  const auto free = available_memory();
+  if (free && need.total() > *free) {
+    note("warning: running this takes about " + bytes_text(need.total()) + " of memory, but " +
+         bytes_text(*free) + " are free: it will be slow, or the system will end it");
+  }
+}
+
+ziya::CpuModel load(const ModelOptions& options, const std::filesystem::path& folder,
+                    std::int64_t tokens) {
+  const auto dtype = ziya::dtype_from_name(options.dtype);  // none for "auto"
+  say_memory(folder, dtype, *ziya::dtype_from_name(options.cache_dtype), tokens);
+  return ziya::CpuModel::load(folder, {.dtype = dtype});
+}
+
+}  // namespace
+
+bool uses_template(const ModelOptions& options, const ziya::Tokenizer& tokenizer) {
+  const bool possible = ziya::prompt::has_template(tokenizer);
+  if (options.prompt_template == "ziya" && !possible) {
+    throw ziya::ArgumentError("ZIYA-315",
+                              "--template ziya: the tokenizer has no <human> and <bot>; "
+                              "use --template raw");
+  }
+  const bool chosen = options.prompt_template != "raw" && possible;
+  const bool automatic = options.prompt_template == "auto";
+  note(std::string("prompt template: ") + (chosen ? "ziya" : "raw") +
+       (!automatic ? ""
+        : possible ? " (the tokenizer has <human> and <bot>)"
+                   : " (the tokenizer has no <human> and <bot>)"));
+  return chosen;
+}
+
+ziya::GenerationConfig generation_config(const SamplingOptions& options,
+                                         const std::filesystem::path& folder,
+                                         const ziya::Tokenizer& tokenizer) {
+  ziya::GenerationConfig config;
+  config.max_new_tokens = options.max_new_tokens;
+  config.do_sample = options.do_sample;
+  config.temperature = static_cast<float>(options.temperature);
+  config.top_k = options.top_k;
+  config.top_p = static_cast<float>(options.top_p);
+  config.repetition_penalty = static_cast<float>(options.repetition_penalty);
+  config.stop = options.stop;
+  config.pad_id = options.pad_token_id;
+  config.eos_ids = options.eos_token_ids;
+  if (config.eos_ids.empty()) {
+    config.eos_ids = ziya::GenerationConfig::load(folder).eos_ids;
+    const std::int32_t own = tokenizer.eos_id();
+    if (own >= 0 && std::ranges::find(config.eos_ids, own) == config.eos_ids.end()) {
+      config.eos_ids.push_back(own);
+    }
+  }
+  config.check();
+  if (options.seed) {
+    config.seed = *options.seed;
+  } else if (options.do_sample) {
+    config.seed = std::random_device{}();
+    note("seed: " + std::to_string(config.seed));
+  }
+  return config;
+}
+
+void replace_bos(std::vector<std::int32_t>& prompt, const SamplingOptions& options,
+                 const ziya::Tokenizer& tokenizer) {
+  if (!options.bos_token_id) return;
+  if (!prompt.empty() && prompt.front() == tokenizer.bos_id()) {
+    prompt.front() = *options.bos_token_id;
+  } else {
+    prompt.insert(prompt.begin(), *options.bos_token_id);
+  }
+}
+
+void check_loadable(const ziya::Checkpoint& checkpoint, const ziya::LlamaShape& shape) {
+  (void)ziya::LlamaLoader(checkpoint, shape).load();
+}
+
+/// In the order in which they refer to each other.
+struct Session::Parts {
+  Parts(const ModelOptions& options, ziya::Tokenizer text, const std::filesystem::path& folder,
+        std::int64_t tokens)
+      : context(context_options(options)),
+        tokenizer(std::move(text)),
+        model(load(options, folder, tokens)),
+        generator(context, model, tokenizer,
+                  {.cache_dtype = *ziya::dtype_from_name(options.cache_dtype)}) {}
+
+  ziya::Context<ziya::Cpu> context;
+  ziya::Tokenizer tokenizer;
+  ziya::CpuModel model;
+  ziya::Generator<ziya::CpuModel> generator;
+};
+
+Session::Session(const ModelOptions& options, const ziya::Tokenizer& tokenizer,
+                 const std::filesystem::path& folder, std::int64_t tokens)
+    : parts_(std::make_unique<Parts>(options, tokenizer, folder, tokens)) {}
+Session::~Session() = default;
+
+std::int64_t Session::context_limit() const { return parts_->generator.context_limit(); }
+
+ziya::GenerationResult Session::generate(std::vector<std::int32_t> prompt,
+                                         const ziya::GenerationConfig& config,
+                                         ziya::TextCallback callback,
+                                         const ziya::Cancellation& cancellation) {
+  return parts_->generator.generate(std::move(prompt), config, std::move(callback), cancellation);
+}
+
+}  // namespace cli

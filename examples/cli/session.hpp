@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// What generate and chat have in common: options made into a model that is ready to answer. The
+// model itself is compiled once, in session.cpp.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <vector>
+
+#include "commands.hpp"
+#include "ziya/generate/generation_config.hpp"
+#include "ziya/generate/sequence.hpp"
+#include "ziya/generate/stopping.hpp"
+#include "ziya/io/checkpoint.hpp"
+#include "ziya/model/llama_shape.hpp"
+#include "ziya/text/tokenizer.hpp"
+
+namespace cli {
+
+/// Whether prompts are wrapped in `<human>:…\n<bot>:`; says the choice.
+bool uses_template(const ModelOptions& options, const ziya::Tokenizer& tokenizer);
+
+/// Sampling is the card's, unless options say otherwise; ids that end an answer are the
+/// tokenizer's and those of the model's files. Says the seed when it chooses one.
+ziya::GenerationConfig generation_config(const SamplingOptions& options,
+                                         const std::filesystem::path& folder,
+                                         const ziya::Tokenizer& tokenizer);
+
+/// Puts another id than the tokenizer's own in front of a prompt.
+void replace_bos(std::vector<std::int32_t>& prompt, const SamplingOptions& options,
+                 const ziya::Tokenizer& tokenizer);
+
+/// What loading would refuse; only maps the tensors. @throws ConfigError, FormatError
+void check_loadable(const ziya::Checkpoint& checkpoint, const ziya::LlamaShape& shape);
+
+/// Context, model and generator. Loading says what a copy takes, and warns when running takes more
+/// memory than is free.
+class Session {
+ public:
+  /// @param tokens the longest prompt with its answer, as far as is known
+  Session(const ModelOptions& options, const ziya::Tokenizer& tokenizer,
+          const std::filesystem::path& folder, std::int64_t tokens);
+  ~Session();
+
+  [[nodiscard]] std::int64_t context_limit() const;
+  ziya::GenerationResult generate(std::vector<std::int32_t> prompt,
+                                  const ziya::GenerationConfig& config,
+                                  ziya::TextCallback callback = {},
+                                  const ziya::Cancellation& cancellation = {});
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace cli
