@@ -2,6 +2,7 @@
 // Scaled dot-product attention, over a paged cache or without one.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <span>
@@ -32,7 +33,9 @@ void check_heads(const char* op, const View<T, Device>& out, const View<const T,
                  std::int64_t kv_heads, std::int64_t head_dim) {
   check_extent(op, "rank of q", q.shape().rank(), 3);
   check_extent(op, "head size of q", q.extent(2), head_dim);
-  if (kv_heads < 1) check_extent(op, "number of key heads", kv_heads, q.extent(1));
+  if (kv_heads < 1) {
+    check_extent(op, "number of key heads", kv_heads, std::max<std::int64_t>(1, q.extent(1)));
+  }
   check_extent(op, "query heads over a multiple of key heads", q.extent(1) % kv_heads, 0);
   check_extent(op, "rows of out", out.rows(), q.rows());
   check_extent(op, "width of out", out.columns(), q.columns());
