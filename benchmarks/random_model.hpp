@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+// Models of any size with random weights, made in memory: speed does not depend on the numbers.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ziya/ziya.hpp"
+
+namespace random_model {
+
+using ziya::Cpu;
+using ziya::DType;
+
+/// Layers of a 1.1B model (hidden 2048, intermediate 5632), as many as `bytes` read per token need.
+inline ziya::LlamaShape shape_of(DType dtype, double bytes) {
+  ziya::LlamaShape shape;
+  shape.hidden = 2048;
+  shape.intermediate = 5632;
+  shape.query_heads = 16;
+  shape.kv_heads = 16;
+  shape.head_dim = 128;
+  shape.vocabulary = 32000;
+  shape.layers = 1;
+  const auto size = static_cast<double>(ziya::info(dtype).block_bytes);
+  while (static_cast<double>(shape.parameters_read_per_token()) * size < bytes) ++shape.layers;
+  return shape;
+}
+
+/// Hands out parts of one allocation filled with random elements in ±0.03, like a mapped file.
+class RandomBytes {
+ public:
+  RandomBytes(DType dtype, std::int64_t elements)
+      : dtype_(dtype),
+        size_(ziya::info(dtype).block_bytes),
+        memory_(std::make_shared<ziya::Tensor<std::byte>>(ziya::Shape{elements * size_})) {
+    std::vector<std::byte> pattern(static_cast<std::size_t>(pattern_elements * size_));
+    std::uint32_t state = 1;
+    for (std::int64_t i = 0; i < pattern_elements; ++i) {
+      state = state * 1664525u + 1013904223u;
+      const float value = (static_cast<float>(state >> 8) / 16777216.0f - 0.5f) * 0.06f;
+      ziya::backend::store_as(dtype, pattern.data() + i * size_, &value, 1);
+    }
+    const std::int64_t bytes = elements * size_;
+    for (std::int64_t at = 0; at < bytes; at += pattern_elements * size_) {
+      std::memcpy(memory_->data() + at, pattern.data(),
+                  static_cast<std::size_t>(std::min(pattern_elements * size_, bytes - at)));
+    }
+  }
+  ziya::Weight<Cpu> matrix(std::int64_t rows, std::int64_t columns) {
+    const std::byte* data = memory_->data() + used_;
+    used_ += rows * columns * size_;
+    return {dtype_, rows, columns, data, memory_};
+  }
+
+ private:
+  static constexpr std::int64_t pattern_elements = 1'000'003;  // prime: rows differ
+
+  DType dtype_;
+  std::int64_t size_, used_ = 0;
+  std::shared_ptr<ziya::Tensor<std::byte>> memory_;
+};
+
+inline ziya::CpuModel make(const ziya::LlamaShape& shape, DType dtype) {
+  RandomBytes bytes(dtype, shape.parameters());
+  const auto norm = [&] {
+    ziya::nn::RmsNorm<Cpu> result{ziya::Tensor<float>(ziya::Shape{shape.hidden}), 1e-6f};
+    std::fill_n(result.weight.data(), shape.hidden, 1.0f);
+    return result;
+  };
+  const auto linear = [&](std::int64_t out, std::int64_t in) {
+    ziya::nn::Linear<Cpu> result;
+    result.weight = bytes.matrix(out, in);
+    return result;
+  };
+  const std::int64_t queries = shape.query_heads * shape.head_dim;
+  const std::int64_t keys = shape.kv_heads * shape.head_dim;
+  ziya::LlamaWeights<Cpu> weights;
+  weights.embedding = bytes.matrix(shape.vocabulary, shape.hidden);
+  for (std::int64_t i = 0; i < shape.layers; ++i) {
+    ziya::LlamaLayer<Cpu> layer;
+    layer.input_norm = norm();
+    layer.attention.query_heads = shape.query_heads;
+    layer.attention.kv_heads = shape.kv_heads;
+    layer.attention.head_dim = shape.head_dim;
+    layer.attention.q = linear(queries, shape.hidden);
+    layer.attention.k = linear(keys, shape.hidden);
+    layer.attention.v = linear(keys, shape.hidden);
+    layer.attention.o = linear(shape.hidden, queries);
+    layer.post_attention_norm = norm();
+    layer.mlp.gate = linear(shape.intermediate, shape.hidden);
+    layer.mlp.up = linear(shape.intermediate, shape.hidden);
+    layer.mlp.down = linear(shape.hidden, shape.intermediate);
+    weights.layers.push_back(std::move(layer));
+  }
+  weights.final_norm = norm();
+  weights.head = linear(shape.vocabulary, shape.hidden);
+  return ziya::CpuModel(shape, std::move(weights));
+}
+
+/// Multiply-adds × 2 of a prefill whose last row alone meets the head.
+inline double prefill_operations(const ziya::LlamaShape& shape, std::int64_t tokens) {
+  const std::int64_t head = shape.vocabulary * shape.hidden;
+  const std::int64_t layers = shape.parameters_read_per_token() - head;
+  const std::int64_t attention =
+      shape.layers * 2 * shape.query_heads * shape.head_dim * tokens * (tokens + 1) / 2;
+  return 2.0 * static_cast<double>(layers * tokens + head + attention);
+}
+
+/// One sequence of a model that is prefilled and then continued greedily.
+class Runner {
+ public:
+  Runner(const ziya::CpuModel& model, ziya::Context<Cpu>& ctx, std::int64_t max_tokens)
+      : model_(model),
+        ctx_(ctx),
+        cache_(model.shape().cache_shape(), {.max_tokens = max_tokens}),
+        hidden_(ziya::Shape{1, model.shape().hidden}),
+        logits_(ziya::Shape{1, model.shape().vocabulary}) {}
+
+  /// Runs `count` tokens in one batch; only the last one meets the head.
+  void prefill(std::int64_t count) {
+    cache_.release(0);
+    ids_.resize(static_cast<std::size_t>(count));
+    for (std::size_t i = 0; i < ids_.size(); ++i) {
+      ids_[i] = static_cast<std::int32_t>((i * 7919 + 3) % 256);
+    }
+    run(0);
+  }
+  /// One token: the largest logit of the last step.
+  void decode() {
+    const float* begin = logits_.data();
+    const auto best = std::max_element(begin, begin + logits_.elements()) - begin;
+    ids_.assign(1, static_cast<std::int32_t>(best));
+    run(cache_.length(0));
+  }
+  void truncate(std::int64_t length) { cache_.truncate(0, length); }
+
+ private:
+  void run(std::int64_t first) {
+    const auto rows = ids_.size();
+    positions_.resize(rows);
+    for (std::size_t i = 0; i < rows; ++i) {
+      positions_[i] = static_cast<std::int32_t>(first + static_cast<std::int64_t>(i));
+    }
+    slots_.assign(rows, 0);
+    const std::int32_t last = static_cast<std::int32_t>(rows) - 1;
+    ziya::Batch<float, Cpu> batch;
+    batch.ids = ids_;
+    batch.positions = positions_;
+    batch.slots = slots_;
+    batch.outputs = std::span(&last, 1);
+    model_.forward(ctx_, hidden_, batch, cache_);
+    model_.logits(ctx_, logits_, ziya::View<const float>(hidden_));
+  }
+
+  const ziya::CpuModel& model_;
+  ziya::Context<Cpu>& ctx_;
+  ziya::KvCache<Cpu> cache_;
+  ziya::Tensor<float> hidden_, logits_;
+  std::vector<std::int32_t> ids_, positions_, slots_;
+};
+
+}  // namespace random_model
