@@ -21,7 +21,7 @@ ZIYA_NAMESPACE_BEGIN
 /// with one more space in front unless the run or a special piece comes right before; runs and
 /// added tokens are joined by spaces.
 /// Source: transformers 4.29.2, tokenization_utils.py `_decode`, tokenization_llama.py
-/// `convert_tokens_to_string`; 4.31–4.33 also lose a second space in front of a run
+/// `convert_tokens_to_string`; 4.33.3 also loses a second space in front of a run
 inline std::string reference_decode(const SentencePieceEncoder& encoder, const AddedTokens& added,
                                     std::span<const std::int32_t> ids, bool skip_special) {
   const auto special = [&](std::int32_t id) {

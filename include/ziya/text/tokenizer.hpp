@@ -2,6 +2,7 @@
 // Text to ids and back: SentencePiece pieces, added tokens, and the rules of the reference.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -10,6 +11,7 @@
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "ziya/config.hpp"

@@ -36,8 +36,9 @@ struct PieceIndex {
 /// 4.33 ("legacy") a token spelled as a plain string strips both sides, except that bos, eos, unk
 /// and pad in tokenizer_config.json strip nothing. From 4.34 on ("newer") a plain string strips
 /// nothing, and `added_tokens_decoder` in tokenizer_config.json decides where it names the token.
-/// In both, special_tokens_map.json overrules tokenizer_config.json.
-/// Source: transformers 4.33.3 and 4.36.2, tokenization_utils_base.py, `_from_pretrained`
+/// In both, special_tokens_map.json overrules tokenizer_config.json (4.36 does not read it beside
+/// an `added_tokens_decoder`, where the two say the same). Source: transformers 4.33.3 and 4.36.2,
+/// tokenization_utils_base.py, `_from_pretrained`
 class TokenizerConfig {
  public:
   /// @throws FormatError ZIYA-303 when the documents contradict each other or the pieces,

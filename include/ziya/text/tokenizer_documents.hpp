@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <system_error>
 
 #include "ziya/config.hpp"
@@ -20,20 +21,20 @@ struct TokenizerDocument {
   std::string name;  ///< with its folder, for messages
   nlohmann::json json;
 
-  /// @throws IoError, FormatError ZIYA-230 when it is no JSON, ZIYA-303 when it is no object
-  static TokenizerDocument read(const std::filesystem::path& path) {
-    TokenizerDocument result{utf8_from_path(path), nullptr};
-    std::error_code ignored;
-    if (!std::filesystem::exists(path, ignored)) return result;
-    result.json = read_json_file(path);
-    result.expect_object();
-    return result;
-  }
-  /// The same from text. @throws FormatError
+  /// @throws FormatError ZIYA-230 when it is no JSON, ZIYA-303 when it is no object
   static TokenizerDocument parse(const std::string& name, std::string_view text) {
     TokenizerDocument result{name, parse_json(text, name)};
-    result.expect_object();
+    if (!result.json.is_object()) {
+      result.refuse(std::string("is ") + result.json.type_name() + ", expected an object");
+    }
     return result;
+  }
+  /// The same from a file that may be absent. @throws IoError
+  static TokenizerDocument read(const std::filesystem::path& path) {
+    std::error_code ignored;
+    const bool exists = std::filesystem::exists(path, ignored);
+    return exists ? parse(utf8_from_path(path), read_text_file(path))
+                  : TokenizerDocument{utf8_from_path(path), nullptr};
   }
 
   /// Whether `key` is there and not null.
@@ -42,11 +43,6 @@ struct TokenizerDocument {
   }
   [[noreturn]] void refuse(const std::string& why) const {
     throw FormatError("ZIYA-303", name + ": " + why);
-  }
-
- private:
-  void expect_object() const {
-    if (!json.is_object()) refuse(std::string("is ") + json.type_name() + ", expected an object");
   }
 };
 
