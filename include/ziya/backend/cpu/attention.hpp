@@ -22,6 +22,7 @@ namespace backend {
 
 inline constexpr std::int64_t attention_block = 64;  // keys whose scores are held at a time
 inline constexpr std::int64_t attention_rows = 6;    // queries that share a pass over the keys
+inline constexpr std::int64_t attention_part = 8;    // keys between two requests to memory
 
 /// Rows of one query head that attend to one sequence; row t sees its first visible[t] tokens.
 struct QueryRun {
@@ -51,6 +52,14 @@ struct KeyLayout {
   std::int64_t head_dim, key_stride, value_stride;  ///< strides in elements
 };
 
+/// Requests `rows` rows that will be read a block later; strides in bytes.
+inline void prefetch_rows(const std::byte* from, std::int64_t rows, std::int64_t stride,
+                          std::int64_t bytes) {
+  for (std::int64_t r = 0; r < rows; ++r, from += stride) {
+    for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
+  }
+}
+
 /// out = Σ_j softmax_j(scale · q · key(j)) value(j), j < visible, blocks of keys in order with a
 /// running maximum and sum; a row's order of operations does not depend on the rows beside it.
 /// `place(j)` gives the KeyRun at token j.
@@ -59,6 +68,11 @@ inline void attend(const CpuKernels& kernels, const QueryRun& run, const KeyLayo
                    float scale, Place&& place) {
   float scores[attention_rows * attention_block], largest[attention_rows], sums[attention_rows];
   const std::int64_t head_dim = layout.head_dim, rows = run.rows;
+  // A single row is bound by memory: while it meets the keys its values are on their way, and
+  // while it meets the values the next keys are.
+  const bool streaming = rows == 1;
+  const std::int64_t part_limit = streaming ? attention_part : attention_block;
+  const std::int64_t size = info(layout.dtype).block_bytes;
   for (std::int64_t t = 0; t < rows; ++t) {
     largest[t] = -std::numeric_limits<float>::infinity();
     sums[t] = 0;
@@ -70,7 +84,10 @@ inline void attend(const CpuKernels& kernels, const QueryRun& run, const KeyLayo
     };
     for (std::int64_t j = 0, n = keys_of(rows - 1); j < n;) {
       const KeyRun part = place(begin + j);
-      const std::int64_t count = std::min(part.count, n - j);
+      const std::int64_t count = std::min({part.count, n - j, part_limit});
+      if (streaming) {
+        prefetch_rows(part.values, count, layout.value_stride * size, head_dim * size);
+      }
       kernels.matmul({layout.dtype, part.keys, head_dim, run.q, run.q_stride, rows, scores + j,
                       attention_block, layout.key_stride},
                      0, count);
@@ -95,7 +112,13 @@ inline void attend(const CpuKernels& kernels, const QueryRun& run, const KeyLayo
                                 std::int64_t n) {
       while (j < n) {
         const KeyRun part = place(begin + j);
-        const std::int64_t count = std::min(part.count, n - j);
+        const std::int64_t count = std::min({part.count, n - j, part_limit});
+        const std::int64_t ahead = begin + attention_block + j;
+        if (streaming && ahead < run.visible[0]) {
+          const KeyRun next = place(ahead);
+          prefetch_rows(next.keys, std::min({next.count, run.visible[0] - ahead, count}),
+                        layout.key_stride * size, head_dim * size);
+        }
         kernels.add_weighted({layout.dtype, part.values, layout.value_stride, count, head_dim,
                               scores + t * attention_block + j, attention_block, count_rows,
                               run.out + t * run.out_stride, run.out_stride});
