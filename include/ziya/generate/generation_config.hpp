@@ -14,6 +14,7 @@
 #include "ziya/core/error.hpp"
 #include "ziya/generate/processors.hpp"
 #include "ziya/model/llama_config.hpp"
+#include "ziya/text/tokenizer.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 
