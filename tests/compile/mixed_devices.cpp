@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Must not compile: an op on the CPU gets a view of GPU memory.
+#include <ziya/core/tensor.hpp>
 #include <ziya/ops/rms_norm.hpp>
 
 int main() {

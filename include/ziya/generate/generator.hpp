@@ -222,9 +222,12 @@ class Generator {
   std::int64_t prepare_cache(std::span<const std::int32_t> prompt, const GenerationConfig& config) {
     const std::int64_t needed = tokens_needed(prompt.size(), config);
     if (!cache_ || cache_->options().max_tokens < needed) {
+      // Room for the turns to come: memory is only taken where a sequence grows into it.
+      constexpr std::int64_t least = 4096;
       const std::int64_t before = cache_ ? cache_->options().max_tokens : 0;
       reset();
-      cache_.emplace(make_cache(std::min(context_limit(), std::max(needed, 2 * before)), 1));
+      cache_.emplace(
+          make_cache(std::min(context_limit(), std::max({needed, 2 * before, least})), 1));
     }
     const auto [end, unused] = std::ranges::mismatch(prompt.first(prompt.size() - 1), cached_ids_);
     auto common = static_cast<std::int64_t>(end - prompt.begin());

@@ -38,8 +38,9 @@ constexpr std::string_view name(FinishReason reason) {
   }
 }
 
-/// Watches a text for stop strings, wherever the pieces it arrives in are cut. What may be the
-/// beginning of a stop string is held back until it is known not to be.
+/// Watches a text for stop strings. What may be the beginning of one is held back until it is known
+/// not to be. The stop string that is complete first ends the text (of two at once, the one that
+/// begins first), so the result does not depend on how the text is cut into pieces.
 class StopStrings {
  public:
   StopStrings() = default;
@@ -57,9 +58,15 @@ class StopStrings {
   std::string push(std::string_view text) {
     if (found_) return {};
     held_ += text;
-    std::size_t end = std::string::npos;
-    for (const std::string& stop : strings_) end = std::min(end, held_.find(stop));
-    found_ = end != std::string::npos;
+    std::size_t begin = std::string::npos, complete = std::string::npos;
+    for (const std::string& stop : strings_) {
+      const std::size_t at = held_.find(stop);
+      if (at == std::string::npos) continue;
+      const std::size_t after = at + stop.size();
+      if (after < complete || (after == complete && at < begin)) begin = at, complete = after;
+    }
+    found_ = begin != std::string::npos;
+    std::size_t end = begin;
     if (!found_) end = held_.size() - possible_beginning();
     std::string ready = held_.substr(0, end);
     held_.erase(0, end);

@@ -190,7 +190,7 @@ class ShardedSafetensorsWriter {
   /// The next bytes of tensor `name`; see SafetensorsWriter::write.
   void write(std::string_view name, std::span<const std::byte> data) {
     if (data.empty()) return;
-    if (writers_.back().complete() && writers_.size() < plan_.size()) open_next();
+    while (writers_.back().complete() && writers_.size() < plan_.size()) open_next();
     writers_.back().write(name, data);
   }
 

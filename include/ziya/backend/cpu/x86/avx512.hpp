@@ -5,92 +5,16 @@
 #include "ziya/config.hpp"
 
 #if ZIYA_X86
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
 #include "ziya/backend/cpu/kernels.hpp"
+#include "ziya/backend/cpu/x86/avx512_vector.hpp"
 #include "ziya/core/dtype.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 namespace avx512 {
-
-inline constexpr std::int64_t lanes = 16;
-// The unmasked forms of some intrinsics start from an undefined vector, which g++ 12 warns about in
-// every program; with a mask of all lanes the instruction is the same.
-inline constexpr __mmask16 all = 0xffff;
-
-ZIYA_TARGET_AVX512 inline __mmask16 mask(std::int64_t count) {
-  return static_cast<__mmask16>((1u << count) - 1u);
-}
-ZIYA_TARGET_AVX512 inline __m512 zero() { return _mm512_setzero_ps(); }
-ZIYA_TARGET_AVX512 inline __m512 set(float value) { return _mm512_set1_ps(value); }
-ZIYA_TARGET_AVX512 inline __m512 fma(__m512 a, __m512 b, __m512 c) {
-  return _mm512_fmadd_ps(a, b, c);
-}
-ZIYA_TARGET_AVX512 inline __m512 add(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
-ZIYA_TARGET_AVX512 inline __m512 subtract(__m512 a, __m512 b) { return _mm512_sub_ps(a, b); }
-ZIYA_TARGET_AVX512 inline __m512 multiply(__m512 a, __m512 b) { return _mm512_mul_ps(a, b); }
-ZIYA_TARGET_AVX512 inline __m512 divide(__m512 a, __m512 b) { return _mm512_div_ps(a, b); }
-ZIYA_TARGET_AVX512 inline __m512 min(__m512 a, __m512 b) { return _mm512_maskz_min_ps(all, a, b); }
-ZIYA_TARGET_AVX512 inline __m512 max(__m512 a, __m512 b) { return _mm512_maskz_max_ps(all, a, b); }
-ZIYA_TARGET_AVX512 inline __m512 round(__m512 v) { return _mm512_maskz_roundscale_ps(all, v, 8); }
-ZIYA_TARGET_AVX512 inline __m512 scale_by_power(__m512 v, __m512 n) {
-  return _mm512_maskz_scalef_ps(all, v, n);
-}
-ZIYA_TARGET_AVX512 inline __m512 zero_below(__m512 x, float limit, __m512 v) {
-  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, set(limit), _CMP_NLT_UQ), v);
-}
-ZIYA_TARGET_AVX512 inline __m512 first_lanes(__m512 v, std::int64_t count) {
-  return _mm512_maskz_mov_ps(mask(count), v);
-}
-/// The sums of lanes l, l + 4, l + 8, l + 12.
-ZIYA_TARGET_AVX512 inline __m128 fold(__m512 v) {
-  const __m512d pairs = _mm512_castps_pd(v);
-  const __m256 eight = _mm256_add_ps(_mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xf, pairs, 0)),
-                                     _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xf, pairs, 1)));
-  return _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-}
-ZIYA_TARGET_AVX512 inline float sum(__m512 v) {
-  const __m128 four = fold(v);
-  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-}
-/// y[n] = sum of the n-th, by the same additions.
-ZIYA_TARGET_AVX512 inline void store_sums(float* y, __m512 v0, __m512 v1, __m512 v2, __m512 v3) {
-  const __m128 a = fold(v0), b = fold(v1), c = fold(v2), d = fold(v3);
-  const __m128 ab = _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
-  const __m128 cd = _mm_add_ps(_mm_movelh_ps(c, d), _mm_movehl_ps(d, c));
-  _mm_storeu_ps(y, _mm_add_ps(_mm_shuffle_ps(ab, cd, _MM_SHUFFLE(2, 0, 2, 0)),
-                              _mm_shuffle_ps(ab, cd, _MM_SHUFFLE(3, 1, 3, 1))));
-}
-
-ZIYA_TARGET_AVX512 inline __m512 load(const float* p) { return _mm512_loadu_ps(p); }
-ZIYA_TARGET_AVX512 inline __m512 load(const float* p, std::int64_t count) {
-  return _mm512_maskz_loadu_ps(mask(count), p);
-}
-ZIYA_TARGET_AVX512 inline __m512 load(const Half* p) {
-  return _mm512_maskz_cvtph_ps(all, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-}
-ZIYA_TARGET_AVX512 inline __m512 load(const Half* p, std::int64_t count) {
-  return _mm512_maskz_cvtph_ps(all, _mm256_maskz_loadu_epi16(mask(count), p));
-}
-ZIYA_TARGET_AVX512 inline __m512 widen(__m256i bits) {
-  return _mm512_castsi512_ps(
-      _mm512_maskz_slli_epi32(all, _mm512_maskz_cvtepu16_epi32(all, bits), 16));
-}
-ZIYA_TARGET_AVX512 inline __m512 load(const BFloat16* p) {
-  return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-}
-ZIYA_TARGET_AVX512 inline __m512 load(const BFloat16* p, std::int64_t count) {
-  return widen(_mm256_maskz_loadu_epi16(mask(count), p));
-}
-ZIYA_TARGET_AVX512 inline void store(float* p, __m512 v) { _mm512_storeu_ps(p, v); }
-ZIYA_TARGET_AVX512 inline void store(float* p, __m512 v, std::int64_t count) {
-  _mm512_mask_storeu_ps(p, mask(count), v);
-}
 
 /// R rows of w × one row of x. The pragmas keep the sums in registers at -O2 too.
 template <int R, class W>

@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: Apache-2.0
+// Merging base and delta: PyTorch's numbers bit for bit, and every way in which it can go wrong.
+#include "ziya/convert/delta_merger.hpp"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <csignal>
+
+#include "support/errors.hpp"
+#include "support/fault.hpp"
+#include "support/temporary_directory.hpp"
+#include "ziya/io/json.hpp"
+
+using test::Fault;
+using test::faulty;
+using test::TemporaryDirectory;
+using ziya::Checkpoint;
+using ziya::DeltaMerger;
+using ziya::DType;
+using ziya::Half;
+
+namespace {
+
+const std::filesystem::path golden = ZIYA_TEST_DATA "/merge";
+
+std::vector<std::byte> bytes_of(const Checkpoint& checkpoint, const std::string& name) {
+  std::vector<std::byte> bytes(static_cast<std::size_t>(checkpoint.find(name)->bytes()));
+  checkpoint.read(name, bytes);
+  return bytes;
+}
+
+struct Stored {
+  std::string name;
+  ziya::Shape shape;
+  float value = 0;
+};
+
+/// A folder with f16 tensors of one value each, and a config.
+void write_model(const std::filesystem::path& folder, const std::vector<Stored>& tensors,
+                 const ziya::safetensors::Metadata& metadata = {}) {
+  std::filesystem::create_directories(folder);
+  std::vector<ziya::TensorSpec> specs;
+  for (const auto& tensor : tensors) specs.push_back({tensor.name, DType::f16, tensor.shape});
+  ziya::SafetensorsWriter writer(folder / "model.safetensors", specs, metadata);
+  for (const auto& tensor : tensors) {
+    const std::vector<Half> data(static_cast<std::size_t>(tensor.shape.elements()),
+                                 ziya::to_half(tensor.value));
+    writer.write(tensor.name, std::as_bytes(std::span(data)));
+  }
+  writer.commit();
+  ziya::write_text_file(folder / "config.json", R"({"model_type": "llama"})");
+}
+
+const std::string embed = "model.embed_tokens.weight", up = "model.layers.0.mlp.up_proj.weight",
+                  norm = "model.norm.weight", head = "lm_head.weight";
+
+/// A small base and its delta in one folder.
+struct Pair : TemporaryDirectory {
+  Pair() {
+    write_base({{embed, {4, 8}, 1}, {up, {16, 8}, 2}, {norm, {8}, 1.5f}, {head, {4, 8}, 3}});
+    write_delta(
+        {{embed, {6, 8}, 4}, {up, {16, 8}, 0.5f}, {norm, {8}, 0.25f / 2}, {head, {6, 8}, 5}});
+  }
+  void write_base(const std::vector<Stored>& tensors,
+                  const ziya::safetensors::Metadata& metadata = {}) const {
+    write_model(*this / "base", tensors, metadata);
+  }
+  void write_delta(const std::vector<Stored>& tensors) const {
+    write_model(*this / "delta", tensors);
+  }
+  ziya::MergeReport merge(ziya::MergeOptions options = {}) const {
+    return DeltaMerger(*this / "base", *this / "delta", *this / "target", std::move(options)).run();
+  }
+  [[nodiscard]] bool clean() const { return test::count_entries(path()) == 6; }
+};
+
+}  // namespace
+
+TEST_CASE("the merge is PyTorch's, bit for bit", "[delta_merger]") {
+  const TemporaryDirectory folder;
+  for (const std::int64_t limit : {std::int64_t{20'000}, std::int64_t{1} << 40}) {
+    ziya::MergeOptions options;
+    options.overwrite = true;
+    options.max_shard_bytes = limit;
+    options.hooks = faulty(Fault::none);
+    const auto report =
+        DeltaMerger(golden / "base", golden / "delta", folder / "target", options).run();
+    const auto merged = Checkpoint::open(folder / "target");
+    const auto expected = Checkpoint::open(golden / "expected.safetensors");
+    REQUIRE(report.tensors == 9);
+    REQUIRE(report.copied == 3);
+    REQUIRE(report.shards == static_cast<std::int64_t>(merged.files().size()));
+    REQUIRE((report.shards > 1) == (limit == 20'000));
+    REQUIRE(merged.tensors().size() == expected.tensors().size());
+    REQUIRE(merged.bytes() == report.bytes);
+    for (const auto& tensor : expected.tensors()) {
+      INFO(tensor.name);
+      REQUIRE(merged.find(tensor.name)->dtype == tensor.dtype);
+      REQUIRE(merged.find(tensor.name)->shape == tensor.shape);
+      const auto ours = bytes_of(merged, tensor.name), theirs = bytes_of(expected, tensor.name);
+      if (tensor.dtype != DType::f16) {
+        REQUIRE(ours == theirs);
+        continue;
+      }
+      for (std::size_t i = 0; i < ours.size(); i += 2) {  // which NaN it is, is not promised
+        std::uint16_t a = 0, b = 0;
+        std::memcpy(&a, ours.data() + i, 2);
+        std::memcpy(&b, theirs.data() + i, 2);
+        const bool nan = (a & 0x7fff) > 0x7c00 && (b & 0x7fff) > 0x7c00;
+        if (a != b && !nan) {
+          CAPTURE(i / 2, a, b);
+          REQUIRE(a == b);
+        }
+      }
+    }
+    REQUIRE(test::read_file(folder / "target/LICENSE") ==
+            test::read_file(golden / "delta/LICENSE"));
+    REQUIRE(std::filesystem::exists(folder / "target/added_tokens.json"));
+    REQUIRE(test::read_file(folder / "target/config.json") ==
+            test::read_file(golden / "delta/config.json"));
+    REQUIRE(!std::filesystem::exists(folder / "target/notes.tmp"));
+    REQUIRE(test::count_entries(folder.path()) ==
+            static_cast<std::size_t>(1 + 3 + report.shards + (report.shards > 1)));
+    REQUIRE(merged.metadata().at("ziya.base") == "base");
+    REQUIRE(merged.metadata().at("ziya.delta") == "delta");
+    REQUIRE(report.licence.size() == 3);
+    REQUIRE_THAT(report.notes.at(0), Catch::Contains("infinite or NaN"));
+  }
+}
+
+TEST_CASE("what the report says, and how far it is", "[delta_merger]") {
+  const Pair pair;
+  std::vector<ziya::ProgressEvent> events;
+  ziya::MergeOptions options;
+  options.progress = [&](const ziya::ProgressEvent& event) { events.push_back(event); };
+  const auto report = pair.merge(options);
+  REQUIRE(report.target == std::filesystem::canonical(pair / "target"));
+  REQUIRE(report.added == 2);
+  REQUIRE(report.bytes == 2 * (48 + 128 + 8 + 48));
+  REQUIRE(report.notes.empty());
+  REQUIRE(events.size() == 4);
+  REQUIRE(events.back().bytes == events.back().total);
+  REQUIRE(events.back().total == report.bytes);
+  REQUIRE(events.back().index == 3);
+  REQUIRE(events.back().count == 4);
+  const auto merged = Checkpoint::open(pair / "target");
+  Half value;
+  merged.read_elements(up, 127, 1, std::as_writable_bytes(std::span(&value, 1)));
+  REQUIRE(ziya::to_float(value) == 2.5f);
+}
+
+TEST_CASE("a tensor of several chunks is merged in one piece", "[delta_merger]") {
+  const Pair pair;
+  const ziya::Shape large{1100, 4096};  // 4.5 million elements, three chunks
+  pair.write_base({{embed, {4, 8}, 1}, {up, large, 2}, {norm, {8}, 1.5f}});
+  pair.write_delta({{embed, {6, 8}, 4}, {up, large, 0.5f}, {norm, {8}, 0}});
+  std::size_t events = 0;
+  ziya::MergeOptions options;
+  options.progress = [&](const ziya::ProgressEvent&) { ++events; };
+  pair.merge(options);
+  REQUIRE(events == 5);
+  const auto bytes = bytes_of(Checkpoint::open(pair / "target"), up);
+  std::vector<Half> values(bytes.size() / 2);
+  std::memcpy(static_cast<void*>(values.data()), bytes.data(), bytes.size());
+  REQUIRE(std::ranges::all_of(values, [](Half v) { return ziya::to_float(v) == 2.5f; }));
+}
+
+TEST_CASE("tensors that do not fit together are listed", "[delta_merger]") {
+  const Pair pair;
+  const Stored e{embed, {6, 8}, 4}, n{norm, {8}, 0}, h{head, {6, 8}, 5}, u{up, {16, 8}, 0.5f};
+  pair.write_delta({e, n, h});
+  REQUIRE_ERROR(pair.merge(), "ZIYA-603", up + " is missing from the delta");
+  pair.write_delta({e, n, h, u, {"model.layers.1.x", {2}, 0}});
+  REQUIRE_ERROR(pair.merge(), "ZIYA-603", "model.layers.1.x is missing from the base");
+  pair.write_delta({e, n, h, {up, {8, 16}, 0.5f}});
+  REQUIRE_ERROR(pair.merge(), "ZIYA-603", "is (16, 8) in the base and (8, 16) in the delta");
+  pair.write_delta({n, h, u});
+  REQUIRE_ERROR(pair.merge(), "ZIYA-603", "embed_tokens is missing from the delta");
+  std::vector<Stored> many{e, n, h, u};
+  for (int i = 0; i < 9; ++i) many.push_back({"x" + std::to_string(i), {1}, 0});
+  pair.write_delta(many);
+  REQUIRE_ERROR(pair.merge(), "ZIYA-603", "in 9 tensors; x0 is missing");
+  REQUIRE_ERROR(pair.merge(), "ZIYA-603", "…");
+  REQUIRE(pair.clean());
+}
+
+TEST_CASE("stored rotary frequencies and heads on one side only", "[delta_merger]") {
+  const Pair pair;
+  const std::string freq = "model.layers.0.self_attn.rotary_emb.inv_freq";
+  const Stored n{norm, {8}, 1}, u{up, {16, 8}, 2}, dn{norm, {8}, 0}, du{up, {16, 8}, 0.5f};
+  pair.write_base({{embed, {4, 8}, 1}, n, u, {freq, {4}, 7}, {head, {4, 8}, 1}});
+  pair.write_delta({{embed, {6, 8}, 4}, dn, du});
+  const auto report = pair.merge();
+  REQUIRE(Checkpoint::open(pair / "target").find(freq) == nullptr);  // the base's is dropped
+  REQUIRE(report.notes.size() == 1);
+  REQUIRE_THAT(report.notes[0], Catch::StartsWith(head));
+  pair.write_delta({{embed, {6, 8}, 4}, dn, du, {freq, {4}, 9}});
+  ziya::MergeOptions options;
+  options.overwrite = true;
+  pair.merge(options);
+  const auto merged = Checkpoint::open(pair / "target");
+  REQUIRE(bytes_of(merged, freq) == bytes_of(Checkpoint::open(pair / "delta"), freq));
+}
+
+TEST_CASE("models given as deltas and deltas given as models are recognised", "[delta_merger]") {
+  const Pair pair;
+  const Stored e{embed, {6, 8}, 4}, h{head, {6, 8}, 5}, u{up, {16, 8}, 0.5f};
+  pair.write_delta({e, h, u, {norm, {8}, 1.4f}});
+  REQUIRE_ERROR(pair.merge(), "ZIYA-604", "it is a model already");
+  pair.write_delta({e, h, u, {norm, {8}, 0.01f}});
+  pair.write_base({e, h, u, {norm, {8}, 0.01f}});
+  REQUIRE_ERROR(pair.merge(), "ZIYA-604", "is a delta (its norm");
+  pair.write_base({e, h, u, {norm, {8}, 1.5f}}, {{"ziya.merge", "yes"}});
+  REQUIRE_ERROR(pair.merge(), "ZIYA-605", "itself a merged model");
+  REQUIRE(pair.clean());
+}
+
+TEST_CASE("paths that would destroy something are refused", "[delta_merger]") {
+  const Pair pair;
+  const auto run = [&](const char* base, const char* delta, const char* target, bool overwrite) {
+    ziya::MergeOptions options;
+    options.overwrite = overwrite;
+    DeltaMerger(pair / base, pair / delta, pair / target, options).run();
+  };
+  REQUIRE_ERROR(run("base", "base", "target", true), "ZIYA-601", "base and delta");
+  REQUIRE_ERROR(run("base", "delta", "base", true), "ZIYA-601", "target and base");
+  REQUIRE_ERROR(run("base", "delta", "delta/.", true), "ZIYA-601", "target and delta");
+  REQUIRE_ERROR(run("base", "delta", "", true), "ZIYA-208", "no config.json");
+  run("base", "delta", "target", false);
+  REQUIRE_ERROR(run("base", "delta", "target", false), "ZIYA-208", "exists already");
+  run("base", "delta", "target", true);
+  REQUIRE_ERROR(run("absent", "delta", "x", true), "ZIYA-201", "absent");
+  std::filesystem::remove(pair / "delta/config.json");
+  REQUIRE_ERROR(run("base", "delta", "x", true), "ZIYA-602", "no config.json");
+  REQUIRE(!std::filesystem::exists(pair / "x"));
+}
+
+TEST_CASE("a failing disk at any byte leaves no target, or the old one", "[delta_merger]") {
+  const Pair pair;
+  const auto count = std::make_shared<test::FaultCount>();
+  ziya::MergeOptions options;
+  options.max_shard_bytes = 200;
+  options.hooks = faulty(Fault::short_write, 0, count);
+  pair.merge(options);
+  const auto old = test::read_file(pair / "target/model.safetensors.index.json");
+  const std::size_t entries = test::count_entries(pair.path());
+  const auto attempt = [&](Fault fault, std::int64_t bytes) {
+    ziya::MergeOptions broken = options;
+    broken.overwrite = true;
+    broken.hooks = faulty(fault, bytes);
+    pair.merge(broken);
+  };
+  for (std::int64_t bytes = 0; bytes < count->bytes; bytes += 37) {
+    REQUIRE_ERROR(attempt(Fault::disk_full, bytes), "ZIYA-206", "No space left");
+    REQUIRE_ERROR(attempt(Fault::io_error, bytes), "ZIYA-206", "writing failed");
+    REQUIRE(test::count_entries(pair.path()) == entries);
+    REQUIRE(test::read_file(pair / "target/model.safetensors.index.json") == old);
+  }
+  REQUIRE_ERROR(attempt(Fault::sync_fails, 0), "ZIYA-206", "brought to the disk");
+  attempt(Fault::interrupted, 0);
+  REQUIRE(test::count_entries(pair.path()) == entries);
+}
+
+TEST_CASE("inputs that end too early during a merge are an error", "[delta_merger]") {
+  const Pair pair;
+  ziya::MergeOptions options;
+  options.progress = [&](const ziya::ProgressEvent&) {
+    std::filesystem::resize_file(pair / "base/model.safetensors", 300);
+  };
+  // Chunks are read ahead: enough tensors that some are read after the first event.
+  std::vector<Stored> base{{embed, {4, 8}, 1}, {norm, {8}, 1}},
+      delta{{embed, {4, 8}, 1}, {norm, {8}, 0}};
+  for (int i = 0; i < 20; ++i) {
+    base.push_back({"model.layers." + std::to_string(i), {64}, 1});
+    delta.push_back({"model.layers." + std::to_string(i), {64}, 1});
+  }
+  pair.write_base(base);
+  pair.write_delta(delta);
+  REQUIRE_ERROR(pair.merge(options), "ZIYA-203", "base/model.safetensors");
+  REQUIRE(pair.clean());
+}
+
+TEST_CASE("cancelling and throwing callbacks leave nothing", "[delta_merger]") {
+  const Pair pair;
+  std::atomic<bool> cancel = false;
+  ziya::MergeOptions options;
+  options.cancel = &cancel;
+  options.progress = [&](const ziya::ProgressEvent& event) { cancel = event.index == 1; };
+  REQUIRE_ERROR(pair.merge(options), "ZIYA-606", "nothing was written");
+  REQUIRE(pair.clean());
+  options.progress = [&](const ziya::ProgressEvent&) { throw 42; };
+  cancel = false;
+  REQUIRE_THROWS_AS(pair.merge(options), int);
+  REQUIRE(pair.clean());
+}
+
+TEST_CASE("a merge that is killed at any point leaves nothing that looks like a model",
+          "[delta_merger]") {
+  const Pair pair;
+  const auto count = std::make_shared<test::FaultCount>();
+  {
+    ziya::MergeOptions options;
+    options.max_shard_bytes = 200;
+    options.hooks = faulty(Fault::none, 0, count);
+    pair.merge(options);
+    std::filesystem::remove_all(pair / "target");
+  }
+  for (const int signal : {SIGKILL, SIGTERM}) {
+    for (std::int64_t writes = 1; writes <= count->writes; ++writes) {
+      const pid_t child = ::fork();
+      if (child == 0) {
+        std::int64_t left = writes;
+        ziya::MergeOptions options;
+        options.max_shard_bytes = 200;
+        options.hooks.sync = [](int) { return 0; };
+        options.hooks.write = [&](int fd, const void* data, std::size_t bytes) {
+          if (--left == 0) ::raise(signal);
+          return ::write(fd, data, bytes);
+        };
+        pair.merge(options);
+        ::_exit(0);
+      }
+      int status = 0;
+      REQUIRE(::waitpid(child, &status, 0) == child);
+      REQUIRE(WIFSIGNALED(status));
+      REQUIRE(!std::filesystem::exists(pair / "target"));
+      for (const auto& item : std::filesystem::directory_iterator(pair.path())) {
+        const auto name = item.path().filename();
+        if (name == "base" || name == "delta") continue;
+        // What is left bears another name, and is no whole model under that name either.
+        REQUIRE_THAT(name.string(), Catch::StartsWith("target.partial-"));
+        REQUIRE(!std::filesystem::exists(item.path() / "config.json"));
+        std::filesystem::remove_all(item.path());
+      }
+    }
+  }
+}
+
+TEST_CASE("names are ordered as people count", "[delta_merger]") {
+  REQUIRE(ziya::natural_less("layers.2.a", "layers.10.a"));
+  REQUIRE(!ziya::natural_less("layers.10.a", "layers.2.a"));
+  REQUIRE(ziya::natural_less("layers.2.a", "layers.2.b"));
+  REQUIRE(ziya::natural_less("layers.2", "layers.2.b"));
+  REQUIRE(ziya::natural_less("a", "b"));
+  REQUIRE(!ziya::natural_less("a", "a"));
+  REQUIRE(!ziya::natural_less("a2", "a02"));
+  REQUIRE(ziya::natural_less("a99999999999999999999998", "a99999999999999999999999"));
+}

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A base, a delta and what the reference's rule makes of them, in PyTorch.
+
+The rule: both are loaded as fp16; target = base + delta in fp16, except that tensors whose name
+contains embed_tokens, lm_head.weight or rotary_emb.inv_freq are the delta's. The values cover all
+kinds of halves (zeros of both signs, subnormals, infinities, NaN) and fp32 and bf16 inputs next to
+every rounding boundary. Writes tests/data/merge/{base,delta}/ and expected.safetensors.
+Made with torch 2.15.0 and safetensors 0.8.0 (requirements.txt).
+"""
+import json
+import pathlib
+import shutil
+
+import torch
+from safetensors.torch import save_file
+
+OUT = pathlib.Path(__file__).resolve().parent.parent / "data" / "merge"
+EXCEPTIONS = ("embed_tokens", "lm_head.weight", "self_attn.rotary_emb.inv_freq")
+
+
+def any_half(count):
+    """Every seventh half is special, the others are random bits."""
+    bits = torch.randint(0, 65536, (count,), dtype=torch.int32)
+    special = torch.tensor([0x0000, 0x8000, 0x0001, 0x8001, 0x03FF, 0x0400, 0x8400, 0x7BFF, 0xFBFF,
+                            0x7C00, 0xFC00, 0x7E00, 0x3C00, 0xBC00], dtype=torch.int32)
+    pick = torch.arange(0, count, 7)
+    bits[pick] = special[torch.randint(0, len(special), (len(pick),))]
+    return bits.to(torch.uint16).view(torch.float16)
+
+
+def near_boundaries(count):
+    """fp32: halves, and the midpoints between neighbours, each moved by at most one ulp."""
+    half = any_half(count)
+    wide = half.float()
+    after = (half.view(torch.int16) + 1).view(torch.float16).float()
+    middle = torch.where(torch.arange(count) % 3 == 0, wide, wide + (after - wide) * 0.5)
+    step = torch.randint(-1, 2, (count,), dtype=torch.int32)
+    finite = torch.isfinite(middle) & (middle != 0)
+    return torch.where(finite, (middle.view(torch.int32) + step).view(torch.float32), middle)
+
+
+def main():
+    torch.manual_seed(1)
+    shutil.rmtree(OUT, ignore_errors=True)
+    (OUT / "base").mkdir(parents=True)
+    (OUT / "delta").mkdir()
+    layer = "model.layers.0."
+    base = {
+        "model.embed_tokens.weight": torch.randn(6, 16).half(),
+        layer + "self_attn.q_proj.weight": any_half(12000).reshape(60, 200),
+        layer + "self_attn.k_proj.weight": near_boundaries(4000).reshape(40, 100),
+        layer + "self_attn.v_proj.weight": near_boundaries(2000).bfloat16(),
+        layer + "self_attn.o_proj.weight": near_boundaries(2000).double(),
+        layer + "mlp.down_proj.weight": any_half(4000).reshape(40, 100).t(),
+        layer + "self_attn.rotary_emb.inv_freq": torch.rand(8),
+        "model.norm.weight": torch.rand(16).half() + 1,
+        "lm_head.weight": torch.randn(6, 16).half(),
+    }
+    delta = {
+        "model.embed_tokens.weight": near_boundaries(8 * 16).bfloat16().reshape(8, 16),
+        layer + "self_attn.q_proj.weight": any_half(12000).reshape(60, 200),
+        layer + "self_attn.k_proj.weight": near_boundaries(4000).reshape(40, 100),
+        layer + "self_attn.v_proj.weight": near_boundaries(2000),
+        layer + "self_attn.o_proj.weight": near_boundaries(2000).bfloat16(),
+        layer + "mlp.down_proj.weight": any_half(4000).reshape(100, 40),
+        layer + "self_attn.rotary_emb.inv_freq": torch.rand(8),
+        "model.norm.weight": torch.rand(16).half() * 0.01,
+        "lm_head.weight": near_boundaries(8 * 16).reshape(8, 16),
+    }
+    expected = {}
+    for name, value in delta.items():
+        if name.endswith("inv_freq"):
+            expected[name] = value
+        elif any(part in name for part in EXCEPTIONS):
+            expected[name] = value.half()
+        else:
+            expected[name] = base[name].half() + value.half()
+    names = list(base)
+    shards = [{n: base[n] for n in names[:4]}, {n: base[n] for n in names[4:]}]
+    index = {"metadata": {}, "weight_map": {}}
+    for i, shard in enumerate(shards, 1):
+        file = f"pytorch_model-{i:05}-of-00002.bin"
+        torch.save(shard, OUT / "base" / file)
+        index["weight_map"].update({n: file for n in shard})
+    (OUT / "base" / "pytorch_model.bin.index.json").write_text(json.dumps(index, indent=1))
+    save_file({n: t.contiguous() for n, t in delta.items()}, OUT / "delta" / "model.safetensors")
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 8}
+    (OUT / "delta" / "config.json").write_text(json.dumps(config))
+    (OUT / "delta" / "added_tokens.json").write_text('{"<bot>": 7, "<human>": 6}')
+    (OUT / "delta" / "LICENSE").write_text("A text that travels with the weights.\n")
+    (OUT / "delta" / "notes.tmp").write_text("A file that does not.\n")
+    save_file({n: t.contiguous() for n, t in expected.items()}, OUT / "expected.safetensors")
+
+
+if __name__ == "__main__":
+    main()
