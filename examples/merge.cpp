@@ -13,11 +13,11 @@ int main(int count, char** arguments) try {
   ziya::MergeOptions options;
   options.overwrite = true;
   options.max_shard_bytes = 5'000'000;
-  std::int64_t last = -1;
-  options.progress = [&last](const ziya::ProgressEvent& event) {
-    if (event.index != last)
-      std::cout << event.index + 1 << "/" << event.count << " " << event.tensor << "\n";
-    last = event.index;
+  std::int64_t quarters = 0;
+  options.progress = [&quarters](const ziya::ProgressEvent& event) {
+    for (; 4 * event.bytes >= (quarters + 1) * event.total; ++quarters) {
+      std::cout << 25 * (quarters + 1) << " %" << std::endl;
+    }
   };
   const ziya::MergeReport report =
       ziya::DeltaMerger(arguments[1], arguments[2], arguments[3], options).run();

@@ -61,7 +61,18 @@ std::string both_spellings(const std::string& names) {
 template <class T>
 CLI::Option* option(CLI::App& command, const std::string& names, T& value,
                     const std::string& description, const std::string& type) {
-  return command.add_option(both_spellings(names), value, description)->type_name(type);
+  return command.add_option(both_spellings(names), value, description)
+      ->type_name(type)
+      ->take_last();
+}
+
+/// The same for an option that may be repeated; each use takes one word.
+template <class T>
+CLI::Option* repeated(CLI::App& command, const std::string& names, T& values,
+                      const std::string& description, const std::string& type) {
+  return command.add_option(both_spellings(names), values, description)
+      ->type_name(type)
+      ->allow_extra_args(false);
 }
 
 CLI::Option* flag(CLI::App& command, const std::string& names, bool& value,
@@ -144,12 +155,10 @@ void sampling_options(CLI::App& command, SamplingOptions& options) {
   option(command, "--seed", options.seed,
          "the same seed draws the same text (default: another each time)", "N")
       ->group(group);
-  option(command, "--stop", options.stop, "stop before this text; may be repeated", "TEXT")
-      ->allow_extra_args(false)
+  repeated(command, "--stop", options.stop, "stop before this text; may be repeated", "TEXT")
       ->group(group);
-  option(command, "--eos-token-id", options.eos_token_ids,
-         "end of an answer; may be repeated (default: the model's)", "ID")
-      ->allow_extra_args(false)
+  repeated(command, "--eos-token-id", options.eos_token_ids,
+           "end of an answer; may be repeated (default: the model's)", "ID")
       ->delimiter(',')
       ->group(group);
   option(command, "--bos-token-id", options.bos_token_id,
@@ -213,8 +222,7 @@ CLI::App* add_tokenize(CLI::App& app, TokenizeOptions& options, bool& no_bos) {
   flag(*command, "--no-bos", no_bos, "do not begin with <s>");
   flag(*command, "--add-eos", options.add_eos, "end with </s>");
   flag(*command, "--json", options.json, "print one JSON object: ids, pieces");
-  option(*command, "--decode", options.decode, "print {\"text\": …} of these ids", "1,2,3")
-      ->allow_extra_args(false)
+  repeated(*command, "--decode", options.decode, "print {\"text\": …} of these ids", "1,2,3")
       ->delimiter(',')
       ->excludes(text);
   command->footer(

@@ -27,12 +27,13 @@ inline std::size_t edit_distance(std::string_view a, std::string_view b) {
   return row.back();
 }
 
-/// Empty when nothing in `words` is near enough to be meant.
+/// Empty when nothing in `words` is near enough to be meant. A word that was cut short is near.
 inline std::string nearest(std::string_view word, const std::vector<std::string>& words) {
   std::string best;
   std::size_t best_distance = std::max<std::size_t>(2, word.size() / 2);
   for (const std::string& candidate : words) {
-    const std::size_t distance = edit_distance(word, candidate);
+    const bool cut_short = word.size() >= 4 && candidate.starts_with(word);
+    const std::size_t distance = cut_short ? 1 : edit_distance(word, candidate);
     if (distance < best_distance || (distance == best_distance && best.empty())) {
       best = candidate;
       best_distance = distance;
