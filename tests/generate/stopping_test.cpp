@@ -35,6 +35,7 @@ TEST_CASE("the text ends before the first stop string, however the pieces are cu
       {{"two", "one"}, "zero one two", "zero ", true},
       {{"b", "abc"}, "xabc", "xa", true},
       {{"abcd", "bc"}, "xabce", "xa", true},
+      {{"c", "abc", "bc"}, "xabc", "x", true},
       {{"。"}, "空山不见人。但闻", "空山不见人", true},
       {{"\n<human>"}, "answer\n<bot>\n<human>:", "answer\n<bot>", true},
       {{"x"}, "", "", false},

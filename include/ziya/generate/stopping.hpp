@@ -54,22 +54,23 @@ class StopStrings {
     }
   }
 
+  /// Of several stop strings the one that is complete first ends the text; of those that end
+  /// together, the longest.
   /// @returns the text that is certainly before any stop string; nothing once one was found
   std::string push(std::string_view text) {
     if (found_) return {};
     held_ += text;
-    std::size_t begin = std::string::npos, complete = std::string::npos;
+    std::size_t begin = held_.size() - possible_beginning(), end = std::string::npos;
     for (const std::string& stop : strings_) {
       const std::size_t at = held_.find(stop);
-      if (at == std::string::npos) continue;
-      const std::size_t after = at + stop.size();
-      if (after < complete || (after == complete && at < begin)) begin = at, complete = after;
+      if (at == std::string::npos || std::pair(at + stop.size(), at) > std::pair(end, begin)) {
+        continue;
+      }
+      begin = at, end = at + stop.size();
     }
-    found_ = begin != std::string::npos;
-    std::size_t end = begin;
-    if (!found_) end = held_.size() - possible_beginning();
-    std::string ready = held_.substr(0, end);
-    held_.erase(0, end);
+    found_ = end != std::string::npos;
+    std::string ready = held_.substr(0, begin);
+    held_.erase(0, begin);
     return ready;
   }
   [[nodiscard]] bool found() const { return found_; }
