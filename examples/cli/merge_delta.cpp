@@ -65,7 +65,7 @@ int run(const MergeOptions& options) {
       ziya::DeltaMerger(ziya::path_from_utf8(options.base), ziya::path_from_utf8(options.delta),
                         ziya::path_from_utf8(options.target), merge)
           .run();
-  bar.clear();
+  bar.finish();
   for (const std::string& line : report.notes) note("note: " + printable(line));
   char seconds[32];
   std::snprintf(seconds, sizeof seconds, "%.1f s", report.seconds);

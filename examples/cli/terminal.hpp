@@ -81,6 +81,11 @@ class ProgressBar {
               << std::flush;
     visible_ = true;
   }
+  /// Leaves the full bar on the screen.
+  void finish() {
+    if (visible_) std::cerr << '\n' << std::flush;
+    visible_ = false;
+  }
   /// Takes the bar off the screen, so that other text may follow.
   void clear() {
     if (visible_) std::cerr << "\r\033[K" << std::flush;

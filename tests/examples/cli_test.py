@@ -572,6 +572,21 @@ class Merge(Case):
         self.assertEqual(run.out, "Paris.\n")
         self.bad(*self.merge("--overwrite", "--max-shard-size", "many"), status=2, has="4GB")
 
+    def test_progress_is_a_bar_on_a_terminal_only(self):
+        self.assertNotIn("\r", self.good(*self.merge()).err)
+        process, terminal = pty.fork()
+        if process == 0:
+            os.execv(PROGRAM, [PROGRAM, *map(str, self.merge("--overwrite"))])
+        seen = b""
+        try:
+            while part := os.read(terminal, 4096):
+                seen += part
+        except OSError:  # the program has closed the terminal
+            pass
+        self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), 0)
+        os.close(terminal)
+        self.assertIn(b"merging [" + b"#" * 30 + b"] 100 %", seen)
+
     def test_the_reference_s_spellings(self):
         self.good("merge-delta", "--base-model-path", BASE, "--target-model-path",
                   self.folder / "target", "--delta-path", DELTA, "--low-cpu-mem")
