@@ -10,7 +10,7 @@ ctest --test-dir build/clang --output-on-failure --no-tests=error -j2
 
 # All unit tests under the address and undefined-behaviour sanitizers.
 cmake --build --preset asan
-ctest --test-dir build/asan -L unit --output-on-failure --no-tests=error -j2
+ctest --test-dir build/asan -L 'unit|sanitize' --output-on-failure --no-tests=error -j2
 
 # Fuzzing, a minute for each parser.
 cmake --preset fuzz >/dev/null

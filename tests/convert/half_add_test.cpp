@@ -27,6 +27,7 @@ Half rounded(double value) {
   const auto sign = static_cast<std::uint16_t>(std::signbit(value) ? 0x8000 : 0);
   if (std::isnan(value)) return {0x7e00};
   const double magnitude = std::abs(value);
+  if (magnitude == 0) return {sign};
   if (magnitude >= 65520) return {static_cast<std::uint16_t>(sign | 0x7c00)};
   int exponent = 0;
   std::frexp(magnitude, &exponent);
