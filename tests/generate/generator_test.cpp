@@ -311,7 +311,7 @@ TEST_CASE("a cache that has to grow gives the same answers") {
   fixture::write_tiny(folder.path(), tiny().tensors(), {{"max_position_embeddings", 20000}});
   const auto model = CpuModel::load(folder.path());
   Generator generator(context(), model, tiny().tokenizer(), {.page_tokens = 4});
-  for (const std::int64_t count : {1, 40, 6000, 15000, 2}) {
+  for (const std::int64_t count : {1, 3, 6000, 15000, 2}) {
     const auto result =
         generator.generate(prompt_of(poem(4)), {.max_new_tokens = count, .do_sample = false});
     CHECK(answer_of(poem(4)).starts_with(result.text));
