@@ -74,7 +74,7 @@ class DeltaMerger {
 
   /// Checks everything that can be checked, then writes. Whatever goes wrong, nothing is under the
   /// target's name that was not there before.
-  /// @throws FormatError ZIYA-602 … 605 and what opening says; ArgumentError ZIYA-601;
+  /// @throws FormatError ZIYA-602 … 605 and what opening says; ArgumentError ZIYA-601, 208;
   /// IoError ZIYA-206 … 209; Error ZIYA-606 when cancelled
   MergeReport run() const {
     const auto begin = std::chrono::steady_clock::now();

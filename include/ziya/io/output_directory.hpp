@@ -24,17 +24,17 @@ class OutputDirectory {
  public:
   /// @param overwrite allows a target that exists and is not empty. Even then only a folder
   /// that holds a config.json is replaced, never another one given by mistake.
-  /// @throws IoError ZIYA-208 when the target exists, ZIYA-207 when nothing can be created there
+  /// @throws ArgumentError ZIYA-208 when the target exists, IoError ZIYA-207 when nothing can be
+  /// created there
   explicit OutputDirectory(const std::filesystem::path& target, bool overwrite = false) {
     std::error_code error;
     target_ = std::filesystem::weakly_canonical(expand_home(target), error);
     if (error || target_.empty()) refuse("ZIYA-207", target, "is no name for a folder");
     if (!target_.has_filename()) target_ = target_.parent_path();  // "folder/"
     if (std::filesystem::exists(target_, error) && !std::filesystem::is_empty(target_, error)) {
-      if (!overwrite) refuse("ZIYA-208", target, "exists already; choose another, or overwrite it");
+      if (!overwrite) refuse_target(target, "exists already; choose another, or overwrite it");
       if (!std::filesystem::is_regular_file(target_ / "config.json", error)) {
-        refuse("ZIYA-208", target,
-               "is not overwritten: it holds no config.json, so it is no model");
+        refuse_target(target, "is not overwritten: it holds no config.json, so it is no model");
       }
       replaces_ = true;
     }
@@ -97,6 +97,11 @@ class OutputDirectory {
   [[noreturn]] static void refuse(const char* id, const std::filesystem::path& path,
                                   const std::string& why) {
     throw IoError(id, utf8_from_path(path) + ": " + why);
+  }
+
+  [[noreturn]] static void refuse_target(const std::filesystem::path& path,
+                                         const std::string& why) {
+    throw ArgumentError("ZIYA-208", utf8_from_path(path) + ": " + why);
   }
 
   std::filesystem::path target_, partial_;
