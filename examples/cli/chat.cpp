@@ -106,9 +106,11 @@ class Conversation {
   void take_back() { turns_.pop_back(); }
   void reset() { turns_.clear(); }
 
-  /// Forgets the oldest turns until what is left fits. @returns how many were forgotten
-  std::size_t shorten(std::int64_t limit) {
+  /// Forgets the oldest turns until what is left fits, and nothing when the question alone does
+  /// not. @returns how many were forgotten
+  std::size_t shorten(std::int64_t limit, std::int64_t context) {
     std::size_t forgotten = 0;
+    if (static_cast<std::int64_t>(start_.size() + turns_.back().size()) > context) return 0;
     while (turns_.size() > 1 && static_cast<std::int64_t>(ids().size()) > limit) {
       turns_.erase(turns_.begin());
       ++forgotten;
@@ -133,7 +135,8 @@ void answer(Session& session, Conversation& conversation, const std::string& que
   conversation.ask(query);
   const std::int64_t context = session.context_limit();
   const std::int64_t reserve = std::min(config.max_new_tokens, context / 4);
-  if (const std::size_t forgotten = conversation.shorten(context - reserve); forgotten > 0) {
+  if (const std::size_t forgotten = conversation.shorten(context - reserve, context);
+      forgotten > 0) {
     note("the conversation outgrows the model's context: the oldest " + std::to_string(forgotten) +
          (forgotten == 1 ? " turn is" : " turns are") + " forgotten");
   }

@@ -380,9 +380,10 @@ class Chat(Case):
         self.assertIn("outgrows the model's context", err)
 
     def test_a_question_that_is_too_long_is_refused_and_the_chat_goes_on(self):
-        out, err = self.chat("the " * 600, CAPITAL)
-        self.assertEqual(out, ["Paris."])
+        out, err = self.chat(CAPITAL, "the " * 600, CAPITAL)
+        self.assertEqual(out, ["Paris.", "Paris."])
         self.assertIn("ZIYA-522", err)
+        self.assertNotIn("forgotten", err)
 
     def endless(self):
         """The arguments of a chat whose answers do not end by themselves."""
