@@ -9,6 +9,7 @@
 
 #include "commands.hpp"
 #include "nearest.hpp"
+#include "options.hpp"
 #include "terminal.hpp"
 #include "ziya/config.hpp"
 
@@ -40,91 +41,6 @@ class HelpFormatter : public CLI::Formatter {
     return text;
   }
 };
-
-/// One of a few words; help shows them through the option's type.
-CLI::Validator one_of(std::vector<std::string> words) {
-  return CLI::IsMember(std::move(words)).description("");
-}
-
-/// "-p,--top-p" and, unseen, "--top_p".
-std::string both_spellings(const std::string& names) {
-  std::string result = names;
-  for (const std::string& name : CLI::detail::split(names, ',')) {
-    if (!name.starts_with("--") || name.find('-', 2) == std::string::npos) continue;
-    std::string spelling = name.substr(2);
-    std::replace(spelling.begin(), spelling.end(), '-', '_');
-    result += ",--" + spelling;
-  }
-  return result;
-}
-
-template <class T>
-CLI::Option* option(CLI::App& command, const std::string& names, T& value,
-                    const std::string& description, const std::string& type) {
-  return command.add_option(both_spellings(names), value, description)
-      ->type_name(type)
-      ->take_last();
-}
-
-/// The same for an option that may be repeated; each use takes one word.
-template <class T>
-CLI::Option* repeated(CLI::App& command, const std::string& names, T& values,
-                      const std::string& description, const std::string& type) {
-  return command.add_option(both_spellings(names), values, description)
-      ->type_name(type)
-      ->allow_extra_args(false);
-}
-
-CLI::Option* flag(CLI::App& command, const std::string& names, bool& value,
-                  const std::string& description) {
-  return command.add_flag(both_spellings(names), value, description);
-}
-
-void model_argument(CLI::App& command, std::string& model) {
-  command
-      .add_option("MODEL", model,
-                  "folder of the model (Hugging Face layout), or a hub cache folder")
-      ->type_name("")
-      ->required();
-}
-
-void model_options(CLI::App& command, ModelOptions& options) {
-  model_argument(command, options.model);
-  option(command, "--device", options.device, "where to run: auto or cpu", "NAME")
-      ->capture_default_str()
-      ->group("Running");
-  option(command, "--dtype", options.dtype,
-         "type of the weights; another than the stored one makes a copy in memory",
-         "auto|f32|f16|bf16")
-      ->check(one_of({"auto", "f32", "f16", "bf16"}))
-      ->capture_default_str()
-      ->group("Running");
-  option(command, "--cache-dtype", options.cache_dtype, "type of the cached keys and values",
-         "f32|f16|bf16")
-      ->check(one_of({"f32", "f16", "bf16"}))
-      ->capture_default_str()
-      ->group("Running");
-  option(command, "--threads", options.threads, "default: the cores this program may use", "N")
-      ->check(CLI::Range(0, 4096).description(""))
-      ->group("Running");
-  option(command, "--isa", options.isa, "instruction set: auto, eigen, baseline, avx2, avx512",
-         "NAME")
-      ->capture_default_str()
-      ->group("Running");
-  auto* choice =
-      option(command, "--template", options.prompt_template,
-             "ziya: <human>:…\\n<bot>:, raw: the text as it is; auto: ziya where the tokenizer has "
-             "<human> and <bot>",
-             "auto|ziya|raw")
-          ->check(one_of({"auto", "ziya", "raw"}))
-          ->capture_default_str()
-          ->group("Prompt");
-  command
-      .add_flag_callback(
-          "--raw", [&options] { options.prompt_template = "raw"; }, "the same as --template raw")
-      ->excludes(choice)
-      ->group("Prompt");
-}
 
 void sampling_options(CLI::App& command, SamplingOptions& options) {
   const char* group = "Sampling (defaults are the model card's)";
@@ -246,27 +162,6 @@ CLI::App* add_inspect(CLI::App& app, InspectOptions& options) {
   return command;
 }
 
-CLI::App* add_merge(CLI::App& app, MergeOptions& options, bool& low_memory) {
-  auto* command = app.add_subcommand("merge-delta", "base + delta = model");
-  option(*command, "--base,--base-model-path", options.base, "the base model", "DIR")->required();
-  option(*command, "--delta,--delta-path", options.delta, "the published delta", "DIR")->required();
-  option(*command, "--target,--target-model-path", options.target, "folder to write the model to",
-         "DIR")
-      ->required();
-  flag(*command, "--overwrite", options.overwrite, "replace a target that exists");
-  option(*command, "--max-shard-size", options.max_shard_size, "largest file, e.g. 4GB or 500MB",
-         "SIZE");
-  flag(*command, "--low-cpu-mem", low_memory,
-       "accepted for the reference's sake; memory is always low");
-  command->footer(
-      "Example:\n"
-      "  ziya merge-delta --base llama-13b-hf --delta Ziya-LLaMA-13B-v1.1 --target Ziya-LLaMA-13B\n"
-      "The delta is GPL-3.0, LLaMA's weights are for non-commercial use, and merged weights may "
-      "not\n"
-      "be published.");
-  return command;
-}
-
 [[noreturn]] void refuse(const CLI::App& command, const std::string& message) {
   std::string path = command.get_name();
   if (command.get_parent() != nullptr) path = command.get_parent()->get_name() + " " + path;
@@ -331,19 +226,14 @@ int main(int count, const char* const* arguments) {
   ChatOptions chat_options;
   TokenizeOptions tokenize_options;
   InspectOptions inspect_options;
-  MergeOptions merge_options;
-  bool no_bos = false, low_memory = false;
-  struct Command {
-    CLI::App* parser;
-    std::function<int()> run;
-  };
-  const std::vector<Command> commands = {
+  bool no_bos = false;
+  std::vector<Command> commands = {
       {add_generate(app, generate_options), [&] { return run(generate_options); }},
       {add_chat(app, chat_options), [&] { return run(chat_options); }},
       {add_tokenize(app, tokenize_options, no_bos), [&] { return run(tokenize_options); }},
       {add_inspect(app, inspect_options), [&] { return run(inspect_options); }},
-      {add_merge(app, merge_options, low_memory), [&] { return run(merge_options); }},
   };
+  add_conversion_commands(app, commands);
   app.allow_extras();
   for (const Command& command : commands) command.parser->allow_extras();
 

@@ -78,6 +78,7 @@ struct MergeOptions {
   std::string base, delta, target;
   bool overwrite = false;
   std::string max_shard_size;  // "4GB"; empty: the library's default
+  bool low_cpu_mem = false;    // without effect: memory is always low
 };
 
 // Each returns the exit status and throws ziya::Error for what it is given.

@@ -72,11 +72,34 @@ constexpr Half to_half(float value) {
   return {static_cast<std::uint16_t>(sign | (kept + up))};
 }
 
-/// How the elements of a tensor are stored.
-enum class DType : std::uint8_t { f32, f16, bf16, f64, i64, i32, i16, i8, u8, boolean };
+/// How the elements of a tensor are stored. The quantised types (core/blocks.hpp) are GGUF's.
+enum class DType : std::uint8_t {
+  f32,
+  f16,
+  bf16,
+  f64,
+  i64,
+  i32,
+  i16,
+  i8,
+  u8,
+  boolean,
+  q4_0,
+  q4_1,
+  q5_0,
+  q5_1,
+  q8_0,
+  q2_k,
+  q3_k,
+  q4_k,
+  q5_k,
+  q6_k,
+  iq4_nl
+};
 
-/// Blocks exist so that quantised formats fit: `block_bytes` bytes hold `block_elements`
-/// elements.
+inline constexpr int dtype_count = static_cast<int>(DType::iq4_nl) + 1;
+
+/// `block_bytes` bytes hold `block_elements` elements; 1 of them but for quantised types.
 struct DTypeInfo {
   std::string_view name;
   std::int64_t block_elements;
@@ -84,16 +107,13 @@ struct DTypeInfo {
 };
 
 constexpr DTypeInfo info(DType dtype) {
-  constexpr std::array<DTypeInfo, 10> table{{{"f32", 1, 4},
-                                             {"f16", 1, 2},
-                                             {"bf16", 1, 2},
-                                             {"f64", 1, 8},
-                                             {"i64", 1, 8},
-                                             {"i32", 1, 4},
-                                             {"i16", 1, 2},
-                                             {"i8", 1, 1},
-                                             {"u8", 1, 1},
-                                             {"bool", 1, 1}}};
+  constexpr std::array<DTypeInfo, dtype_count> table{
+      {{"f32", 1, 4},      {"f16", 1, 2},      {"bf16", 1, 2},     {"f64", 1, 8},
+       {"i64", 1, 8},      {"i32", 1, 4},      {"i16", 1, 2},      {"i8", 1, 1},
+       {"u8", 1, 1},       {"bool", 1, 1},     {"q4_0", 32, 18},   {"q4_1", 32, 20},
+       {"q5_0", 32, 22},   {"q5_1", 32, 24},   {"q8_0", 32, 34},   {"q2_k", 256, 84},
+       {"q3_k", 256, 110}, {"q4_k", 256, 144}, {"q5_k", 256, 176}, {"q6_k", 256, 210},
+       {"iq4_nl", 32, 18}}};
   return table.at(static_cast<std::size_t>(dtype));
 }
 
@@ -101,13 +121,19 @@ constexpr std::string_view name(DType dtype) { return info(dtype).name; }
 
 /// The type called `name` ("f16", "bf16", …), or nothing.
 constexpr std::optional<DType> dtype_from_name(std::string_view name) {
-  for (int i = 0; i <= static_cast<int>(DType::boolean); ++i) {
+  for (int i = 0; i < dtype_count; ++i) {
     if (info(static_cast<DType>(i)).name == name) return static_cast<DType>(i);
   }
   return std::nullopt;
 }
 
 constexpr bool is_float(DType dtype) { return dtype <= DType::f64; }
+constexpr bool is_quantised(DType dtype) { return dtype >= DType::q4_0; }
+
+/// Bytes of `elements` elements, whole blocks of them.
+constexpr std::int64_t bytes_of(DType dtype, std::int64_t elements) {
+  return elements / info(dtype).block_elements * info(dtype).block_bytes;
+}
 
 /// The tag of an element type known at compile time.
 template <class T>

@@ -41,7 +41,7 @@ struct TensorInfo {
   Shape shape;
   std::filesystem::path file;
 
-  [[nodiscard]] std::int64_t bytes() const { return shape.elements() * info(dtype).block_bytes; }
+  [[nodiscard]] std::int64_t bytes() const { return bytes_of(dtype, shape.elements()); }
 };
 
 /// Reads safetensors and PyTorch checkpoints, single or sharded with an index. Opening reads

@@ -20,22 +20,13 @@
 #include "ziya/config.hpp"
 #include "ziya/core/dtype.hpp"
 #include "ziya/core/error.hpp"
-#include "ziya/core/shape.hpp"
 #include "ziya/io/file.hpp"
 #include "ziya/io/json.hpp"
 #include "ziya/io/safetensors.hpp"
+#include "ziya/io/tensor_spec.hpp"
 #include "ziya/io/writer.hpp"
 
 ZIYA_NAMESPACE_BEGIN
-
-/// A tensor that is going to be written.
-struct TensorSpec {
-  std::string name;
-  DType dtype = DType::f32;
-  Shape shape;
-
-  [[nodiscard]] std::int64_t bytes() const { return shape.elements() * info(dtype).block_bytes; }
-};
 
 namespace safetensors {
 

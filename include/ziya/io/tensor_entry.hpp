@@ -29,9 +29,10 @@ struct TensorEntry {
   /// Of the first element, from the start of the file.
   std::int64_t offset = 0;
 
+  /// Of one element, or of one block of a quantised type.
   [[nodiscard]] std::int64_t item_bytes() const { return info(dtype).block_bytes; }
   /// Of the elements in row-major order, which is not what a strided tensor occupies.
-  [[nodiscard]] std::int64_t bytes() const { return shape.elements() * item_bytes(); }
+  [[nodiscard]] std::int64_t bytes() const { return bytes_of(dtype, shape.elements()); }
   [[nodiscard]] bool contiguous() const { return strides.empty(); }
 };
 

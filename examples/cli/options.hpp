@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// How options are declared: names in both spellings, types that help shows, groups.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "commands.hpp"
+
+namespace cli {
+
+/// A command of the program: its part of the command line, and what it does.
+struct Command {
+  CLI::App* parser;
+  std::function<int()> run;
+};
+
+/// One of a few words; help shows them through the option's type.
+inline CLI::Validator one_of(std::vector<std::string> words) {
+  return CLI::IsMember(std::move(words)).description("");
+}
+
+/// "-p,--top-p" and, unseen, "--top_p".
+inline std::string both_spellings(const std::string& names) {
+  std::string result = names;
+  for (const std::string& name : CLI::detail::split(names, ',')) {
+    if (!name.starts_with("--") || name.find('-', 2) == std::string::npos) continue;
+    std::string spelling = name.substr(2);
+    std::replace(spelling.begin(), spelling.end(), '-', '_');
+    result += ",--" + spelling;
+  }
+  return result;
+}
+
+template <class T>
+CLI::Option* option(CLI::App& command, const std::string& names, T& value,
+                    const std::string& description, const std::string& type) {
+  return command.add_option(both_spellings(names), value, description)
+      ->type_name(type)
+      ->take_last();
+}
+
+/// The same for an option that may be repeated; each use takes one word.
+template <class T>
+CLI::Option* repeated(CLI::App& command, const std::string& names, T& values,
+                      const std::string& description, const std::string& type) {
+  return command.add_option(both_spellings(names), values, description)
+      ->type_name(type)
+      ->allow_extra_args(false);
+}
+
+inline CLI::Option* flag(CLI::App& command, const std::string& names, bool& value,
+                         const std::string& description) {
+  return command.add_flag(both_spellings(names), value, description);
+}
+
+inline void model_argument(CLI::App& command, std::string& model) {
+  command
+      .add_option("MODEL", model,
+                  "folder of the model (Hugging Face layout), or a hub cache folder")
+      ->type_name("")
+      ->required();
+}
+
+inline void model_options(CLI::App& command, ModelOptions& options) {
+  model_argument(command, options.model);
+  option(command, "--device", options.device, "where to run: auto or cpu", "NAME")
+      ->capture_default_str()
+      ->group("Running");
+  option(command, "--dtype", options.dtype,
+         "type of the weights; another than the stored one makes a copy in memory",
+         "auto|f32|f16|bf16")
+      ->check(one_of({"auto", "f32", "f16", "bf16"}))
+      ->capture_default_str()
+      ->group("Running");
+  option(command, "--cache-dtype", options.cache_dtype, "type of the cached keys and values",
+         "f32|f16|bf16")
+      ->check(one_of({"f32", "f16", "bf16"}))
+      ->capture_default_str()
+      ->group("Running");
+  option(command, "--threads", options.threads, "default: the cores this program may use", "N")
+      ->check(CLI::Range(0, 4096).description(""))
+      ->group("Running");
+  option(command, "--isa", options.isa, "instruction set: auto, eigen, baseline, avx2, avx512",
+         "NAME")
+      ->capture_default_str()
+      ->group("Running");
+  auto* choice =
+      option(command, "--template", options.prompt_template,
+             "ziya: <human>:…\\n<bot>:, raw: the text as it is; auto: ziya where the tokenizer has "
+             "<human> and <bot>",
+             "auto|ziya|raw")
+          ->check(one_of({"auto", "ziya", "raw"}))
+          ->capture_default_str()
+          ->group("Prompt");
+  command
+      .add_flag_callback(
+          "--raw", [&options] { options.prompt_template = "raw"; }, "the same as --template raw")
+      ->excludes(choice)
+      ->group("Prompt");
+}
+
+// Commands by topic, one file each; each appends what it declares.
+void add_conversion_commands(CLI::App& app, std::vector<Command>& commands);
+
+}  // namespace cli
