@@ -46,9 +46,14 @@ TEST_CASE("work is spread over all threads, the calling one among them", "[threa
   ThreadPool pool(3);
   std::mutex mutex;
   std::set<std::thread::id> ids;
-  pool.run(3, [&](std::int64_t, std::int64_t) {
+  const auto arrived = [&] {
     const std::lock_guard lock(mutex);
     ids.insert(std::this_thread::get_id());
+    return ids.size();
+  };
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  pool.run(3, [&](std::int64_t, std::int64_t) {  // no part ends before all have begun
+    while (arrived() < 3 && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
   });
   REQUIRE(ids.size() == 3);
   REQUIRE(ids.count(std::this_thread::get_id()) == 1);
@@ -83,6 +88,23 @@ TEST_CASE("many small regions, and regions after the workers fell asleep", "[thr
     pool.run(4, add);
   }
   REQUIRE(sum == 4 * 5003);
+}
+
+TEST_CASE("the caller takes over the parts that other threads have not begun", "[thread_pool]") {
+  ThreadPool pool(64);  // more threads than any machine of tests runs at once
+  const auto caller = std::this_thread::get_id();
+  int by_caller = 0;
+  for (int round = 0; round < 200; ++round) {
+    std::atomic<int> here = 0, all = 0;
+    pool.run(64, [&](std::int64_t begin, std::int64_t end) {
+      all += static_cast<int>(end - begin);
+      if (std::this_thread::get_id() == caller) ++here;
+    });
+    REQUIRE(all == 64);
+    REQUIRE(here >= 1);
+    by_caller += here;
+  }
+  CHECK(by_caller > 200);
 }
 
 TEST_CASE("the default number of threads is what the process may use", "[thread_pool]") {

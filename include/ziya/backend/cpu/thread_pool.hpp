@@ -69,11 +69,12 @@ inline int default_threads() {
   return count;
 }
 
-/// A fixed number of threads, the calling one among them. `run` gives every thread one contiguous
-/// part of a range. Belongs to one thread.
+/// A fixed number of threads, the calling one among them. `run` cuts a range into one contiguous
+/// part for each. A part that its thread has not begun when the caller is done with its own is the
+/// caller's too, so a busy machine, which lets threads wait, costs little. Belongs to one thread.
 class ThreadPool {
  public:
-  explicit ThreadPool(int threads) {
+  explicit ThreadPool(int threads) : claims_(static_cast<std::size_t>(std::max(threads, 1))) {
     try {
       for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
     } catch (...) {
@@ -102,12 +103,14 @@ class ThreadPool {
       (*static_cast<std::remove_reference_t<F>*>(function))(begin, end);
     };
     pending_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+    std::uint64_t generation = 0;
     {
       const std::lock_guard lock(mutex_);
-      generation_.fetch_add(1, std::memory_order_release);
+      generation = generation_.fetch_add(1, std::memory_order_release) + 1;
     }
     if (sleepers_.load(std::memory_order_seq_cst) > 0) wake_.notify_all();
     part(0);
+    for (int i = 1; i < size(); ++i) claim(i, generation);
     for (int spins = 0; pending_.load(std::memory_order_acquire) != 0; ++spins) pause(spins);
     if (error_) {
       std::exception_ptr error;
@@ -124,6 +127,18 @@ class ThreadPool {
     __builtin_ia32_pause();
 #endif
     if (spins % 256 == 255) std::this_thread::yield();
+  }
+
+  /// Runs a part unless another thread has begun it: of all who try, one moves the part's claim on
+  /// to `generation`, and until pending_ is 0 no later one begins.
+  void claim(int index, std::uint64_t generation) {
+    std::uint64_t previous = generation - 1;
+    if (!claims_[static_cast<std::size_t>(index)].compare_exchange_strong(
+            previous, generation, std::memory_order_acq_rel)) {
+      return;
+    }
+    part(index);
+    pending_.fetch_sub(1, std::memory_order_release);
   }
 
   void part(int index) {
@@ -153,10 +168,9 @@ class ThreadPool {
         wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
         sleepers_.fetch_sub(1);
       }
-      ++seen;
+      seen = generation_.load(std::memory_order_acquire);
       if (stopping_.load(std::memory_order_acquire)) return;
-      part(index);
-      pending_.fetch_sub(1, std::memory_order_release);
+      claim(index, seen);
     }
   }
 
@@ -172,6 +186,7 @@ class ThreadPool {
   }
 
   std::vector<std::thread> workers_;
+  std::vector<std::atomic<std::uint64_t>> claims_;  // of each part: the last generation begun
   std::mutex mutex_;
   std::condition_variable wake_;
   std::atomic<std::uint64_t> generation_{0};
