@@ -14,8 +14,11 @@ ctest --test-dir build/asan -L 'unit|sanitize' --output-on-failure --no-tests=er
 
 # Fuzzing, a minute for each parser.
 cmake --preset fuzz >/dev/null
-cmake --build --preset fuzz
+cmake --build --preset fuzz --target fuzzers
 ctest --test-dir build/fuzz -L fuzz --output-on-failure --no-tests=error
+
+# What the corpora reach of each parser.
+bash tests/fuzz/coverage.sh
 
 # Everything below text/ on aarch64, under emulation.
 bash tests/aarch64/run.sh

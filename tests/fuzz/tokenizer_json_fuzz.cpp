@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 
+#include "fuzz/memory_file.hpp"
 #include "ziya/text/tokenizer_config.hpp"
 
 namespace {
@@ -44,14 +45,15 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     part = rest.substr(0, end);
     rest = end == std::string_view::npos ? "" : rest.substr(end + border.size());
   }
-  const auto document = [](const std::string& name, std::string_view text) {
-    return text.empty() ? ziya::TokenizerDocument{name, nullptr}
-                        : ziya::TokenizerDocument::parse(name, text);
+  const auto document = [](std::string_view text) {
+    const fuzz::MemoryFile file(reinterpret_cast<const std::uint8_t*>(text.data()), text.size());
+    return ziya::TokenizerDocument::read(file.path());
   };
   try {
-    const ziya::TokenizerDocuments documents{document("added_tokens.json", parts[0]),
-                                             document("tokenizer_config.json", parts[1]),
-                                             document("special_tokens_map.json", parts[2])};
+    auto documents = ziya::TokenizerDocuments::read("/proc/self/fd");  // where none of them is
+    if (!parts[0].empty()) documents.added_tokens = document(parts[0]);
+    if (!parts[1].empty()) documents.tokenizer_config = document(parts[1]);
+    if (!parts[2].empty()) documents.special_tokens_map = document(parts[2]);
     const ziya::PieceIndex index = pieces();
     const ziya::TokenizerConfig config(documents, index);
     std::int32_t next = index.count;
