@@ -15,8 +15,8 @@ cmake --preset asan >/dev/null
 cmake --build --preset asan --target sanitize
 ctest --test-dir build/asan -L sanitize --output-on-failure --no-tests=error -j2
 cmake --preset tsan >/dev/null
-cmake --build --preset tsan --target test_backend
-ctest --test-dir build/tsan -R '^test_backend' --output-on-failure --no-tests=error -j2
+cmake --build --preset tsan --target test_backend test_threads
+ctest --test-dir build/tsan -R '^test_(backend|threads)' --output-on-failure --no-tests=error -j2
 
 if [ $full = yes ]; then
   bash tests/full.sh
