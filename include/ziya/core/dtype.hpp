@@ -128,6 +128,8 @@ constexpr std::optional<DType> dtype_from_name(std::string_view name) {
 }
 
 constexpr bool is_float(DType dtype) { return dtype <= DType::f64; }
+/// What arithmetic reads as it is: f32, f16, bf16.
+constexpr bool is_plain_float(DType dtype) { return dtype <= DType::bf16; }
 constexpr bool is_quantised(DType dtype) { return dtype >= DType::q4_0; }
 
 /// Bytes of `elements` elements, whole blocks of them.

@@ -8,6 +8,7 @@
 #include "ziya/config.hpp"
 #include "ziya/core/dtype.hpp"
 #include "ziya/core/error.hpp"
+#include "ziya/core/weight.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 namespace ops {
@@ -21,12 +22,26 @@ inline void check_extent(const char* op, const char* what, std::int64_t found,
   }
 }
 
-/// Kernels read matrices stored as f32, f16 and bf16. @throws ArgumentError for other types
+/// Caches hold f32, f16 and bf16. @throws ArgumentError for other types
 inline void check_stored_type(const char* op, DType dtype) {
   if (dtype != DType::f32 && dtype != DType::f16 && dtype != DType::bf16) {
     throw ArgumentError("ZIYA-113", std::string(op) + ": type " + std::string(name(dtype)) +
                                         " is not one of f32, f16, bf16");
   }
+}
+
+/// Weights are f32, f16, bf16, i8 with scales, or quantised in whole blocks.
+/// @throws ArgumentError for other types; ShapeError when blocks do not divide the rows
+template <class Device>
+void check_weight(const char* op, const Weight<Device>& w) {
+  const bool scaled = w.dtype == DType::i8 && w.row_scales != nullptr;
+  if (!is_plain_float(w.dtype) && !is_quantised(w.dtype) && !scaled) {
+    throw ArgumentError("ZIYA-113", std::string(op) + ": type " + std::string(name(w.dtype)) +
+                                        " is not one of f32, f16, bf16, i8 with scales of rows, "
+                                        "or a quantised type");
+  }
+  check_extent(op, "rest of the weight's rows after whole blocks",
+               w.columns % info(w.dtype).block_elements, 0);
 }
 
 }  // namespace ops

@@ -27,12 +27,12 @@ inline void check_ids(const char* op, std::span<const std::int32_t> ids, std::in
 }
 
 /// y[t, :] = table[ids[t], :]
-/// @param y (tokens, hidden)   @param table (vocabulary, hidden), f32, f16 or bf16
+/// @param y (tokens, hidden)   @param table (vocabulary, hidden), of any type that weights have
 /// @throws ShapeError; ArgumentError for an id outside the table
 template <class Device, class T>
 void embedding(Context<Device>& ctx, View<T, Device> y, const Weight<Device>& table,
                std::span<const std::int32_t> ids) {
-  check_stored_type("embedding", table.dtype);
+  check_weight("embedding", table);
   check_extent("embedding", "width of y", y.columns(), table.columns);
   check_extent("embedding", "rows of y", y.rows(), static_cast<std::int64_t>(ids.size()));
   check_ids("embedding", ids, table.rows);

@@ -18,14 +18,15 @@ namespace ops {
 template <class T, class Device>
 void check_matmul(const char* op, const View<T, Device>& y, const View<const T, Device>& x,
                   const Weight<Device>& w) {
-  check_stored_type(op, w.dtype);
+  check_weight(op, w);
   check_extent(op, "width of x", x.columns(), w.columns);
   check_extent(op, "width of y", y.columns(), w.rows);
   check_extent(op, "rows of y", y.rows(), x.rows());
 }
 
 /// y[t, o] = Σ_i x[t, i] · w[o, i]
-/// @param y (tokens, out)   @param x (tokens, in)   @param w (out, in), f32, f16 or bf16
+/// @param y (tokens, out)   @param x (tokens, in)   @param w (out, in), f32, f16, bf16, i8 with
+/// scales, or a quantised type
 /// @throws ShapeError when extents differ; ArgumentError for another stored type
 template <class Device, class T>
 void matmul(Context<Device>& ctx, View<T, Device> y, In<T, Device> x, const Weight<Device>& w) {
@@ -70,7 +71,7 @@ void matmul_silu_mul(Context<Device>& ctx, View<T, Device> y, In<T, Device> x,
 template <class Device, class T>
 void matmul_backward(Context<Device>& ctx, View<T, Device> dx, View<T, Device> dw, In<T, Device> dy,
                      In<T, Device> x, const Weight<Device>& w) {
-  check_stored_type("matmul_backward", w.dtype);
+  check_weight("matmul_backward", w);
   check_extent("matmul_backward", "width of dy", dy.columns(), w.rows);
   if (!dx.empty()) {
     check_extent("matmul_backward", "width of dx", dx.columns(), w.columns);

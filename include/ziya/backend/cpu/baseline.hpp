@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "ziya/backend/cpu/kernels.hpp"
+#include "ziya/backend/cpu/quantize/dequantise_row.hpp"
 #include "ziya/config.hpp"
 #include "ziya/core/dtype.hpp"
 
@@ -35,8 +36,27 @@ inline float dot(const float* a, DType dtype, const std::byte* b, std::int64_t c
   return with_elements(dtype, b, [&](const auto* elements) { return dot_of(a, elements, count); });
 }
 
+/// A product with a weight that has to be made floats first, piece by piece; each piece meets every
+/// token. dot(a, b, count) sums within a piece, and the pieces are added in order.
+template <class Dot>
+inline void matmul_dequantised(const MatmulArguments& m, std::int64_t begin, std::int64_t end,
+                               Dot&& dot) {
+  for (std::int64_t r = begin; r < end; ++r) {
+    for (std::int64_t t = 0; t < m.tokens; ++t) m.y[t * m.y_stride + r] = 0;
+    quantize::for_each_chunk(m.dtype, m.weight + bytes_of(m.dtype, r * m.weight_stride), m.columns,
+                             m.row_scales != nullptr ? m.row_scales[r] : 1.0f,
+                             [&](std::int64_t first, const float* w, std::int64_t count) {
+                               for (std::int64_t t = 0; t < m.tokens; ++t) {
+                                 m.y[t * m.y_stride + r] +=
+                                     dot(m.x + t * m.x_stride + first, w, count);
+                               }
+                             });
+  }
+}
+
 /// Row by row; each row of w meets every token while it is in the cache.
 inline void matmul(const MatmulArguments& m, std::int64_t begin, std::int64_t end) {
+  if (!is_plain_float(m.dtype)) return matmul_dequantised(m, begin, end, dot_of<float>);
   with_elements(m.dtype, m.weight, [&](const auto* w) {
     for (std::int64_t r = begin; r < end; ++r) {
       for (std::int64_t t = 0; t < m.tokens; ++t) {

@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "ziya/backend/cpu/baseline.hpp"
 #include "ziya/backend/cpu/kernels.hpp"
 #include "ziya/core/dtype.hpp"
 
@@ -60,6 +61,9 @@ inline float dot(const float* a, DType dtype, const std::byte* b, std::int64_t c
 }
 
 inline void matmul(const MatmulArguments& m, std::int64_t begin, std::int64_t end) {
+  if (!is_plain_float(m.dtype)) {
+    return baseline::matmul_dequantised(m, begin, end, dot_of<float>);
+  }
   with_elements(m.dtype, m.weight, [&](const auto* w) {
     for (std::int64_t r = begin; r < end; ++r) {
       for (std::int64_t t = 0; t < m.tokens; ++t) {

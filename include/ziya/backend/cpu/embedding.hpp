@@ -7,6 +7,7 @@
 #include <span>
 
 #include "ziya/backend/cpu/context.hpp"
+#include "ziya/backend/cpu/quantize/dequantise_row.hpp"
 #include "ziya/config.hpp"
 #include "ziya/core/view.hpp"
 #include "ziya/core/weight.hpp"
@@ -18,9 +19,9 @@ inline void embedding(Context<Cpu>& ctx, View<float> y, const Weight<Cpu>& table
                       std::span<const std::int32_t> ids) {
   ctx.parallel_for(y.rows(), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
-      with_elements(table.dtype, table.row(ids[static_cast<std::size_t>(t)]), [&](const auto* row) {
-        for (std::int64_t j = 0; j < y.columns(); ++j) y.row(t)[j] = to_float(row[j]);
-      });
+      const std::int64_t row = ids[static_cast<std::size_t>(t)];
+      quantize::dequantise_row(table.dtype, table.row(row), y.row(t), y.columns(),
+                               table.row_scale(row));
     }
   });
 }

@@ -12,7 +12,7 @@ ZIYA_NAMESPACE_BEGIN
 
 /// Operands of one product: y[t · y_stride + r] = Σ_i x[t · x_stride + i] · w[r, i].
 struct MatmulArguments {
-  DType dtype;              ///< of w: f32, f16 or bf16
+  DType dtype;              ///< of w: f32, f16, bf16, i8 with row_scales, or a quantised type
   const std::byte* weight;  ///< (rows, columns), row-major
   std::int64_t columns;     ///< length of the sum
   const float* x;           ///< (tokens, columns)
@@ -21,6 +21,7 @@ struct MatmulArguments {
   float* y;
   std::int64_t y_stride;                 ///< in floats
   std::int64_t weight_stride = columns;  ///< from row to row of w, in elements
+  const float* row_scales = nullptr;     ///< (rows) factors of w, of i8 only
 };
 
 /// Operands of one weighted sum: y[t · y_stride + i] += Σ_j weights[t · weights_stride + j] ·
@@ -42,9 +43,9 @@ struct WeightedSumArguments {
 struct CpuKernels {
   /// Outputs [begin, end) of all tokens.
   void (*matmul)(const MatmulArguments& arguments, std::int64_t begin, std::int64_t end);
-  /// Σ_i a[i] · b[i], b stored as `dtype`.
+  /// Σ_i a[i] · b[i], b stored as `dtype`; f32, f16 and bf16 only.
   float (*dot)(const float* a, DType dtype, const std::byte* b, std::int64_t count);
-  /// y[i] += factor · x[i], x stored as `dtype`.
+  /// y[i] += factor · x[i], x stored as `dtype`; f32, f16 and bf16 only.
   void (*add_scaled)(float* y, float factor, DType dtype, const std::byte* x, std::int64_t count);
   /// The same as add_scaled value by value.
   void (*add_weighted)(const WeightedSumArguments& arguments);

@@ -9,6 +9,7 @@
 #include <span>
 
 #include "ziya/backend/cpu/context.hpp"
+#include "ziya/backend/cpu/quantize/dequantise_row.hpp"
 #include "ziya/config.hpp"
 #include "ziya/core/view.hpp"
 #include "ziya/core/weight.hpp"
@@ -17,7 +18,8 @@ ZIYA_NAMESPACE_BEGIN
 namespace backend {
 
 inline MatmulArguments arguments_of(View<float> y, View<const float> x, const Weight<Cpu>& w) {
-  return {w.dtype, w.data, w.columns, x.data(), x.row_stride(), x.rows(), y.data(), y.row_stride()};
+  return {w.dtype,  w.data,   w.columns,      x.data(),  x.row_stride(),
+          x.rows(), y.data(), y.row_stride(), w.columns, w.row_scales};
 }
 
 /// Parts of a weight are multiples of this many rows, as the kernels' tiles are.
@@ -75,16 +77,28 @@ inline void matmul_silu_mul(Context<Cpu>& ctx, View<float> y, View<const float> 
       matmul_grain);
 }
 
+/// y[i] += factor · w[row, i]
+inline void add_row_scaled(const CpuKernels& kernels, float* y, float factor, const Weight<Cpu>& w,
+                           std::int64_t row) {
+  if (is_plain_float(w.dtype)) {
+    return kernels.add_scaled(y, factor, w.dtype, w.row(row), w.columns);
+  }
+  quantize::for_each_chunk(w.dtype, w.row(row), w.columns, w.row_scale(row),
+                           [&](std::int64_t first, const float* values, std::int64_t count) {
+                             kernels.add_scaled(y + first, factor, DType::f32,
+                                                reinterpret_cast<const std::byte*>(values), count);
+                           });
+}
+
 inline void matmul_backward(Context<Cpu>& ctx, View<float> dx, View<float> dw, View<const float> dy,
                             View<const float> x, const Weight<Cpu>& w) {
   const CpuKernels& kernels = ctx.kernels();
-  const std::int64_t row_bytes = w.row_bytes();
   if (!dx.empty()) {
     ctx.parallel_for(dy.rows(), [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t t = begin; t < end; ++t) {
         std::memset(dx.row(t), 0, static_cast<std::size_t>(dx.columns()) * sizeof(float));
         for (std::int64_t o = 0; o < w.rows; ++o) {
-          kernels.add_scaled(dx.row(t), dy.row(t)[o], w.dtype, w.data + o * row_bytes, w.columns);
+          add_row_scaled(kernels, dx.row(t), dy.row(t)[o], w, o);
         }
       }
     });

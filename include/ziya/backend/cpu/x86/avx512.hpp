@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "ziya/backend/cpu/baseline.hpp"
 #include "ziya/backend/cpu/kernels.hpp"
 #include "ziya/backend/cpu/x86/avx512_vector.hpp"
 #include "ziya/core/dtype.hpp"
@@ -197,6 +198,7 @@ ZIYA_TARGET_AVX512 inline void matmul_of(const MatmulArguments& m, const W* w, s
 
 ZIYA_TARGET_AVX512 inline void matmul(const MatmulArguments& m, std::int64_t begin,
                                       std::int64_t end) {
+  if (!is_plain_float(m.dtype)) return baseline::matmul(m, begin, end);
   if (m.dtype == DType::f16)
     return matmul_of(m, reinterpret_cast<const Half*>(m.weight), begin, end);
   if (m.dtype == DType::bf16) {
