@@ -35,6 +35,7 @@
 #include "ziya/convert/delta_plan.hpp"
 #include "ziya/convert/half_add.hpp"
 #include "ziya/convert/model_files.hpp"
+#include "ziya/convert/stream.hpp"
 #include "ziya/core/attention_rows.hpp"
 #include "ziya/core/blocks.hpp"
 #include "ziya/core/communicator.hpp"

@@ -22,6 +22,7 @@
 #include "ziya/convert/delta_plan.hpp"
 #include "ziya/convert/half_add.hpp"
 #include "ziya/convert/model_files.hpp"
+#include "ziya/convert/stream.hpp"
 #include "ziya/core/dtype.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/io/checkpoint.hpp"
@@ -31,15 +32,6 @@
 #include "ziya/io/writer.hpp"
 
 ZIYA_NAMESPACE_BEGIN
-
-/// How far a conversion is; sent for every few megabytes.
-struct ProgressEvent {
-  std::string_view tensor;  ///< being written
-  std::int64_t index = 0;   ///< of it, from 0
-  std::int64_t count = 0;   ///< of all tensors
-  std::int64_t bytes = 0;   ///< written so far
-  std::int64_t total = 0;   ///< bytes in the end
-};
 
 struct MergeOptions {
   bool overwrite = false;                        ///< replace an existing model at the target
