@@ -1,4 +1,5 @@
-# What a program that runs models needs: Eigen, nlohmann/json, SentencePiece, threads.
+# What a program that runs models needs: Eigen, nlohmann/json, SentencePiece, threads; and for one
+# that converts (ziya::convert) OpenSSL, which is optional here.
 # find_package first; FetchContent only where asked for (ZIYA_FETCH_DEPENDENCIES).
 find_package(Threads REQUIRED)
 
@@ -10,6 +11,7 @@ endif()
 find_package(Eigen3 3.4 ${ziya_required} NO_MODULE)
 find_package(nlohmann_json 3.9 ${ziya_required})
 find_package(SentencePiece 0.1.97 ${ziya_required})
+find_package(OpenSSL 1.1.1 QUIET)
 
 if(ZIYA_FETCH_DEPENDENCIES)
   include(FetchContent)

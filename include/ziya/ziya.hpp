@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Everything; safe in any C++20 translation unit.
+// Everything; safe in any C++20 translation unit. What hashes (convert/digest.hpp and its users) is
+// included where OpenSSL's headers are; only a program that calls it links ziya::convert.
 #pragma once
 
 #include "ziya/backend/cpu/add_bias.hpp"
@@ -33,6 +34,9 @@
 #include "ziya/config.hpp"
 #include "ziya/convert/delta_merger.hpp"
 #include "ziya/convert/delta_plan.hpp"
+#if __has_include(<openssl/evp.h>)
+#include "ziya/convert/digest.hpp"
+#endif
 #include "ziya/convert/half_add.hpp"
 #include "ziya/convert/model_files.hpp"
 #include "ziya/convert/stream.hpp"
