@@ -81,12 +81,21 @@ struct MergeOptions {
   bool low_cpu_mem = false;    // without effect: memory is always low
 };
 
+struct ConvertOptions {
+  std::string input, output;
+  std::string from = "auto", to = "auto";  // names of formats
+  std::string type;                        // f32, f16, bf16; empty: as stored
+  bool overwrite = false;
+  std::string max_shard_size;  // of safetensors; empty: the library's default
+};
+
 // Each returns the exit status and throws ziya::Error for what it is given.
 int run(const GenerateOptions& options);
 int run(const ChatOptions& options);
 int run(const TokenizeOptions& options);
 int run(const InspectOptions& options);
 int run(const MergeOptions& options);
+int run(const ConvertOptions& options);
 
 /// Parses the command line and runs the command.
 int main(int count, const char* const* arguments);

@@ -106,5 +106,6 @@ inline void model_options(CLI::App& command, ModelOptions& options) {
 
 // Commands by topic, one file each; each appends what it declares.
 void add_conversion_commands(CLI::App& app, std::vector<Command>& commands);
+void add_convert_command(CLI::App& app, std::vector<Command>& commands);
 
 }  // namespace cli

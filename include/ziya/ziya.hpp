@@ -32,14 +32,27 @@
 #include "ziya/backend/cpu/x86/avx512.hpp"
 #include "ziya/backend/cpu/x86/avx512_vector.hpp"
 #include "ziya/config.hpp"
+#include "ziya/convert/convert_options.hpp"
+#include "ziya/convert/copy_tensors.hpp"
 #include "ziya/convert/delta_merger.hpp"
 #include "ziya/convert/delta_plan.hpp"
+#include "ziya/convert/half_add.hpp"
+#include "ziya/convert/hf_writer.hpp"
+#include "ziya/convert/model_files.hpp"
+<<<<<<< HEAD
+#if __has_include(<openssl/evp.h>)
+#include "ziya/convert/digest.hpp"
+#endif
+=======
+#include "ziya/convert/model_source.hpp"
+#include "ziya/convert/typed_source.hpp"
 #if __has_include(<openssl/evp.h>)
 #include "ziya/convert/digest.hpp"
 #endif
 #include "ziya/convert/half_add.hpp"
 #include "ziya/convert/model_files.hpp"
 #include "ziya/convert/stream.hpp"
+>>>>>>> 113949a (convert: a model is read from one format and written in another; formats are two small tables, folders of safetensors the first)
 #include "ziya/core/attention_rows.hpp"
 #include "ziya/core/blocks.hpp"
 #include "ziya/core/communicator.hpp"
