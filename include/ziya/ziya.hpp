@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Everything; safe in any C++20 translation unit. What hashes (convert/digest.hpp and its users) is
-// included where OpenSSL's headers are; only a program that calls it links ziya::convert.
+// Everything; safe in any C++20 translation unit.
 #pragma once
 
 #include "ziya/backend/cpu/add_bias.hpp"
@@ -36,23 +35,13 @@
 #include "ziya/convert/copy_tensors.hpp"
 #include "ziya/convert/delta_merger.hpp"
 #include "ziya/convert/delta_plan.hpp"
+#include "ziya/convert/digest.hpp"
 #include "ziya/convert/half_add.hpp"
 #include "ziya/convert/hf_writer.hpp"
 #include "ziya/convert/model_files.hpp"
-<<<<<<< HEAD
-#if __has_include(<openssl/evp.h>)
-#include "ziya/convert/digest.hpp"
-#endif
-=======
 #include "ziya/convert/model_source.hpp"
-#include "ziya/convert/typed_source.hpp"
-#if __has_include(<openssl/evp.h>)
-#include "ziya/convert/digest.hpp"
-#endif
-#include "ziya/convert/half_add.hpp"
-#include "ziya/convert/model_files.hpp"
 #include "ziya/convert/stream.hpp"
->>>>>>> 113949a (convert: a model is read from one format and written in another; formats are two small tables, folders of safetensors the first)
+#include "ziya/convert/typed_source.hpp"
 #include "ziya/core/attention_rows.hpp"
 #include "ziya/core/blocks.hpp"
 #include "ziya/core/communicator.hpp"
