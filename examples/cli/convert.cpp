@@ -9,6 +9,7 @@
 #include "commands.hpp"
 #include "conversion.hpp"
 #include "terminal.hpp"
+#include "ziya/convert/gguf_model.hpp"
 #include "ziya/convert/hf_writer.hpp"
 #include "ziya/convert/model_source.hpp"
 
@@ -33,10 +34,16 @@ struct Writer {
 };
 
 constexpr std::array readers{
+    Reader{
+        "gguf",
+        [](const fs::path& input) { return ziya::gguf::is_gguf(ziya::find_weights(input)); },
+        [](const fs::path& input, const ConvertOptions&) { return ziya::open_gguf_model(input); }},
     Reader{"hf", [](const fs::path&) { return true; },
            [](const fs::path& input, const ConvertOptions&) { return ziya::open_hf_model(input); }},
 };
 constexpr std::array writers{
+    Writer{"gguf", [](const fs::path& output) { return output.extension() == ".gguf"; },
+           ziya::write_gguf_model},
     Writer{"hf", [](const fs::path&) { return true; }, ziya::write_hf_model},
 };
 

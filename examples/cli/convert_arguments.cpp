@@ -16,14 +16,17 @@ CLI::App* add_convert(CLI::App& app, ConvertOptions& options) {
   option(*command, "--output,--output-dir", options.output, "folder or file to write", "PATH")
       ->required();
   option(*command, "--from", options.from, "format of the input (default: what it looks like)",
-         "FORMAT");
-  option(*command, "--to", options.to, "format of the output (default: by its name)", "FORMAT");
+         "hf|gguf");
+  option(*command, "--to", options.to, "format of the output (default: by its name)", "hf|gguf");
   option(*command, "--type", options.type, "type of the weights (default: as they are stored)",
          "f32|f16|bf16");
   flag(*command, "--overwrite", options.overwrite, "replace an output that exists");
   option(*command, "--max-shard-size", options.max_shard_size,
          "largest file of safetensors, e.g. 4GB or 500MB", "SIZE");
-  command->footer("Example:\n  ziya convert --input MODEL --output MODEL-bf16 --type bf16");
+  command->footer(
+      "Examples:\n"
+      "  ziya convert --input MODEL --output MODEL.gguf --type f16\n"
+      "  ziya convert --input MODEL.gguf --output MODEL-hf");
   return command;
 }
 

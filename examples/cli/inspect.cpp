@@ -89,7 +89,7 @@ std::vector<Unusual> scan(const ziya::Checkpoint& checkpoint) {
     Unusual counts{tensor.name};
     for (std::int64_t first = 0; first < tensor.shape.elements(); first += chunk) {
       const std::int64_t count = std::min(chunk, tensor.shape.elements() - first);
-      buffer.resize(static_cast<std::size_t>(count * info(tensor.dtype).block_bytes));
+      buffer.resize(static_cast<std::size_t>(bytes_of(tensor.dtype, count)));
       checkpoint.read_elements(tensor.name, first, count, buffer);
       if (tensor.dtype == ziya::DType::f32) count_unusual<float>(buffer, counts);
       if (tensor.dtype == ziya::DType::f16) count_unusual<ziya::Half>(buffer, counts);
@@ -130,12 +130,13 @@ Findings inspect(const InspectOptions& options) {
   Findings found;
   const fs::path path = ziya::resolve_model_path(ziya::path_from_utf8(options.model));
   found.folder = path;
-  const fs::path side = fs::is_directory(path) ? path : path.parent_path();  // config and tokenizer
   const bool weights = ziya::Checkpoint::exists(path);
+  const bool gguf = ziya::gguf::is_gguf(ziya::find_weights(path));  // holds everything itself
+  const fs::path side = gguf || fs::is_directory(path) ? path : path.parent_path();
   found.kind = weights ? "model" : "tokenizer";
   if (weights) attempt(found, [&] { inspect_weights(found, options); });
 
-  const bool config = is_file(side / "config.json");
+  const bool config = gguf || is_file(side / "config.json");
   if (config) attempt(found, [&] { found.shape = ziya::read_llama_shape(side); });
   if (found.shape && found.shape->vocabulary == ziya::unknown_vocabulary && found.checkpoint) {
     const auto* table = found.checkpoint->find(ziya::llama_names::embedding);
@@ -145,9 +146,14 @@ Findings inspect(const InspectOptions& options) {
     found.need = memory_need(*found.checkpoint, *found.shape, std::nullopt, ziya::DType::f32,
                              found.shape->max_positions);
   }
-  const bool tokenizer = is_file(side / "tokenizer.model") || is_file(side / "tokenizer.json");
+  const bool tokenizer =
+      gguf || is_file(side / "tokenizer.model") || is_file(side / "tokenizer.json");
   if (tokenizer) attempt(found, [&] { found.tokenizer = ziya::Tokenizer::load(side); });
-  if (is_file(side / "generation_config.json")) {
+  if (gguf && found.checkpoint) {
+    attempt(found, [&] {
+      found.generation_defaults = ziya::gguf::ConfigMaker(*found.checkpoint).make_generation();
+    });
+  } else if (is_file(side / "generation_config.json")) {
     attempt(found, [&] {
       found.generation_defaults = ziya::read_json_file(side / "generation_config.json");
     });

@@ -61,7 +61,7 @@ inline CLI::Option* flag(CLI::App& command, const std::string& names, bool& valu
 inline void model_argument(CLI::App& command, std::string& model) {
   command
       .add_option("MODEL", model,
-                  "folder of the model (Hugging Face layout), or a hub cache folder")
+                  "folder of the model (Hugging Face layout), a GGUF file, or a hub cache folder")
       ->type_name("")
       ->required();
 }

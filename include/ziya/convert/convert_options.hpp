@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "ziya/config.hpp"
-#include "ziya/convert/delta_merger.hpp"
+#include "ziya/convert/stream.hpp"
 #include "ziya/core/dtype.hpp"
 #include "ziya/io/writer.hpp"
 
@@ -23,6 +23,9 @@ struct ConvertOptions {
   std::function<void(const ProgressEvent&)> progress{};  ///< may throw: that ends the conversion
   const std::atomic<bool>* cancel = nullptr;  ///< true ends the conversion; nothing is left
   WriteHooks hooks{};
+  int threads = 0;  ///< that read and convert; no bit depends on it
+
+  [[nodiscard]] StreamOptions streaming() const { return {threads, progress, cancel}; }
 };
 
 struct ConvertReport {

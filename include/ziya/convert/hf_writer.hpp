@@ -10,7 +10,6 @@
 
 #include "ziya/config.hpp"
 #include "ziya/convert/convert_options.hpp"
-#include "ziya/convert/copy_tensors.hpp"
 #include "ziya/convert/model_source.hpp"
 #include "ziya/convert/typed_source.hpp"
 #include "ziya/io/json.hpp"
@@ -65,7 +64,7 @@ inline ConvertReport write_hf_model(const ModelSource& model, const std::filesys
   directory.check_space(report.bytes + header_room);
   ShardedSafetensorsWriter writer(directory.path(), tensors->tensors(), options.max_shard_bytes,
                                   {{"ziya.version", ZIYA_VERSION}}, options.hooks);
-  copy_tensors(writer, *tensors, options.progress, options.cancel);
+  stream(writer, *tensors, options.streaming());
   writer.commit();
   for (const auto& [name, text] : files) {
     if (name != "config.json") {

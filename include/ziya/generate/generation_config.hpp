@@ -47,31 +47,38 @@ struct GenerationConfig {
   }
 
   /// The defaults, changed by what generation_config.json of a model folder says; the ids that it
-  /// does not name come from config.json. Both files may be absent. `max_length` is ignored: the
-  /// context ends an answer anyway.
+  /// does not name come from config.json. Both files may be absent. Of a GGUF file, what it records
+  /// of them. `max_length` is ignored: the context ends an answer anyway.
   /// @throws IoError, FormatError for files that are no JSON or hold values of other kinds
   static GenerationConfig load(const std::filesystem::path& path) {
     const std::filesystem::path directory = resolve_model_path(path);
     GenerationConfig config;
+    if (const auto weights = find_weights(directory); gguf::is_gguf(weights)) {
+      const Checkpoint checkpoint = Checkpoint::open(weights);
+      config.read(gguf::ConfigMaker(checkpoint).make_generation(), weights);
+      return config;
+    }
     config.read_ids(read_optional(directory / "config.json"), directory / "config.json");
     const auto file = directory / "generation_config.json";
-    const nlohmann::json json = read_optional(file);
-    const std::string source = utf8_from_path(file);
-    config.read_ids(json, file);
-    const auto read = [&](const char* key, auto& value) {
-      value = json_get(json, key, source, value);
-    };
-    read("max_new_tokens", config.max_new_tokens);
-    read("do_sample", config.do_sample);
-    read("temperature", config.temperature);
-    read("top_k", config.top_k);
-    read("top_p", config.top_p);
-    read("repetition_penalty", config.repetition_penalty);
-    config.check();
+    config.read(read_optional(file), file);
     return config;
   }
 
  private:
+  void read(const nlohmann::json& json, const std::filesystem::path& file) {
+    const std::string source = utf8_from_path(file);
+    read_ids(json, file);
+    const auto set = [&](const char* key, auto& value) {
+      value = json_get(json, key, source, value);
+    };
+    set("max_new_tokens", max_new_tokens);
+    set("do_sample", do_sample);
+    set("temperature", temperature);
+    set("top_k", top_k);
+    set("top_p", top_p);
+    set("repetition_penalty", repetition_penalty);
+    check();
+  }
   static nlohmann::json read_optional(const std::filesystem::path& file) {
     std::error_code ignored;
     if (!std::filesystem::exists(file, ignored)) return nlohmann::json::object();

@@ -44,8 +44,8 @@ struct TensorInfo {
   [[nodiscard]] std::int64_t bytes() const { return bytes_of(dtype, shape.elements()); }
 };
 
-/// Reads safetensors and PyTorch checkpoints, single or sharded with an index. Opening reads
-/// headers only. Immutable; all members may be called from several threads at once.
+/// Reads safetensors, PyTorch and GGUF checkpoints, single or sharded. Opening reads headers only.
+/// Immutable; all members may be called from several threads at once.
 class Checkpoint {
  public:
   /// A file of tensors, or a Hugging Face folder (see resolve_model_path). Where safetensors and
@@ -72,8 +72,12 @@ class Checkpoint {
   [[nodiscard]] const std::vector<std::shared_ptr<const TensorFile>>& files() const {
     return files_;
   }
-  /// `__metadata__` of the first file; empty for PyTorch.
+  /// `__metadata__` of the first file; empty for PyTorch, of GGUF what describes the model.
   [[nodiscard]] const safetensors::Metadata& metadata() const { return files_.front()->metadata(); }
+  /// All metadata of a GGUF checkpoint; nullptr for other formats.
+  [[nodiscard]] const gguf::Metadata* gguf_metadata() const {
+    return files_.front()->gguf_metadata();
+  }
   /// Sorted by name.
   [[nodiscard]] const std::vector<TensorInfo>& tensors() const { return tensors_; }
   /// Nullptr when there is no tensor of that name.
@@ -93,7 +97,8 @@ class Checkpoint {
   [[nodiscard]] MappedTensor map(std::string_view name) const {
     const Place place = at(name);
     const TensorEntry& entry = *place.entry;
-    if (entry.contiguous() && entry.offset % entry.item_bytes() == 0) {
+    const std::int64_t alignment = is_quantised(entry.dtype) ? alignof(Half) : entry.item_bytes();
+    if (entry.contiguous() && entry.offset % alignment == 0) {
       auto mapped = place.file->mapped();
       return {entry.dtype, entry.shape, mapped->bytes().data() + entry.offset, mapped};
     }
@@ -109,7 +114,8 @@ class Checkpoint {
     read_elements(name, 0, at(name).entry->shape.elements(), out);
   }
 
-  /// Rows [begin, end) along dimension `dim`, row-major: shape with extent end − begin there.
+  /// Rows [begin, end) along dimension `dim`, row-major: shape with extent end − begin there. Along
+  /// the last dimension of a quantised tensor, whole blocks.
   /// @throws ArgumentError ZIYA-236, ZIYA-238, IoError
   void read(std::string_view name, int dim, std::int64_t begin, std::int64_t end,
             std::span<std::byte> out) const {
@@ -119,17 +125,21 @@ class Checkpoint {
         name, dim >= 0 && dim < shape.rank() && begin >= 0 && begin <= end && end <= shape[dim],
         "slice [" + std::to_string(begin) + ", " + std::to_string(end) + ") of dimension " +
             std::to_string(dim) + " is outside " + shape.to_string());
+    const std::int64_t block =
+        dim + 1 == shape.rank() ? info(place.entry->dtype).block_elements : 1;
+    check_blocks(name, block, begin, end);
     FileRectangle rectangle = whole(*place.entry);
     const auto d = static_cast<std::size_t>(dim);
-    rectangle.offset += begin * rectangle.strides[d] * rectangle.item_bytes;
-    rectangle.extents[d] = end - begin;
+    rectangle.offset += begin / block * rectangle.strides[d] * rectangle.item_bytes;
+    rectangle.extents[d] = (end - begin) / block;
     const std::int64_t count = shape[dim] == 0 ? 0 : shape.elements() / shape[dim] * (end - begin);
-    check_size(name, count * rectangle.item_bytes, out);
+    check_size(name, bytes_of(place.entry->dtype, count), out);
     read_rectangle(place.file->file(), rectangle, out);
   }
 
-  /// `count` elements of the row-major order from element `first` on; how a tensor of any size
-  /// is streamed. @throws ArgumentError ZIYA-236, ZIYA-238, IoError
+  /// `count` elements of the row-major order from element `first` on, of a quantised tensor whole
+  /// blocks; how a tensor of any size is streamed. @throws ArgumentError ZIYA-236, ZIYA-238,
+  /// IoError
   void read_elements(std::string_view name, std::int64_t first, std::int64_t count,
                      std::span<std::byte> out) const {
     const Place place = at(name);
@@ -137,8 +147,11 @@ class Checkpoint {
     check_argument(name, first >= 0 && count >= 0 && first <= all - count,
                    "elements " + std::to_string(first) + " + " + std::to_string(count) + " of " +
                        std::to_string(all));
-    check_size(name, count * place.entry->item_bytes(), out);
-    if (count != 0) read_range(place.file->file(), whole(*place.entry), 0, first, count, out);
+    const std::int64_t block = info(place.entry->dtype).block_elements;
+    check_blocks(name, block, first, count);
+    check_size(name, bytes_of(place.entry->dtype, count), out);
+    if (count == 0) return;
+    read_range(place.file->file(), whole(*place.entry), 0, first / block, count / block, out);
   }
 
  private:
@@ -185,12 +198,20 @@ class Checkpoint {
         "room for " + std::to_string(out.size()) + " bytes, expected " + std::to_string(bytes));
   }
 
+  void check_blocks(std::string_view name, std::int64_t block, std::int64_t first,
+                    std::int64_t count) const {
+    check_argument(name, first % block == 0 && count % block == 0,
+                   std::to_string(first) + " and " + std::to_string(count) +
+                       " are no multiples of its blocks of " + std::to_string(block) + " elements");
+  }
+
+  /// Counts blocks along the last dimension; a block is one element but for quantised types.
   static FileRectangle whole(const TensorEntry& entry) {
-    const auto extents = entry.shape.extents();
-    return {entry.offset,
-            entry.item_bytes(),
-            {extents.begin(), extents.end()},
-            entry.contiguous() ? row_major_strides(extents) : entry.strides};
+    const auto shape = entry.shape.extents();
+    std::vector<std::int64_t> extents(shape.begin(), shape.end());
+    if (!extents.empty()) extents.back() /= info(entry.dtype).block_elements;
+    auto strides = entry.contiguous() ? row_major_strides(extents) : entry.strides;
+    return {entry.offset, entry.item_bytes(), std::move(extents), std::move(strides)};
   }
 
   /// Splits a range of the row-major order into rectangles: whole rows of dimension `dim`, and

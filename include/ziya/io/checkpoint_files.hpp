@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which files a checkpoint consists of: one file, or the shards that an index names.
+// Which files a checkpoint consists of: one file, or the shards that an index or their names tell.
 #pragma once
 
 #include <algorithm>
@@ -15,6 +15,7 @@
 #include "ziya/config.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/io/file.hpp"
+#include "ziya/io/gguf_shards.hpp"
 #include "ziya/io/json.hpp"
 #include "ziya/io/model_path.hpp"
 #include "ziya/io/tensor_file.hpp"
@@ -32,7 +33,8 @@ inline constexpr std::array<const char*, 4> weight_file_names{
     "pytorch_model.bin.index.json"};
 
 /// The file of weights or index in a folder, or the path itself when it is a file; empty when
-/// there is none. A link whose target is missing counts: opening it says what is wrong.
+/// there is none. A link whose target is missing counts: opening it says what is wrong. Where
+/// nothing else is, the folder's GGUF file, if it holds one model's.
 inline std::filesystem::path find_weights(const std::filesystem::path& path) {
   std::error_code ignored;
   if (std::filesystem::exists(path, ignored) && !std::filesystem::is_directory(path, ignored)) {
@@ -42,7 +44,7 @@ inline std::filesystem::path find_weights(const std::filesystem::path& path) {
     const auto status = std::filesystem::symlink_status(path / name, ignored);
     if (std::filesystem::exists(status)) return path / name;
   }
-  return {};
+  return gguf::find_in_folder(path);
 }
 
 namespace detail {
@@ -103,8 +105,9 @@ inline std::vector<std::shared_ptr<const TensorFile>> open_shards(
   for (std::filesystem::directory_iterator item(folder, error), end; !error && item != end;
        item.increment(error)) {
     const auto extension = item->path().extension();
-    if (extension == ".safetensors" || extension == ".bin" || extension == ".pth" ||
-        extension == ".gguf") {
+    if (extension == ".gguf") {
+      instead = "; it holds several GGUF files: give the path of one";
+    } else if (extension == ".safetensors" || extension == ".bin" || extension == ".pth") {
       instead = "; it holds " + utf8_from_path(item->path().filename());
     }
   }
@@ -130,6 +133,7 @@ inline CheckpointFiles checkpoint_files(const std::filesystem::path& path) {
                                   ": is a link to a missing file "
                                   "(download not finished?)");
   }
+  if (gguf::shard_of(weights)) return {local, gguf::open_shards(weights)};
   return {local, {std::make_shared<const TensorFile>(weights)}};
 }
 

@@ -9,23 +9,29 @@
 #include <filesystem>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "ziya/config.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/io/file.hpp"
+#include "ziya/io/gguf.hpp"
+#include "ziya/io/gguf_names.hpp"
 #include "ziya/io/pytorch.hpp"
 #include "ziya/io/safetensors.hpp"
 #include "ziya/io/tensor_entry.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 
-enum class CheckpointFormat { safetensors, pytorch };
+enum class CheckpointFormat { safetensors, pytorch, gguf };
 
 constexpr std::string_view name(CheckpointFormat format) {
-  return format == CheckpointFormat::safetensors ? "safetensors" : "pytorch";
+  return format == CheckpointFormat::safetensors ? "safetensors"
+         : format == CheckpointFormat::pytorch   ? "pytorch"
+                                                 : "gguf";
 }
 
 /// Immutable and thread-safe; mapped when somebody first asks for it.
@@ -41,6 +47,9 @@ class TensorFile {
     if (pytorch::recognises(start)) {
       format_ = CheckpointFormat::pytorch;
       tensors_ = pytorch::read_contents(file_);
+    } else if (start.starts_with(gguf::magic)) {
+      format_ = CheckpointFormat::gguf;
+      read_gguf();
     } else if (path.extension() == ".safetensors" || safetensors::header_bytes(file_)) {
       auto contents = safetensors::read_contents(file_);
       tensors_ = std::move(contents.tensors);
@@ -48,14 +57,18 @@ class TensorFile {
     } else {
       throw FormatError("ZIYA-237", file_.name() +
                                         ": is no file of tensors that is known here "
-                                        "(safetensors or PyTorch)");
+                                        "(safetensors, PyTorch or GGUF)");
     }
   }
 
   [[nodiscard]] CheckpointFormat format() const { return format_; }
   [[nodiscard]] const InputFile& file() const { return file_; }
+  /// With Hugging Face's names, whatever the format calls them; rows are in the format's order.
   [[nodiscard]] const std::vector<TensorEntry>& tensors() const { return tensors_; }
+  /// `__metadata__` of safetensors; of GGUF the short texts that describe the model.
   [[nodiscard]] const safetensors::Metadata& metadata() const { return metadata_; }
+  /// All metadata of a GGUF file; nullptr for other formats.
+  [[nodiscard]] const gguf::Metadata* gguf_metadata() const { return gguf_.get(); }
 
   /// The whole file in memory, mapped once and kept as long as anybody holds it.
   [[nodiscard]] std::shared_ptr<const MappedFile> mapped() const {
@@ -65,16 +78,33 @@ class TensorFile {
   }
 
  private:
+  void read_gguf() {
+    gguf::Contents contents = gguf::read_contents(file_);
+    std::set<std::string> names;
+    for (TensorEntry& entry : contents.tensors) {
+      entry.name = gguf::hf_name(entry.name);
+      if (!names.insert(entry.name).second) {
+        throw FormatError("ZIYA-253", file_.name() + ": tensor " + entry.name +
+                                          " is there under both of its names");
+      }
+    }
+    tensors_ = std::move(contents.tensors);
+    constexpr std::size_t short_text = 256;
+    for (const auto& [key, value] : contents.metadata.entries()) {
+      const bool describes = key.starts_with("general.") ||
+                             (key.starts_with("ziya.") && !key.starts_with("ziya.tokenizer."));
+      if (describes && value.type == gguf::ValueType::text && value.bytes.size() <= short_text) {
+        metadata_[key] = value.bytes;
+      }
+    }
+    gguf_ = std::make_unique<const gguf::Metadata>(std::move(contents.metadata));
+  }
+
   void refuse_known_strangers(std::string_view start) const {
     if (start.starts_with("version https://git-lfs")) {
       throw FormatError("ZIYA-234", file_.name() +
                                         ": is a Git-LFS pointer, not the file itself; in the "
                                         "folder it lies in, run: git lfs install && git lfs pull");
-    }
-    if (start.starts_with("GGUF")) {
-      throw FormatError("ZIYA-237", file_.name() +
-                                        ": is a GGUF file; expected safetensors or "
-                                        "PyTorch");
     }
   }
 
@@ -82,6 +112,7 @@ class TensorFile {
   CheckpointFormat format_ = CheckpointFormat::safetensors;
   std::vector<TensorEntry> tensors_;
   safetensors::Metadata metadata_;
+  std::unique_ptr<const gguf::Metadata> gguf_;
   mutable std::mutex mutex_;
   mutable std::shared_ptr<const MappedFile> mapped_;
 };

@@ -21,7 +21,7 @@ inline bool looks_like_delta(const Checkpoint& checkpoint) {
   const auto* norm = checkpoint.find(llama_names::final_norm);
   if (norm == nullptr || norm->shape.elements() == 0) return false;
   const std::int64_t count = norm->shape.elements();
-  std::vector<std::byte> bytes(static_cast<std::size_t>(count * info(norm->dtype).block_bytes));
+  std::vector<std::byte> bytes(static_cast<std::size_t>(norm->bytes()));
   checkpoint.read(llama_names::final_norm, bytes);
   double sum = 0;
   for (std::int64_t i = 0; i < count; ++i) {

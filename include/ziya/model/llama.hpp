@@ -54,7 +54,7 @@ class LlamaModel {
   using Device = typename Config::Device;
   using T = typename Config::Compute;
 
-  /// Maps a Hugging Face directory. @throws ConfigError, FormatError, IoError
+  /// Maps a Hugging Face directory or a GGUF file. @throws ConfigError, FormatError, IoError
   static LlamaModel load(const std::filesystem::path& directory,
                          const LoadOptions& options = {}) requires std::is_same_v<Device, Cpu> {
     const Checkpoint checkpoint = Checkpoint::open(directory);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// config.json → LlamaShape; what the library does not support is refused by name.
+// config.json, or the metadata of a GGUF file → LlamaShape; what the library does not support is
+// refused by name.
 #pragma once
 
 #include <cmath>
@@ -13,8 +14,10 @@
 
 #include "ziya/config.hpp"
 #include "ziya/core/error.hpp"
+#include "ziya/io/checkpoint.hpp"
 #include "ziya/io/file.hpp"
 #include "ziya/io/json.hpp"
+#include "ziya/model/gguf_config.hpp"
 #include "ziya/model/llama_shape.hpp"
 
 ZIYA_NAMESPACE_BEGIN
@@ -216,10 +219,23 @@ inline LlamaShape parse_llama_shape(std::string_view text, const std::string& so
   return LlamaConfigReader(parse_json(text, source), source).read();
 }
 
-/// The shape in `directory`/config.json. @throws IoError, FormatError, ConfigError
-inline LlamaShape read_llama_shape(const std::filesystem::path& directory) {
-  const std::filesystem::path path = directory / "config.json";
-  return parse_llama_shape(read_text_file(path, std::size_t{1} << 24), path.string());
+/// The shape in the metadata of a checkpoint of format gguf; rows of q and k are in GGUF's order.
+/// @throws FormatError, ConfigError
+inline LlamaShape read_gguf_shape(const Checkpoint& checkpoint) {
+  const std::string& source = checkpoint.gguf_metadata()->source();
+  LlamaShape shape = LlamaConfigReader(gguf::ConfigMaker(checkpoint).make(), source).read();
+  shape.rope_pairing = RopePairing::interleaved;
+  return shape;
+}
+
+/// The shape of the model in a folder: of its GGUF file where that is what holds its weights, else
+/// in its config.json; or of a GGUF file. @throws IoError, FormatError, ConfigError
+inline LlamaShape read_llama_shape(const std::filesystem::path& path) {
+  if (const auto weights = find_weights(path); gguf::is_gguf(weights)) {
+    return read_gguf_shape(Checkpoint::open(weights));
+  }
+  const std::filesystem::path config = path / "config.json";
+  return parse_llama_shape(read_text_file(config, std::size_t{1} << 24), config.string());
 }
 
 ZIYA_NAMESPACE_END

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The sizes of a LLaMA model, as its config.json gives them.
+// The sizes of a LLaMA model, as its config.json or GGUF metadata give them.
 #pragma once
 
 #include <cstdint>
 
 #include "ziya/config.hpp"
 #include "ziya/core/dtype.hpp"
+#include "ziya/core/rope_table.hpp"
 #include "ziya/model/rope_scaling.hpp"
 #include "ziya/nn/kv_cache.hpp"
 
@@ -27,6 +28,7 @@ struct LlamaShape {
   bool tied_head = false;
   bool attention_bias = false;
   bool mlp_bias = false;
+  RopePairing rope_pairing = RopePairing::halves;  ///< how the rows of q and k are stored
 
   friend bool operator==(const LlamaShape&, const LlamaShape&) = default;
 

@@ -14,6 +14,7 @@
 #include "ziya/core/tensor.hpp"
 #include "ziya/core/weight.hpp"
 #include "ziya/io/checkpoint.hpp"
+#include "ziya/io/gguf_names.hpp"
 #include "ziya/model/delta_check.hpp"
 #include "ziya/model/llama_names.hpp"
 #include "ziya/model/llama_shape.hpp"
@@ -90,6 +91,7 @@ class LlamaLoader {
     layer.attention.query_heads = shape_.query_heads;
     layer.attention.kv_heads = shape_.kv_heads;
     layer.attention.head_dim = shape_.head_dim;
+    layer.attention.pairing = shape_.rope_pairing;
     const bool attention_bias = shape_.attention_bias;
     layer.attention.q = linear(named("self_attn.q_proj"), queries, shape_.hidden, attention_bias);
     layer.attention.k = linear(named("self_attn.k_proj"), keys, shape_.hidden, attention_bias);
@@ -196,7 +198,12 @@ class LlamaLoader {
         parts.push_back(std::string("mlp.") + part + "_proj.bias");
       }
     }
+    const bool is_gguf = checkpoint_.format() == CheckpointFormat::gguf;
     for (const auto& tensor : checkpoint_.tensors()) {
+      if (is_gguf && !gguf::gguf_name(tensor.name)) {
+        throw ConfigError("ZIYA-435", "model: tensor " + tensor.name +
+                                          " has no place in a model of the LLaMA architecture");
+      }
       if (!tensor.name.starts_with(llama_names::layers)) continue;
       if (llama_names::is_rotary_cache(tensor.name)) continue;
       if (!expected(tensor.name, parts)) {

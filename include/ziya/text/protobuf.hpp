@@ -114,16 +114,31 @@ class ProtobufReader {
   std::string_view bytes_;
 };
 
+inline void append_protobuf_varint(std::string& message, std::uint64_t value) {
+  for (; value >= 0x80; value >>= 7) message += static_cast<char>(value | 0x80);
+  message += static_cast<char>(value);
+}
+
 /// Appends field `number` holding `bytes` to `message`.
 inline void append_protobuf_bytes(std::string& message, std::uint64_t number,
                                   std::string_view bytes) {
-  const auto append_varint = [&](std::uint64_t value) {
-    for (; value >= 0x80; value >>= 7) message += static_cast<char>(value | 0x80);
-    message += static_cast<char>(value);
-  };
-  append_varint(number << 3 | 2);
-  append_varint(bytes.size());
+  append_protobuf_varint(message, number << 3 | 2);
+  append_protobuf_varint(message, bytes.size());
   message += bytes;
+}
+
+/// The same holding an integer, a boolean or an enumeration.
+inline void append_protobuf_integer(std::string& message, std::uint64_t number,
+                                    std::uint64_t value) {
+  append_protobuf_varint(message, number << 3);
+  append_protobuf_varint(message, value);
+}
+
+/// The same holding a float.
+inline void append_protobuf_real(std::string& message, std::uint64_t number, float value) {
+  append_protobuf_varint(message, number << 3 | 5);
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  for (int i = 0; i < 4; ++i) message += static_cast<char>(bits >> (8 * i) & 0xff);
 }
 
 ZIYA_NAMESPACE_END

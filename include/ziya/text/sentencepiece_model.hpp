@@ -25,6 +25,7 @@ class SentencePieceModel {
   struct Piece {
     std::string text;
     PieceType type = PieceType::normal;
+    float score = 0;
   };
 
   static constexpr std::int64_t max_bytes = std::int64_t{64} << 20;
@@ -76,12 +77,41 @@ class SentencePieceModel {
     return result;
   }
 
+  /// All that is not pieces nor self-test samples: how the model was trained, how it normalises.
+  [[nodiscard]] std::string settings() const {
+    std::string result;
+    for (ProtobufReader fields(bytes_, source_); fields.next();) {
+      if (fields.number() != 1 && fields.number() != 4) result += fields.whole();
+    }
+    return result;
+  }
+
+  /// The message of a model with these pieces and settings.
+  [[nodiscard]] static std::string assemble(const std::vector<Piece>& pieces,
+                                            std::string_view settings) {
+    std::string result, message;
+    for (const Piece& piece : pieces) {
+      message.clear();
+      append_protobuf_bytes(message, 1, piece.text);
+      append_protobuf_real(message, 2, piece.score);
+      if (piece.type != PieceType::normal) {
+        append_protobuf_integer(message, 3, static_cast<std::uint64_t>(piece.type));
+      }
+      append_protobuf_bytes(result, 1, message);
+    }
+    result += settings;
+    return result;
+  }
+
  private:
   void read_piece(std::string_view message) {
     Piece piece;
     for (ProtobufReader fields(message, source_); fields.next();) {
       if (fields.number() == 1) piece.text = fields.bytes();
-      if (fields.number() == 2 && !std::isfinite(fields.real())) refuse_piece("a score of NaN");
+      if (fields.number() == 2) {
+        piece.score = fields.real();
+        if (!std::isfinite(piece.score)) refuse_piece("a score of NaN");
+      }
       if (fields.number() == 3) {
         const std::uint64_t type = fields.integer();
         if (type < 1 || type > 6) refuse_piece("type " + std::to_string(type));

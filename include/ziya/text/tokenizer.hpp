@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -17,8 +18,11 @@
 #include "ziya/config.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/io/file.hpp"
+#include "ziya/io/gguf.hpp"
+#include "ziya/io/gguf_shards.hpp"
 #include "ziya/io/model_path.hpp"
 #include "ziya/text/added_tokens.hpp"
+#include "ziya/text/gguf_vocabulary.hpp"
 #include "ziya/text/reference_decode.hpp"
 #include "ziya/text/sentencepiece_encoder.hpp"
 #include "ziya/text/sentencepiece_model.hpp"
@@ -65,8 +69,9 @@ class Tokenizer {
     bool at_start = true;
   };
 
-  /// @param path a model folder, or the tokenizer.model in one; `~` and hub caches are understood.
-  /// Only the tokenizer's own files need to be there.
+  /// @param path a model folder, or the tokenizer.model in one, or a GGUF file, or a folder with
+  /// one and no tokenizer.model; `~` and hub caches are understood. Only the tokenizer's own files
+  /// need to be there.
   /// @throws IoError ZIYA-301 when there is no tokenizer.model, FormatError ZIYA-234 when it is a
   /// Git-LFS pointer, ZIYA-302 and ZIYA-303, ConfigError ZIYA-304
   static Tokenizer load(const std::filesystem::path& path) {
@@ -74,6 +79,12 @@ class Tokenizer {
     std::error_code ignored;
     const bool is_folder = std::filesystem::is_directory(found, ignored);
     const std::filesystem::path model = is_folder ? found / "tokenizer.model" : found;
+    const auto weights =
+        is_folder && !std::filesystem::exists(model, ignored) ? gguf::find_in_folder(found) : model;
+    if (gguf::is_gguf(weights)) {
+      const gguf::Contents contents = gguf::read_contents(InputFile(weights));
+      return from_files(gguf::tokenizer_files(contents.metadata), contents.metadata.source());
+    }
     if (!std::filesystem::exists(model, ignored)) refuse_missing(found);
     std::string bytes = read_text_file(model, SentencePieceModel::max_bytes);
     if (bytes.starts_with("version https://git-lfs")) {
@@ -83,6 +94,16 @@ class Tokenizer {
     }
     return Tokenizer(SentencePieceModel(std::move(bytes), utf8_from_path(model)),
                      TokenizerDocuments::read(model.parent_path()));
+  }
+
+  /// The same from contents by file name: "tokenizer.model" and the JSON files that would lie
+  /// beside it. @param source named in messages
+  static Tokenizer from_files(const std::map<std::string, std::string>& files,
+                              const std::string& source) {
+    const auto model = files.find("tokenizer.model");
+    if (model == files.end()) refuse_missing(path_from_utf8(source));
+    return Tokenizer(SentencePieceModel(model->second, source + ": tokenizer.model"),
+                     TokenizerDocuments::parse(files, source));
   }
 
   /// The ids of `text` (any bytes; those that are not UTF-8 become U+FFFD).
@@ -164,6 +185,10 @@ class Tokenizer {
     }
     return !is_added(id) && (state_->encoder.is_control(id) || state_->encoder.is_unknown(id));
   }
+
+  /// Whether encoding adds bos and eos when nothing else is asked for.
+  [[nodiscard]] bool adds_bos() const { return state_->add_bos; }
+  [[nodiscard]] bool adds_eos() const { return state_->add_eos; }
 
   /// −1 where the tokenizer has none.
   [[nodiscard]] std::int32_t bos_id() const { return state_->bos; }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -87,6 +88,18 @@ struct TokenizerDocuments {
     return {TokenizerDocument::read(folder / "added_tokens.json"),
             TokenizerDocument::read(folder / "tokenizer_config.json"),
             TokenizerDocument::read(folder / "special_tokens_map.json")};
+  }
+  /// The same from texts by file name; those that are not there are absent.
+  static TokenizerDocuments parse(const std::map<std::string, std::string>& files,
+                                  const std::string& source) {
+    const auto document = [&](const char* file) {
+      const std::string name = source + ": " + file;
+      const auto found = files.find(file);
+      return found == files.end() ? TokenizerDocument{name, nullptr}
+                                  : TokenizerDocument::parse(name, found->second);
+    };
+    return {document("added_tokens.json"), document("tokenizer_config.json"),
+            document("special_tokens_map.json")};
   }
 };
 

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+// Any model as a GGUF file, and a GGUF file as any model.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "ziya/config.hpp"
+#include "ziya/convert/convert_options.hpp"
+#include "ziya/convert/gguf_source.hpp"
+#include "ziya/convert/model_source.hpp"
+#include "ziya/convert/typed_source.hpp"
+#include "ziya/core/error.hpp"
+#include "ziya/io/gguf_writer.hpp"
+#include "ziya/model/llama_config.hpp"
+#include "ziya/text/gguf_vocabulary_writer.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+
+/// A GGUF file, or a folder with one, as the Hugging Face folder that it stands for.
+/// @throws FormatError, ConfigError, IoError
+inline ModelSource open_gguf_model(const std::filesystem::path& path) {
+  Checkpoint checkpoint = Checkpoint::open(path);
+  const gguf::Metadata* metadata = checkpoint.gguf_metadata();
+  if (metadata == nullptr) {
+    throw FormatError("ZIYA-250", utf8_from_path(checkpoint.path()) + ": is not a GGUF file");
+  }
+  const LlamaShape shape = read_gguf_shape(checkpoint);
+  const gguf::ConfigMaker maker(checkpoint);
+  ModelSource model;
+  model.name = metadata->text("general.name").value_or(model_name(checkpoint.path()));
+  if (metadata->find("tokenizer.ggml.model") != nullptr) {
+    model.files = gguf::tokenizer_files(*metadata);
+  }
+  model.files["config.json"] = maker.make().dump(2) + "\n";
+  model.files["generation_config.json"] = maker.make_generation().dump(2) + "\n";
+  model.tensors = std::make_shared<const GgufSource>(
+      std::make_shared<const CheckpointSource>(std::move(checkpoint)), shape, RopePairing::halves);
+  return model;
+}
+
+/// The shape that config.json of a model says. @throws ConfigError ZIYA-412 when there is none
+inline LlamaShape shape_of(const ModelSource& model) {
+  const auto config = model.files.find("config.json");
+  if (config == model.files.end()) {
+    throw ConfigError("ZIYA-412", model.name + ": has no config.json");
+  }
+  LlamaShape shape = parse_llama_shape(config->second, model.name + ": config.json");
+  for (const TensorSpec& tensor : model.tensors->tensors()) {
+    if (tensor.name == llama_names::embedding && tensor.shape.rank() == 2 &&
+        shape.vocabulary == unknown_vocabulary) {
+      shape.vocabulary = tensor.shape[0];
+    }
+  }
+  return shape;
+}
+
+/// Everything but the tensors: the model's name, sizes, rope and vocabulary.
+/// @param type of most matrices
+/// @throws ConfigError ZIYA-259, ZIYA-525, and what the tokenizer's files are refused for
+inline gguf::Metadata gguf_metadata(const ModelSource& model, const LlamaShape& shape, DType type) {
+  gguf::Metadata metadata(model.name);
+  gguf::set_shape(metadata, shape);
+  metadata.set_text("general.type", "model");
+  metadata.set_text("general.name", model.name);
+  metadata.set_u32("general.file_type", gguf::tensor_type(type)->file_type);
+  if (is_quantised(type)) metadata.set_u32("general.quantization_version", 2);
+  gguf::set_vocabulary(metadata, model.files, shape.vocabulary);
+  const auto generation = model.files.find("generation_config.json");
+  if (generation != model.files.end()) {
+    metadata.set_text("ziya.generation_config.json", generation->second);
+  }
+  metadata.set_text("ziya.version", ZIYA_VERSION);
+  return metadata;
+}
+
+/// @throws ConfigError ZIYA-431 naming a tensor that a model of this shape needs
+inline void check_complete(const std::vector<TensorSpec>& tensors, const LlamaShape& shape) {
+  std::vector<std::string> needed{std::string(llama_names::embedding),
+                                  std::string(llama_names::final_norm)};
+  if (!shape.tied_head) needed.emplace_back(llama_names::head);
+  for (std::int64_t layer = 0; layer < shape.layers; ++layer) {
+    for (const auto& [gguf, part] : gguf::detail::layer_names) {
+      needed.push_back(llama_names::of_layer(layer, std::string(part) + ".weight"));
+    }
+  }
+  for (const std::string& name : needed) {
+    const auto found = std::find_if(tensors.begin(), tensors.end(),
+                                    [&](const TensorSpec& tensor) { return tensor.name == name; });
+    if (found == tensors.end()) {
+      throw ConfigError("ZIYA-431", "model: tensor " + name + " is missing from the checkpoint");
+    }
+  }
+}
+
+/// Writes one GGUF file: matrices in options.type (or as they are stored), vectors in f32.
+/// @throws ArgumentError ZIYA-208, ZIYA-255, ZIYA-608; ConfigError; IoError; Error ZIYA-606
+inline ConvertReport write_gguf_model(const ModelSource& model, const std::filesystem::path& target,
+                                      const ConvertOptions& options = {}) {
+  const std::filesystem::path path = expand_home(target);
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error) ||
+      (!options.overwrite && std::filesystem::exists(path, error))) {
+    throw ArgumentError(
+        "ZIYA-208", utf8_from_path(target) + ": exists already; choose another, or overwrite it");
+  }
+  const LlamaShape shape = shape_of(model);
+  const auto rows =
+      std::make_shared<const GgufSource>(model.tensors, shape, RopePairing::interleaved);
+  check_complete(rows->tensors(), shape);
+  const TypedSource tensors(rows, [&](const TensorSpec& tensor) {
+    return tensor.shape.rank() < 2 ? DType::f32 : options.type.value_or(tensor.dtype);
+  });
+  ConvertReport report;
+  report.files = 1;
+  std::array<std::int64_t, dtype_count> bytes_by_type{};
+  for (const TensorSpec& tensor : tensors.tensors()) {
+    ++report.tensors;
+    report.bytes += tensor.bytes();
+    bytes_by_type[static_cast<std::size_t>(tensor.dtype)] += tensor.bytes();
+  }
+  const auto most = std::max_element(bytes_by_type.begin(), bytes_by_type.end());
+  const auto space =
+      std::filesystem::space(path.has_parent_path() ? path.parent_path() : ".", error);
+  if (!error && space.available < static_cast<std::uintmax_t>(report.bytes)) {
+    throw IoError("ZIYA-209", utf8_from_path(target) + ": needs " + std::to_string(report.bytes) +
+                                  " bytes, but the disk has only " +
+                                  std::to_string(space.available) + " free");
+  }
+  GgufWriter writer(path, tensors.tensors(),
+                    gguf_metadata(model, shape, static_cast<DType>(most - bytes_by_type.begin())),
+                    options.hooks);
+  stream(writer, tensors, options.streaming());
+  writer.commit();
+  return report;
+}
+
+ZIYA_NAMESPACE_END
