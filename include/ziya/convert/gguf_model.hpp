@@ -74,6 +74,13 @@ inline gguf::Metadata gguf_metadata(const ModelSource& model, const LlamaShape& 
   metadata.set_u32("general.file_type", gguf::tensor_type(type)->file_type);
   if (is_quantised(type)) metadata.set_u32("general.quantization_version", 2);
   gguf::set_vocabulary(metadata, model.files, shape.vocabulary);
+  // Old configs name a padding token that their tokenizer does not have.
+  const auto config = parse_json(model.files.at("config.json"), model.name + ": config.json");
+  if (const auto pad = config.find("pad_token_id");
+      metadata.find("tokenizer.ggml.padding_token_id") == nullptr && pad != config.end() &&
+      json_is<std::int32_t>(*pad) && *pad >= 0 && *pad < shape.vocabulary) {
+    metadata.set_u32("tokenizer.ggml.padding_token_id", pad->get<std::int32_t>());
+  }
   const auto generation = model.files.find("generation_config.json");
   if (generation != model.files.end()) {
     metadata.set_text("ziya.generation_config.json", generation->second);

@@ -16,6 +16,7 @@
 #include "ziya/core/dtype.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/io/tensor_source.hpp"
+#include "ziya/ops/quantize.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 
@@ -38,12 +39,14 @@ void round_elements(DType to, std::span<std::byte> out, const std::byte* in, std
 
 }  // namespace detail
 
-/// Whether TypedSource converts between the two: f32, f16 and bf16 among one another.
+/// Whether TypedSource converts between the two: quantised types, f32, f16 and bf16 to the last
+/// three.
 constexpr bool converts(DType from, DType to) {
-  return from == to || (from <= DType::bf16 && to <= DType::bf16);
+  return from == to || (is_plain_float(to) && (is_plain_float(from) || is_quantised(from)));
 }
 
-/// y = round(x), to nearest, ties to even. Widening is exact.
+/// y = round(x), to nearest, ties to even. Widening is exact; quantised blocks become the floats
+/// that they stand for.
 class TypedSource final : public TensorSource {
  public:
   /// @param type_of the type that a tensor is to have
@@ -68,6 +71,7 @@ class TypedSource final : public TensorSource {
     const DType from = source_->tensors().at(index).dtype, to = tensors_.at(index).dtype;
     if (from == to) return source_->read(index, first, out);
     const std::size_t count = out.size() / static_cast<std::size_t>(info(to).block_bytes);
+    if (is_quantised(from)) return read_blocks(index, first, count, out);
     std::vector<std::byte> stored(count * static_cast<std::size_t>(info(from).block_bytes));
     source_->read(index, first, stored);
     if (from == DType::f32) return detail::round_elements<float>(to, out, stored.data(), count);
@@ -76,6 +80,22 @@ class TypedSource final : public TensorSource {
   }
 
  private:
+  void read_blocks(std::size_t index, std::int64_t first, std::size_t count,
+                   std::span<std::byte> out) const {
+    const DType from = source_->tensors().at(index).dtype;
+    const std::int64_t block = info(from).block_elements;
+    const std::int64_t begin = first / block * block;
+    const std::int64_t end = (first + static_cast<std::int64_t>(count) + block - 1) / block * block;
+    std::vector<std::byte> stored(static_cast<std::size_t>(bytes_of(from, end - begin)));
+    source_->read(index, begin, stored);
+    std::vector<float> values(static_cast<std::size_t>(end - begin));
+    backend::dequantise_row(from, stored.data(), values.data(), end - begin);
+    detail::round_elements<float>(
+        tensors_[index].dtype, out,
+        reinterpret_cast<const std::byte*>(&values[static_cast<std::size_t>(first - begin)]),
+        count);
+  }
+
   std::shared_ptr<const TensorSource> source_;
   std::vector<TensorSpec> tensors_;
 };

@@ -91,8 +91,8 @@ class TensorFile {
     tensors_ = std::move(contents.tensors);
     constexpr std::size_t short_text = 256;
     for (const auto& [key, value] : contents.metadata.entries()) {
-      const bool describes = key.starts_with("general.") ||
-                             (key.starts_with("ziya.") && !key.starts_with("ziya.tokenizer."));
+      const bool describes =
+          key.starts_with("general.") || (key.starts_with("ziya.") && !key.ends_with(".json"));
       if (describes && value.type == gguf::ValueType::text && value.bytes.size() <= short_text) {
         metadata_[key] = value.bytes;
       }
