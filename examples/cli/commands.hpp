@@ -83,8 +83,12 @@ struct MergeOptions {
 
 struct ConvertOptions {
   std::string input, output;
-  std::string from = "auto", to = "auto";  // names of formats
-  std::string type;                        // f32, f16, bf16; empty: as stored
+  std::string from = "auto", to = "auto";     // names of formats
+  std::string type;                           // f32, f16, bf16, stored; empty: the format's rule
+  std::string model_size;                     // of Meta's layout: a subfolder such as 13B
+  std::optional<std::int64_t> max_positions;  // of Meta's layout, which does not say it
+  bool checksums = true;                      // compare Meta's weights with checklist.chk
+  std::int64_t parts = 1;                     // of the Fengshen layout
   bool overwrite = false;
   std::string max_shard_size;  // of safetensors; empty: the library's default
 };

@@ -16,17 +16,40 @@ CLI::App* add_convert(CLI::App& app, ConvertOptions& options) {
   option(*command, "--output,--output-dir", options.output, "folder or file to write", "PATH")
       ->required();
   option(*command, "--from", options.from, "format of the input (default: what it looks like)",
-         "hf|gguf");
-  option(*command, "--to", options.to, "format of the output (default: by its name)", "hf|gguf");
-  option(*command, "--type", options.type, "type of the weights (default: as they are stored)",
-         "f32|f16|bf16");
+         "hf|meta|fengshen|gguf");
+  option(*command, "--to", options.to, "format of the output (default: by its name)",
+         "hf|fengshen|gguf");
+  option(
+      *command, "--type", options.type,
+      "type of the weights (default: as they are stored; from Meta's layout f16, as the reference "
+      "writes)",
+      "stored|f32|f16|bf16");
   flag(*command, "--overwrite", options.overwrite, "replace an output that exists");
   option(*command, "--max-shard-size", options.max_shard_size,
-         "largest file of safetensors, e.g. 4GB or 500MB", "SIZE");
+         "largest file of safetensors or PyTorch, e.g. 4GB or 500MB", "SIZE");
+  const char* meta = "From Meta's layout";
+  option(*command, "--model-size", options.model_size,
+         "the subfolder of the input that holds the weights", "7B|13B|…")
+      ->group(meta);
+  option(*command, "--max-positions", options.max_positions,
+         "tokens of context (default: 2048, 4096 for LLaMA-2, 16384 for Code Llama)", "N")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30).description(""))
+      ->group(meta);
+  command
+      ->add_flag_callback(
+          "--no-checksums,--no_checksums", [&options] { options.checksums = false; },
+          "do not compare the weights with checklist.chk")
+      ->group(meta);
+  option(*command, "--parts", options.parts, "tensor-parallel parts of the output", "N")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{4096}).description(""))
+      ->capture_default_str()
+      ->group("To the Fengshen layout");
   command->footer(
       "Examples:\n"
+      "  ziya convert --from meta --input llama --model-size 13B --output llama-13b-hf\n"
       "  ziya convert --input MODEL --output MODEL.gguf --type f16\n"
-      "  ziya convert --input MODEL.gguf --output MODEL-hf");
+      "  ziya convert --input MODEL.gguf --output MODEL-hf\n"
+      "  ziya convert --input MODEL --to fengshen --parts 8 --output MODEL-fs");
   return command;
 }
 
