@@ -28,9 +28,9 @@
 ZIYA_NAMESPACE_BEGIN
 
 struct MetaOptions {
-  std::string model_size;                     ///< "13B": a subfolder, as the reference is called
-  std::optional<std::int64_t> max_positions;  ///< none: meta_context()
-  bool needs_tokenizer = true;                ///< refuse a folder without tokenizer.model
+  std::string model_size{};                     ///< "13B": a subfolder, as the reference is called
+  std::optional<std::int64_t> max_positions{};  ///< none: meta_context()
+  bool needs_tokenizer = true;                  ///< refuse a folder without tokenizer.model
 };
 
 /// Model-parallel shards are joined: on dimension 1 the embedding (dimension 0 where the shards'

@@ -18,6 +18,8 @@
 #include "ziya/model/llama_config.hpp"
 #include "ziya/model/llama_shape.hpp"
 #include "ziya/model/llama_weights.hpp"
+#include "ziya/model/lora_adapter.hpp"
+#include "ziya/model/lora_attach.hpp"
 #include "ziya/nn/kv_cache.hpp"
 #include "ziya/ops/embedding.hpp"
 
@@ -31,7 +33,9 @@ struct CpuConfig {
 
 struct LoadOptions {
   /// Another type than the stored one makes a copy of every matrix.
-  std::optional<DType> dtype;
+  std::optional<DType> dtype{};
+  /// Folders of LoRA adapters (PEFT's layout) to hold beside the weights; several add up.
+  std::vector<std::filesystem::path> adapters{};
 };
 
 /// What training and tests want to see of a forward pass.
@@ -63,7 +67,11 @@ class LlamaModel {
       const auto* table = checkpoint.find(llama_names::embedding);
       if (table != nullptr && table->shape.rank() == 2) shape.vocabulary = table->shape[0];
     }
-    return LlamaModel(shape, LlamaLoader(checkpoint, shape, options.dtype).load());
+    LlamaWeights<Cpu> weights = LlamaLoader(checkpoint, shape, options.dtype).load();
+    for (const auto& adapter : options.adapters) {
+      attach_lora(weights, LoraAdapter::open(adapter), utf8_from_path(directory));
+    }
+    return LlamaModel(shape, std::move(weights));
   }
 
   LlamaModel(const LlamaShape& shape, LlamaWeights<Device> weights)

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+// Holds an adapter beside a loaded model, whatever the format of its weights.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ziya/config.hpp"
+#include "ziya/core/device.hpp"
+#include "ziya/core/dtype.hpp"
+#include "ziya/core/error.hpp"
+#include "ziya/core/rope_table.hpp"
+#include "ziya/core/tensor.hpp"
+#include "ziya/core/weight.hpp"
+#include "ziya/model/llama_names.hpp"
+#include "ziya/model/llama_weights.hpp"
+#include "ziya/model/lora_adapter.hpp"
+#include "ziya/nn/linear.hpp"
+#include "ziya/nn/lora.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+
+namespace detail {
+
+inline Weight<Cpu> weight_of(std::vector<float> values, std::int64_t rows, std::int64_t columns) {
+  auto owner = std::make_shared<const std::vector<float>>(std::move(values));
+  const auto* data = reinterpret_cast<const std::byte*>(owner->data());
+  return {DType::f32, rows, columns, data, std::move(owner)};
+}
+
+/// Rows of every head from halves (i, i + d/2) to pairs (2i, 2i + 1), as weights lie in GGUF.
+inline std::vector<float> halves_to_pairs(const std::vector<float>& b, std::int64_t columns,
+                                          std::int64_t head_dim) {
+  std::vector<float> result(b.size());
+  const auto rows = static_cast<std::int64_t>(b.size()) / columns;
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const std::int64_t within = row % head_dim;
+    const std::int64_t from = row - within + within / 2 + within % 2 * (head_dim / 2);
+    std::memcpy(result.data() + row * columns, b.data() + from * columns,
+                static_cast<std::size_t>(columns) * sizeof(float));
+  }
+  return result;
+}
+
+/// The two updates as one of both ranks: [B₁ B₂] [A₁; A₂].
+inline nn::Lora<Cpu> stacked(const nn::Lora<Cpu>& first, const nn::Lora<Cpu>& second) {
+  const auto floats = [](const Weight<Cpu>& w) { return reinterpret_cast<const float*>(w.data); };
+  const std::int64_t in = first.a.columns, out = first.b.rows;
+  const std::int64_t r = first.a.rows, s = second.a.rows;
+  std::vector<float> a(floats(first.a), floats(first.a) + r * in);
+  a.insert(a.end(), floats(second.a), floats(second.a) + s * in);
+  std::vector<float> b;
+  for (std::int64_t row = 0; row < out; ++row) {
+    b.insert(b.end(), floats(first.b) + row * r, floats(first.b) + (row + 1) * r);
+    b.insert(b.end(), floats(second.b) + row * s, floats(second.b) + (row + 1) * s);
+  }
+  return {weight_of(std::move(a), r + s, in), weight_of(std::move(b), out, r + s)};
+}
+
+}  // namespace detail
+
+/// Sets `lora` of the linear layers that the adapter changes, in f32, and replaces embedding and
+/// head that it holds whole. Several adapters add up. The model's weights are not copied.
+/// @throws ConfigError ZIYA-622 when a shape does not fit or what is changed cannot be changed at
+/// run time, FormatError ZIYA-623
+inline void attach_lora(LlamaWeights<Cpu>& weights, const LoraAdapter& adapter,
+                        const std::string& model = "the model") {
+  struct Place {
+    nn::Linear<Cpu>* linear;
+    std::int64_t pair_dim;  // of heads whose rows lie in pairs; 0: rows in Hugging Face's order
+  };
+  std::map<std::string, Place> places;
+  const auto add = [&](std::string name, nn::Linear<Cpu>& linear, std::int64_t pair_dim = 0) {
+    places.emplace(std::move(name), Place{&linear, pair_dim});
+  };
+  for (std::size_t i = 0; i < weights.layers.size(); ++i) {
+    LlamaLayer<Cpu>& layer = weights.layers[i];
+    const auto named = [&](const char* part) {
+      return llama_names::of_layer(static_cast<std::int64_t>(i), part);
+    };
+    nn::Attention<Cpu>& attention = layer.attention;
+    const std::int64_t pairs =
+        attention.pairing == RopePairing::interleaved ? attention.head_dim : 0;
+    add(named("self_attn.q_proj"), attention.q, pairs);
+    add(named("self_attn.k_proj"), attention.k, pairs);
+    add(named("self_attn.v_proj"), attention.v);
+    add(named("self_attn.o_proj"), attention.o);
+    add(named("mlp.gate_proj"), layer.mlp.gate);
+    add(named("mlp.up_proj"), layer.mlp.up);
+    add(named("mlp.down_proj"), layer.mlp.down);
+  }
+  add("lm_head", weights.head);
+  const auto refuse = [&](const std::string& what) {
+    throw ConfigError("ZIYA-622", adapter.name() + ": " + what +
+                                      " cannot be changed beside a model; merge the adapter first: "
+                                      "ziya merge-lora");
+  };
+  const auto shape_of = [&](const std::string& tensor) -> std::optional<Shape> {
+    if (tensor == llama_names::embedding) {
+      return Shape{weights.embedding.rows, weights.embedding.columns};
+    }
+    const auto found = places.find(tensor.substr(0, tensor.rfind('.')));
+    if (found == places.end()) return std::nullopt;
+    const nn::Linear<Cpu>& linear = *found->second.linear;
+    if (tensor.ends_with(".weight")) return Shape{linear.out_features(), linear.in_features()};
+    if (tensor.ends_with(".bias") && !linear.bias.empty()) return Shape{linear.out_features()};
+    return std::nullopt;
+  };
+  std::vector<std::string> modules;
+  for (const auto& [name, place] : places) {
+    if (name != "lm_head") modules.push_back(name);
+  }
+  adapter.check_fits(shape_of, modules, model, false);
+
+  for (const auto& [target, stored] : adapter.replacements()) {
+    if (target.ends_with(".bias")) {
+      const Place& place = places.at(target.substr(0, target.rfind('.')));
+      if (place.pair_dim != 0) refuse(target);
+      const std::vector<float> values = adapter.floats(stored);
+      Tensor<float> bias(Shape{static_cast<std::int64_t>(values.size())});
+      std::copy(values.begin(), values.end(), bias.data());
+      place.linear->bias = std::move(bias);
+      continue;
+    }
+    if (target != llama_names::embedding && target != llama_names::head) refuse(target);
+    MappedTensor tensor = adapter.checkpoint().map(stored);
+    if (tensor.dtype == DType::f64) refuse(target + " of f64");
+    const Weight<Cpu> whole{tensor.dtype, tensor.shape[0], tensor.shape[1], tensor.data,
+                            std::move(tensor.owner)};
+    if (target == llama_names::embedding) weights.embedding = whole;
+    if (target == llama_names::head) weights.head.weight = whole;
+  }
+  for (const LoraPair& pair : adapter.pairs()) {
+    const auto found = places.find(pair.module);
+    if (pair.embedding || found == places.end()) refuse(pair.module);
+    const Place& place = found->second;
+    std::vector<float> b = adapter.floats(pair.b);
+    for (float& value : b) value = static_cast<float>(static_cast<double>(value) * pair.scale);
+    if (place.pair_dim != 0) b = detail::halves_to_pairs(b, pair.rank(), place.pair_dim);
+    nn::Lora<Cpu> lora{detail::weight_of(adapter.floats(pair.a), pair.rank(), pair.a_shape[1]),
+                       detail::weight_of(std::move(b), pair.b_shape[0], pair.rank())};
+    if (place.linear->lora) lora = detail::stacked(*place.linear->lora, lora);
+    place.linear->lora = std::make_shared<const nn::Lora<Cpu>>(std::move(lora));
+  }
+}
+
+ZIYA_NAMESPACE_END
