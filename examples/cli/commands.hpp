@@ -25,6 +25,7 @@ struct ModelOptions {
   std::string isa = "auto";              // instruction set
   int threads = 0;                       // 0: what the machine grants
   std::string prompt_template = "auto";  // auto, ziya, raw
+  std::vector<std::string> adapters;     // folders of LoRA adapters beside the model
 };
 
 /// The defaults are the model card's.
@@ -91,6 +92,8 @@ struct ConvertOptions {
   std::int64_t parts = 1;                     // of the Fengshen layout
   bool overwrite = false;
   std::string max_shard_size;  // of safetensors; empty: the library's default
+  std::string adapter;         // folder of a LoRA adapter to merge on the way; empty: none
+  bool strict = false;         // refuse an adapter that records another base
 };
 
 // Each returns the exit status and throws ziya::Error for what it is given.

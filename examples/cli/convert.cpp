@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "commands.hpp"
 #include "conversion.hpp"
@@ -15,6 +16,7 @@
 #include "ziya/convert/fengshen_writer.hpp"
 #include "ziya/convert/gguf_model.hpp"
 #include "ziya/convert/hf_writer.hpp"
+#include "ziya/convert/lora_merge.hpp"
 #include "ziya/convert/meta_source.hpp"
 #include "ziya/convert/model_source.hpp"
 
@@ -140,6 +142,18 @@ std::optional<ziya::DType> type_of(const ConvertOptions& options, const Reader& 
   return type;
 }
 
+ziya::ModelSource with_adapter(const ziya::ModelSource& model, const ConvertOptions& options) {
+  auto adapter = ziya::LoraAdapter::open(ziya::path_from_utf8(options.adapter));
+  const std::string mismatch = adapter.base_mismatch(ziya::base_names(model));
+  if (!mismatch.empty() && options.strict) {
+    throw ziya::FormatError("ZIYA-624", adapter.name() + ": " + mismatch);
+  }
+  if (!mismatch.empty()) note("note: " + printable(mismatch) + "; its shapes fit");
+  note("adapter: " + std::to_string(adapter.pairs().size()) + " low-rank updates, " +
+       std::to_string(adapter.replacements().size()) + " whole tensors");
+  return ziya::merge_lora(model, std::move(adapter));
+}
+
 }  // namespace
 
 int run(const ConvertOptions& options) {
@@ -159,7 +173,8 @@ int run(const ConvertOptions& options) {
   const Writer& writer = writer_for(options, output);
   convert.type = type_of(options, reader);
   catch_signals();
-  const ziya::ModelSource model = reader.open(input, options);
+  ziya::ModelSource model = reader.open(input, options);
+  if (!options.adapter.empty()) model = with_adapter(model, options);
   const ziya::ConvertReport report = writer.write(model, output, convert, options);
   bar.finish();
   for (const std::string& line : report.notes) note("note: " + printable(line));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The command line of `ziya convert`.
+// The command lines of `ziya convert` and `ziya merge-lora`, which is a conversion on the way.
 #include <CLI/CLI.hpp>
 #include <memory>
 #include <vector>
@@ -53,11 +53,34 @@ CLI::App* add_convert(CLI::App& app, ConvertOptions& options) {
   return command;
 }
 
+CLI::App* add_merge_lora(CLI::App& app, ConvertOptions& options) {
+  auto* command = app.add_subcommand("merge-lora", "model + LoRA adapter = model");
+  option(*command, "--base,--base-model", options.input,
+         "the model that the adapter was trained on, in any format that convert reads", "PATH")
+      ->required();
+  option(*command, "--adapter", options.adapter, "the adapter's folder (PEFT)", "DIR")->required();
+  option(*command, "--output,--output-dir", options.output, "folder or file to write", "PATH")
+      ->required();
+  option(*command, "--type", options.type, "type of the weights (default: as they are stored)",
+         "stored|f32|f16|bf16");
+  flag(*command, "--strict", options.strict, "refuse an adapter that records another base");
+  flag(*command, "--overwrite", options.overwrite, "replace an output that exists");
+  option(*command, "--max-shard-size", options.max_shard_size, "largest file, e.g. 4GB or 500MB",
+         "SIZE");
+  command->footer(
+      "Example:\n"
+      "  ziya merge-lora --base Ziya-LLaMA-13B --adapter my-adapter --output my-model\n"
+      "Adapters can also stand beside a model: ziya generate MODEL --adapter my-adapter -p ...");
+  return command;
+}
+
 }  // namespace
 
 void add_convert_command(CLI::App& app, std::vector<Command>& commands) {
   const auto options = std::make_shared<ConvertOptions>();
   commands.push_back({add_convert(app, *options), [options] { return run(*options); }});
+  const auto merge = std::make_shared<ConvertOptions>();
+  commands.push_back({add_merge_lora(app, *merge), [merge] { return run(*merge); }});
 }
 
 }  // namespace cli

@@ -89,6 +89,9 @@ inline void model_options(CLI::App& command, ModelOptions& options) {
          "NAME")
       ->capture_default_str()
       ->group("Running");
+  repeated(command, "--adapter", options.adapters,
+           "a LoRA adapter (PEFT) to hold beside the model; may be repeated", "DIR")
+      ->group("Running");
   auto* choice =
       option(command, "--template", options.prompt_template,
              "ziya: <human>:…\\n<bot>:, raw: the text as it is; auto: ziya where the tokenizer has "

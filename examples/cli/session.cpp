@@ -52,7 +52,16 @@ ziya::CpuModel load(const ModelOptions& options, const std::filesystem::path& fo
                     std::int64_t tokens) {
   const auto dtype = ziya::dtype_from_name(options.dtype);  // none for "auto"
   say_memory(folder, dtype, *ziya::dtype_from_name(options.cache_dtype), tokens);
-  return ziya::CpuModel::load(folder, {.dtype = dtype});
+  ziya::LoadOptions load{.dtype = dtype};
+  for (const std::string& path : options.adapters) {
+    const auto adapter = ziya::LoraAdapter::open(ziya::path_from_utf8(path));
+    note("adapter: " + path + ", " + std::to_string(adapter.pairs().size()) +
+         " low-rank updates beside the model");
+    const std::string mismatch = adapter.base_mismatch({ziya::model_name(folder)});
+    if (!mismatch.empty()) note("note: " + printable(mismatch) + "; shapes decide");
+    load.adapters.push_back(adapter.folder());
+  }
+  return ziya::CpuModel::load(folder, load);
 }
 
 }  // namespace

@@ -31,13 +31,21 @@
 #include "ziya/backend/cpu/x86/avx512.hpp"
 #include "ziya/backend/cpu/x86/avx512_vector.hpp"
 #include "ziya/config.hpp"
+#if __has_include(<openssl/evp.h>)
+#include "ziya/convert/checklist.hpp"
+#endif
 #include "ziya/convert/convert_options.hpp"
 #include "ziya/convert/delta_merger.hpp"
 #include "ziya/convert/delta_plan.hpp"
+#if __has_include(<openssl/evp.h>)
+#include "ziya/convert/digest.hpp"
+#endif
 #include "ziya/convert/fengshen_names.hpp"
 #include "ziya/convert/fengshen_source.hpp"
 #include "ziya/convert/fengshen_writer.hpp"
 #include "ziya/convert/gathered_source.hpp"
+#include "ziya/convert/gguf_model.hpp"
+#include "ziya/convert/gguf_source.hpp"
 #include "ziya/convert/half_add.hpp"
 #include "ziya/convert/hf_writer.hpp"
 #include "ziya/convert/lora_merge.hpp"
@@ -144,10 +152,3 @@
 #include "ziya/text/utf8.hpp"
 #include "ziya/text/utf8_stream.hpp"
 #include "ziya/text/whitespace.hpp"
-
-#if __has_include(<openssl/evp.h>)
-#include "ziya/convert/checklist.hpp"
-#include "ziya/convert/digest.hpp"
-#include "ziya/convert/gguf_model.hpp"
-#include "ziya/convert/gguf_source.hpp"
-#endif

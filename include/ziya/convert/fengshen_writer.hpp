@@ -2,6 +2,7 @@
 // Any model in the Fengshen layout, split into tensor-parallel parts.
 #pragma once
 
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -16,11 +17,11 @@
 
 #include "ziya/config.hpp"
 #include "ziya/convert/convert_options.hpp"
-#include "ziya/convert/copy_tensors.hpp"
 #include "ziya/convert/fengshen_names.hpp"
 #include "ziya/convert/gathered_source.hpp"
 #include "ziya/convert/hf_writer.hpp"
 #include "ziya/convert/model_source.hpp"
+#include "ziya/convert/stream.hpp"
 #include "ziya/convert/typed_source.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/io/output_directory.hpp"
@@ -204,18 +205,25 @@ inline ConvertReport write_fengshen_model(const ModelSource& model,
   }
   directory.check_space(report.bytes);
   std::int64_t before = 0;
+  double seconds = 0;
   for (std::int64_t part = 0; part < parts; ++part) {
     const auto folder = directory.path() / ("part_" + std::to_string(part));
     std::filesystem::create_directory(folder);
     const TensorSource& part_source = *sources[static_cast<std::size_t>(part)];
     ShardedPytorchWriter writer(folder, part_source.tensors(), options.max_shard_bytes,
                                 options.hooks);
-    const auto progress = [&](ProgressEvent event) {
-      event.bytes += before;
-      event.total = report.bytes;
-      if (options.progress) options.progress(event);
-    };
-    copy_tensors(writer, part_source, progress, options.cancel);
+    StreamOptions streaming = options.streaming();
+    if (options.progress) {
+      streaming.progress = [&](ProgressEvent event) {
+        event.bytes += before;
+        event.total = report.bytes;
+        event.seconds += seconds;
+        options.progress(event);
+      };
+    }
+    const auto begin = std::chrono::steady_clock::now();
+    stream(writer, part_source, streaming);
+    seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     writer.commit();
     write_text_file(folder / "config.json", config, options.hooks);
     before += writer.total_bytes();
