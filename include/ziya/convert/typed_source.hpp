@@ -89,7 +89,7 @@ class TypedSource final : public TensorSource {
     std::vector<std::byte> stored(static_cast<std::size_t>(bytes_of(from, end - begin)));
     source_->read(index, begin, stored);
     std::vector<float> values(static_cast<std::size_t>(end - begin));
-    backend::dequantise_row(from, stored.data(), values.data(), end - begin);
+    quantize::dequantise_row(from, stored.data(), values.data(), end - begin);
     detail::round_elements<float>(
         tensors_[index].dtype, out,
         reinterpret_cast<const std::byte*>(&values[static_cast<std::size_t>(first - begin)]),

@@ -2,6 +2,7 @@
 // From the vocabulary in a GGUF file's metadata to the tokenizer files of a Hugging Face folder.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -146,8 +147,10 @@ class VocabularyReader {
   /// Field numbers: sentencepiece_model.proto of SentencePiece 0.1.97
   [[nodiscard]] std::string settings() const {
     std::string trainer, normalizer, result;
-    append_protobuf_integer(trainer, 3, 2);   // model_type: BPE
-    append_protobuf_integer(trainer, 35, 1);  // byte_fallback
+    const bool has_bytes = std::any_of(tokens_.begin(), tokens_.end(),
+                                       [](const Piece& p) { return p.type == PieceType::byte; });
+    append_protobuf_integer(trainer, 3, 2);           // model_type: BPE
+    append_protobuf_integer(trainer, 35, has_bytes);  // byte_fallback
     const std::pair<std::uint64_t, std::pair<const char*, const char*>> pieces[] = {
         {45, {"unknown", "<unk>"}}, {46, {"bos", "<s>"}}, {47, {"eos", "</s>"}}};
     for (const auto& [field, piece] : pieces) {
