@@ -11,6 +11,7 @@ declare -A headers=(
   [safetensors]="io/safetensors.hpp"
   [pickle]="io/pickle.hpp io/pickle_value.hpp"
   [pytorch]="io/pytorch.hpp io/zip.hpp"
+  [gguf]="io/gguf.hpp io/gguf_metadata.hpp io/gguf_names.hpp text/gguf_vocabulary.hpp model/gguf_config.hpp"
   [json]="io/json.hpp model/llama_config.hpp"
   [tokenizer_json]="text/tokenizer_config.hpp text/tokenizer_documents.hpp text/added_tokens.hpp"
   [tokenizer_model]="text/sentencepiece_model.hpp text/protobuf.hpp"

@@ -163,8 +163,152 @@ def archives():
         text("little_endian") + b"\x89s.")
 
 
+def ggufs():
+    u32, u64 = (lambda n: struct.pack("<I", n)), (lambda n: struct.pack("<Q", n))
+    text = lambda t: u64(len(t.encode())) + t.encode()
+    number = lambda key, n: text(key) + u32(4) + u32(n)
+    real = lambda key, x: text(key) + u32(6) + struct.pack("<f", x)
+    flag = lambda key, b: text(key) + u32(7) + bytes([b])
+    word = lambda key, t: text(key) + u32(8) + text(t)
+    array = lambda key, kind, parts: text(key) + u32(9) + u32(kind) + u64(len(parts)) + b"".join(parts)
+
+    def tensor(name, dims, kind=0, offset=0):
+        return text(name) + u32(len(dims)) + b"".join(map(u64, dims)) + u32(kind) + u64(offset)
+
+    def file(name, keys=(), tensors=(), data=b"", version=3, alignment=32):
+        head = b"GGUF" + u32(version) + u64(len(tensors)) + u64(len(keys))
+        head += b"".join(keys) + b"".join(tensors)
+        put("gguf", name, head + bytes(-len(head) % alignment) + data)
+
+    def shape(**changes):
+        sizes = {"context_length": 64, "embedding_length": 8, "block_count": 1,
+                 "feed_forward_length": 12, "attention.head_count": 2, **changes}
+        return [word("general.architecture", "llama")] + [
+            (real if isinstance(value, float) else word if isinstance(value, str) else number)(
+                "llama." + key.replace("__", "."), value) for key, value in sizes.items()
+            if value is not None]
+
+    def vocabulary(tokens, types, model="llama", scores=None, more=()):
+        return [word("tokenizer.ggml.model", model),
+                array("tokenizer.ggml.tokens", 8, [text(token) for token in tokens]),
+                array("tokenizer.ggml.scores", 6, [struct.pack("<f", -i) for i in range(
+                    len(tokens) if scores is None else scores)]),
+                array("tokenizer.ggml.token_type", 5, [u32(kind) for kind in types]), *more]
+    tokens, types = ["<unk>", "<s>", "</s>", "\u2581", "a", "ab", "<bot>", "<end>", "[PAD8]"], \
+        [2, 3, 3, 1, 1, 1, 4, 3, 5]
+    table = tensor("token_embd.weight", [8, 9])
+    rows = bytes(8 * 9 * 4)
+    ids = [number(f"tokenizer.ggml.{name}_token_id", n)
+           for name, n in (("bos", 1), ("eos", 2), ("unknown", 0), ("padding", 7), ("eot", 6))]
+    file("model", shape() + vocabulary(tokens, types, more=ids), [table], rows)
+    file("model_v2", shape() + vocabulary(tokens, types), [table], rows, version=2)
+    kinds = [text("k%d" % kind) + u32(kind) + bytes(size)
+             for kind, size in ((0, 1), (1, 1), (2, 2), (3, 2), (5, 4), (10, 8), (11, 8), (12, 8))]
+    file("kinds", kinds + [array("nested", 9, [u32(8) + u64(1) + text("x"), u32(0) + u64(0)])])
+    # What the reader of shapes and vocabularies looks at, in every width of integer.
+    for kind, size in ((0, 1), (1, 1), (2, 2), (3, 2), (5, 4), (10, 8), (11, 8), (12, 8)):
+        key = text("llama.block_count") + u32(kind) + b"\1" + bytes(size - 1)
+        file("width_%d" % kind, shape(block_count=None) + [key], [table], rows)
+    file("width_huge", shape(block_count=None) + [text("llama.block_count") + u32(10) + b"\xff" * 8],
+         [table], rows)
+    file("scaling_f64", shape() + [text("llama.rope.freq_base") + u32(12) + struct.pack("<d", 1e4)],
+         [table], rows)
+    # The header.
+    file("version_1", version=1)
+    file("big_endian", version=3 << 24)
+    put("gguf", "no_file", b"GGML" + bytes(60))
+    put("gguf", "many_tensors", b"GGUF" + u32(3) + u64(1 << 40) + u64(0))
+    put("gguf", "many_keys", b"GGUF" + u32(3) + u64(0) + u64(1 << 40))
+    file("key_twice", [number("a", 1), number("a", 2)])
+    file("key_long", [u64(1 << 20)])
+    file("type_unknown", [text("a") + u32(13) + bytes(8)])
+    file("text_outside", [text("a") + u32(8) + u64(1 << 20)])
+    file("array_outside", [text("a") + u32(9) + u32(12) + u64(1 << 61)])
+    file("array_deep", [text("a") + u32(9) + (u32(9) + u64(1)) * 6 + u32(0) + u64(0)])
+    file("array_long", [array("a", 6, [struct.pack("<f", i) for i in range(17000)])])
+    file("alignment_64", [number("general.alignment", 64)], [table], rows, alignment=64)
+    file("alignment_24", [number("general.alignment", 24)])
+    # Tensors.
+    for name, entry in {
+            "rank_5": tensor("w", [1] * 5), "extent": tensor("w", [1 << 63]),
+            "elements": tensor("w", [1 << 31, 1 << 31, 4]), "type_known": tensor("w", [256], 23),
+            "type_number": tensor("w", [8], 99), "no_blocks": tensor("w", [33], 8),
+            "offset": tensor("w", [8], 0, 1 << 40), "unaligned": tensor("w", [8], 0, 4),
+            "beyond": tensor("w", [80], 0, 64), "scalar": tensor("w", [])}.items():
+        file("tensor_" + name, tensors=[entry], data=rows)
+    file("tensor_twice", tensors=[table, table], data=rows)
+    file("tensor_overlap", tensors=[table, tensor("output.weight", [8], 0, 32)], data=rows)
+    file("tensor_both", tensors=[tensor("output.weight", [8]), tensor("lm_head.weight", [8], 0, 32)],
+         data=rows)
+    names = ["blk.0.attn_q.weight", "blk.12.ffn_gate.bias", "blk.01.attn_q.weight", "blk.x.y.weight",
+             "blk..weight", "blk.0.other.weight", "w.scale", "w"]
+    file("tensor_names", tensors=[tensor(name, [8], 0, 32 * i) for i, name in enumerate(names)],
+         data=bytes(256))
+    sizes = {2: (32, 18), 8: (32, 34), 14: (256, 210), 20: (32, 18)}
+    for kind, (elements, size) in sizes.items():
+        file("blocks_%d" % kind, tensors=[tensor("output.weight", [elements, 3], kind)],
+             data=bytes(range(256)) * 3)
+    # Shapes.
+    for name, changes in {
+            "missing": {"context_length": None}, "kind": {"context_length": "64"},
+            "rope": {"rope.dimension_count": 2}, "experts": {"expert_count": 4},
+            "scale": {"logit_scale": 0.5}, "yarn": {"rope.scaling.type": "yarn"},
+            "linear": {"rope.scaling.type": "linear", "rope.scaling.factor": 2.0},
+            "old_linear": {"rope.scale_linear": 4.0}, "head_dim": {"attention.key_length": 6},
+            "nan": {"rope.freq_base": float("nan")}}.items():
+        file("shape_" + name, shape(**changes), [table], rows)
+    file("shape_not_causal", shape() + [flag("llama.attention.causal", 0)], [table], rows)
+    file("shape_qwen", [word("general.architecture", "qwen2")], [table], rows)
+    file("shape_no_table", shape(vocab_size=9))
+    file("shape_no_vocabulary", shape())
+    file("generation", shape() + [word("ziya.generation_config.json", '{"top_k": 5}')], [table], rows)
+    file("generation_list", shape() + [word("ziya.generation_config.json", "[]")], [table], rows)
+    two = [table, tensor("rope_freqs.weight", [2], 0, 288)]
+    for name, factors in (("factors", (1.0, 1.0)), ("factors_odd", (1.0, 3.0))):
+        file("shape_" + name, shape(), two, rows + struct.pack("<2f", *factors))
+    llama3 = [real("ziya.rope.factor", 4.0), real("ziya.rope.low_freq_factor", 1.0),
+              real("ziya.rope.high_freq_factor", 4.0),
+              number("llama.rope.scaling.original_context_length", 8)]
+    file("shape_llama3", shape() + llama3, two, rows + struct.pack("<2f", 2.6893613, 4.0))
+    file("shape_factors_f16", shape(), [table, tensor("rope_freqs.weight", [2], 1, 288)], rows + bytes(4))
+    # Vocabularies.
+    file("words_gpt2", vocabulary(tokens, types, model="gpt2"))
+    file("words_no_scores", vocabulary(tokens, types)[:2])
+    file("words_scores", vocabulary(tokens, types, scores=3))
+    file("words_type", vocabulary(tokens, [9] * 9))
+    file("words_no_pieces", vocabulary(tokens, [3] * 9))
+    file("words_twice", vocabulary(tokens[:7] + ["<bot>", "x"], types[:7] + [4, 3]))
+    file("words_id", vocabulary(tokens, types, more=[number("tokenizer.ggml.bos_token_id", 8)]))
+    file("words_kind", [word("tokenizer.ggml.model", "llama"), number("tokenizer.ggml.tokens", 1)])
+    file("words_element", [word("tokenizer.ggml.model", "llama"),
+                           array("tokenizer.ggml.tokens", 4, [u32(1)])])
+    file("words_scores_kind", vocabulary(tokens, types)[:2] +
+         [array("tokenizer.ggml.scores", 5, [u32(1)])])
+    file("words_types_kind", vocabulary(tokens, types)[:3] +
+         [array("tokenizer.ggml.token_type", 6, [u32(1)])])
+    file("words_flags", vocabulary(tokens, types, more=[
+        flag("tokenizer.ggml.add_space_prefix", 0), flag("tokenizer.ggml.add_bos_token", 0),
+        flag("tokenizer.ggml.add_eos_token", 1), number("tokenizer.ggml.eos_token_id", 2)]))
+    file("words_flag_kind", vocabulary(tokens, types, more=[number("tokenizer.ggml.add_space_prefix", 0)]))
+    rules = "tokenizer.ggml.precompiled_charsmap"
+    file("words_rules", vocabulary(tokens, types, more=[array(rules, 0, [b"j", b"k"])]))
+    file("words_rules_kind", vocabulary(tokens, types, more=[array(rules, 4, [u32(1)])]))
+    own = [number("ziya.tokenizer.pieces", 6), array("ziya.tokenizer.sentencepiece", 0, []),
+           word("ziya.tokenizer.added_tokens.json", '{"<bot>": 6}')]
+    file("words_own", vocabulary(tokens, types, more=own))
+    file("words_own_pieces", vocabulary(tokens, types, more=[number("ziya.tokenizer.pieces", 10)]))
+    broken = [b"\x01\0\0\0\0\0\0\0\xff"]  # a text that is not UTF-8
+    file("words_added_bytes", vocabulary(tokens, types)[:1] + [
+        array("tokenizer.ggml.tokens", 8, [text(t) for t in tokens[:7]] + broken + [text("[PAD8]")])] +
+        vocabulary(tokens, types)[2:])
+    file("words_bos_bytes", vocabulary(tokens, types)[:1] + [
+        array("tokenizer.ggml.tokens", 8, [text("<unk>")] + broken + [text(t) for t in tokens[2:]])] +
+        vocabulary(tokens, types)[2:] + ids)
+
+
 if __name__ == "__main__":
     configs()
     safetensors()
     pickles()
     archives()
+    ggufs()

@@ -26,8 +26,9 @@ inline void read_all(const std::uint8_t* data, std::size_t size) {
       for (std::size_t i = 0; i < whole.size(); ++i) {
         if (mapped.data[i] != whole[i]) __builtin_trap();
       }
-      const std::int64_t half = tensor.shape.elements() / 2;
-      whole.resize(static_cast<std::size_t>(half * ziya::info(tensor.dtype).block_bytes));
+      const std::int64_t block = ziya::info(tensor.dtype).block_elements;
+      const std::int64_t half = tensor.shape.elements() / 2 / block * block;
+      whole.resize(static_cast<std::size_t>(ziya::bytes_of(tensor.dtype, half)));
       checkpoint.read_elements(tensor.name, tensor.shape.elements() - half, half, whole);
     }
   } catch (const ziya::Error&) {
