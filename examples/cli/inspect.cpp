@@ -13,6 +13,7 @@
 #include "memory.hpp"
 #include "session.hpp"
 #include "terminal.hpp"
+#include "ziya/backend/cpu/quantize/dequantise_row.hpp"
 #include "ziya/io/checkpoint.hpp"
 #include "ziya/io/json.hpp"
 #include "ziya/model/delta_check.hpp"
@@ -83,6 +84,7 @@ std::vector<Unusual> scan(const ziya::Checkpoint& checkpoint) {
   constexpr std::int64_t chunk = std::int64_t{1} << 20;  // elements
   std::vector<Unusual> result;
   std::vector<std::byte> buffer;
+  std::vector<float> values;  // of quantised blocks
   ProgressBar bar("scanning weights");
   std::int64_t done = 0;
   for (const ziya::TensorInfo& tensor : checkpoint.tensors()) {
@@ -94,6 +96,11 @@ std::vector<Unusual> scan(const ziya::Checkpoint& checkpoint) {
       if (tensor.dtype == ziya::DType::f32) count_unusual<float>(buffer, counts);
       if (tensor.dtype == ziya::DType::f16) count_unusual<ziya::Half>(buffer, counts);
       if (tensor.dtype == ziya::DType::bf16) count_unusual<ziya::BFloat16>(buffer, counts);
+      if (is_quantised(tensor.dtype)) {
+        values.resize(static_cast<std::size_t>(count));
+        ziya::quantize::dequantise_row(tensor.dtype, buffer.data(), values.data(), count);
+        count_unusual<float>(std::as_bytes(std::span(values)), counts);
+      }
       done += static_cast<std::int64_t>(buffer.size());
       bar.update(done, checkpoint.bytes(), tensor.name);
     }

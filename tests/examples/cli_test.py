@@ -26,7 +26,7 @@ SOURCE = pathlib.Path(os.environ["ZIYA_SOURCE"]).resolve()
 BASE = SOURCE / "examples/ziya-tiny/base"
 DELTA = SOURCE / "examples/ziya-tiny/delta"
 EXPECTED = json.loads((SOURCE / "examples/ziya-tiny/expected.json").read_text(encoding="utf-8"))
-COMMANDS = ["generate", "chat", "tokenize", "inspect", "merge-delta"]
+COMMANDS = ["generate", "chat", "tokenize", "inspect", "merge-delta", "convert"]
 CAPITAL = "What is the capital of France?"
 
 
@@ -646,6 +646,59 @@ class Merge(Case):
         for left in self.folder.glob("target*"):
             self.bad("generate", left, "-p", "x")
             self.assertNotEqual(ziya("inspect", left).returncode, 0)
+
+
+class Gguf(Case):
+    """A GGUF file wherever a folder is taken, and conversion there and back."""
+    def convert(self, source, target, *options):
+        return self.good("convert", "--input", source, "--output", target, *options)
+
+    def test_there_and_back(self):
+        file = self.folder / "tiny.gguf"
+        run = self.convert(TINY, file)
+        self.assertEqual(run.out, "")
+        self.assertIn("(hf) -> ", run.err)
+        self.assertIn("(gguf): 30 tensors", run.err)
+        self.convert(file, self.folder / "back", "--type", "f16")
+        before, _ = read_safetensors(TINY / "model.safetensors")
+        after, _ = read_safetensors(self.folder / "back/model.safetensors")
+        self.assertEqual(after, {name: tensor for name, tensor in before.items()
+                                 if "inv_freq" not in name})
+        again = self.folder / "again.gguf"
+        self.convert(self.folder / "back", again, "--to", "gguf", "--type", "f16")
+        self.convert(file, self.folder / "named", "--from", "gguf", "--to", "hf")
+        self.assertTrue((self.folder / "named/tokenizer_config.json").exists())
+        self.assertEqual(file.stat().st_mode & 0o777, again.stat().st_mode & 0o777)
+
+    def test_every_command_takes_the_file(self):
+        file = self.folder / "tiny.gguf"
+        self.convert(TINY, file, "--type", "bf16")
+        for path in [file, self.folder]:
+            result = json.loads(self.good("generate", path, "--ids", "--greedy", "-p", CAPITAL).out)
+            self.assertEqual(result["generated_ids"], self.ids("-p", CAPITAL)["generated_ids"])
+        ids = [json.loads(self.good("tokenize", path, "--json", "--mode", mode, "a <human>: 你好").out)
+               for path in [TINY, file] for mode in ["legacy", "transformers", "plain"]]
+        self.assertEqual(ids[:3], ids[3:])
+        self.assertIn("Paris", self.good("chat", file, "--greedy", stdin=CAPITAL + "\n").out)
+        found = json.loads(self.good("inspect", "--json", file).out)
+        self.assertEqual((found["kind"], found["format"], found["problems"]), ("model", "gguf", []))
+        self.assertEqual(sorted(found["formats"]), ["bf16", "f32"])
+        self.assertEqual(found["tokenizer"]["added_tokens"], {"<human>": 4377, "<bot>": 4378})
+
+    def test_refusals(self):
+        file = self.folder / "tiny.gguf"
+        self.convert(TINY, file)
+        self.bad("convert", "--input", TINY, "--output", file, has=["ZIYA-208", "exists already"])
+        self.convert(TINY, file, "--overwrite")
+        for option, value in [("--from", "onnx"), ("--to", "onnx"), ("--type", "q9")]:
+            self.bad("convert", "--input", TINY, "--output", self.folder / "x", option, value,
+                     status=2, has=["ZIYA-701", value])
+        data = file.read_bytes()
+        file.write_bytes(data[:-4096])
+        self.bad("generate", file, "-p", CAPITAL, has=["ZIYA-253", "truncated"])
+        file.write_bytes(data.replace(b"general.architecture", b"general.architectvre", 1))
+        self.bad("generate", file, "-p", CAPITAL, has=["ZIYA-257", "general.architecture"])
+        self.assertEqual(sorted(entry.name for entry in self.folder.iterdir()), ["tiny.gguf"])
 
 
 class BadInput(Case):
