@@ -26,7 +26,7 @@ SOURCE = pathlib.Path(os.environ["ZIYA_SOURCE"]).resolve()
 BASE = SOURCE / "examples/ziya-tiny/base"
 DELTA = SOURCE / "examples/ziya-tiny/delta"
 EXPECTED = json.loads((SOURCE / "examples/ziya-tiny/expected.json").read_text(encoding="utf-8"))
-COMMANDS = ["generate", "chat", "tokenize", "inspect", "merge-delta", "convert"]
+COMMANDS = ["generate", "chat", "tokenize", "inspect", "merge-delta", "convert", "merge-lora"]
 CAPITAL = "What is the capital of France?"
 
 
@@ -699,6 +699,108 @@ class Gguf(Case):
         file.write_bytes(data.replace(b"general.architecture", b"general.architectvre", 1))
         self.bad("generate", file, "-p", CAPITAL, has=["ZIYA-257", "general.architecture"])
         self.assertEqual(sorted(entry.name for entry in self.folder.iterdir()), ["tiny.gguf"])
+
+
+class Layouts(Case):
+    """Meta's and the Fengshen layout, and adapters; their tensors are tested by tests/convert."""
+    def meta(self):
+        shutil.copytree(SOURCE / "tests/data/layouts/meta/two", self.folder / "llama/13B")
+        shutil.copy(TINY / "tokenizer.model", self.folder / "llama")
+        return self.folder / "llama"
+
+    def test_meta_as_the_reference_is_called(self):
+        llama = self.meta()
+        run = self.good("convert", "--from", "meta", "--input_dir", llama, "--model_size", "13B",
+                        "--output_dir", self.folder / "hf")
+        self.assertIn("checklist.chk: 3 files", run.err)
+        self.assertIn("4096 tokens", run.err)
+        tensors, _ = read_safetensors(self.folder / "hf/model.safetensors")
+        self.assertEqual({dtype for dtype, _, _ in tensors.values()}, {"F16"})
+        config = json.loads((self.folder / "hf/config.json").read_text())
+        self.assertEqual((config["torch_dtype"], config["intermediate_size"]), ("float16", 90))
+        self.assertEqual(sorted(path.name for path in (self.folder / "hf").iterdir()),
+                         ["config.json", "generation_config.json", "model.safetensors",
+                          "special_tokens_map.json", "tokenizer.model", "tokenizer_config.json"])
+        self.good("convert", "--input", llama / "13B", "--output", self.folder / "stored",
+                  "--type", "stored", "--max-positions", 77, "--no-checksums")
+        tensors, _ = read_safetensors(self.folder / "stored/model.safetensors")
+        self.assertEqual({dtype for dtype, _, _ in tensors.values()}, {"BF16"})
+        config = json.loads((self.folder / "stored/config.json").read_text())
+        self.assertEqual(config["max_position_embeddings"], 77)
+
+    def test_meta_refusals(self):
+        llama = self.meta()
+        call = ["convert", "--from", "meta", "--output", self.folder / "hf", "--input"]
+        self.bad(*call, llama, has=["ZIYA-612", "--model-size: 13B"])
+        shard = llama / "13B/consolidated.01.pth"
+        data = bytearray(shard.read_bytes())
+        data[len(data) // 2] ^= 1
+        shard.write_bytes(data)
+        self.bad(*call, llama / "13B", has=["ZIYA-615", "consolidated.01.pth"])
+        (llama / "tokenizer.model").unlink()
+        self.bad(*call, llama / "13B", has=["ZIYA-616"])
+        self.assertFalse((self.folder / "hf").exists())
+
+    def test_fengshen_there_and_back(self):
+        self.good("convert", "--input", TINY, "--to", "fengshen", "--parts", 2,
+                  "--output", self.folder / "fs")
+        self.assertEqual(sorted(path.name for path in (self.folder / "fs/part_1").iterdir()),
+                         ["config.json", "pytorch_model.bin"])
+        run = self.good("convert", "--input", self.folder / "fs", "--output", self.folder / "back")
+        self.assertIn("(fengshen) -> ", run.err)
+        before, _ = read_safetensors(TINY / "model.safetensors")
+        after, _ = read_safetensors(self.folder / "back/model.safetensors")
+        self.assertEqual(after, {name: tensor for name, tensor in before.items()
+                                 if "inv_freq" not in name})
+        self.assertEqual(json.loads(self.good("generate", self.folder / "back", "--ids", "--greedy",
+                                              "-p", CAPITAL).out)["generated_ids"],
+                         self.ids("-p", CAPITAL)["generated_ids"])
+        self.bad("convert", "--input", TINY, "--to", "fengshen", "--parts", 3,
+                 "--output", self.folder / "x", has=["ZIYA-618", "3 parts"])
+
+    def adapter(self, scale):
+        """On two projections of every layer; B is `scale` everywhere."""
+        config = json.loads((TINY / "config.json").read_text())
+        width, tensors = config["hidden_size"], {}
+        for layer in range(config["num_hidden_layers"]):
+            for part in "qv":
+                name = f"base_model.model.model.layers.{layer}.self_attn.{part}_proj.lora_"
+                tensors[name + "A.weight"] = ([1, width], [(-1) ** i * 0.5 for i in range(width)])
+                tensors[name + "B.weight"] = ([width, 1], [scale] * width)
+        header, data = {}, b""
+        for name, (shape, values) in tensors.items():
+            packed = struct.pack(f"<{len(values)}f", *values)
+            header[name] = {"dtype": "F32", "shape": shape,
+                            "data_offsets": [len(data), len(data) + len(packed)]}
+            data += packed
+        text = json.dumps(header).encode()
+        folder = self.folder / f"adapter-{scale}"
+        folder.mkdir()
+        (folder / "adapter_model.safetensors").write_bytes(
+            struct.pack("<Q", len(text)) + text + data)
+        (folder / "adapter_config.json").write_text(json.dumps(
+            {"r": 1, "lora_alpha": 1, "target_modules": ["q_proj", "v_proj"],
+             "base_model_name_or_path": "somebody/else"}))
+        return folder
+
+    def test_adapters_merged_and_beside(self):
+        plain = self.ids("-p", CAPITAL)["generated_ids"]
+        nothing, much = self.adapter(0.0), self.adapter(0.5)
+        self.assertEqual(self.ids("-p", CAPITAL, "--adapter", nothing)["generated_ids"], plain)
+        beside = self.ids("-p", CAPITAL, "--adapter", much, "--max-new-tokens", 8)["generated_ids"]
+        self.assertNotEqual(beside, plain[:8])
+        merged = self.folder / "merged"
+        run = self.good("merge-lora", "--base", TINY, "--adapter", much, "--output", merged,
+                        "--type", "f32")
+        self.assertIn("somebody/else", run.err)
+        result = json.loads(self.good("generate", merged, "--ids", "--greedy", "-p", CAPITAL,
+                                      "--max-new-tokens", 8).out)
+        self.assertEqual(result["generated_ids"], beside)
+        self.bad("merge-lora", "--base", TINY, "--adapter", much, "--output", self.folder / "x",
+                 "--strict", has=["ZIYA-624", "somebody/else"])
+        self.bad("merge-lora", "--base", SOURCE / "tests/data/lora/base", "--adapter", much,
+                 "--output", self.folder / "x", has=["ZIYA-622"])
+        self.bad("generate", TINY, "-p", "x", "--adapter", self.folder, has=["adapter_model"])
 
 
 class BadInput(Case):
