@@ -214,5 +214,7 @@ TEST_CASE("gguf model: what cannot be written is refused, and nothing is left", 
   config["head_dim"] = 64;
   broken.files["config.json"] = config.dump();
   REQUIRE_ERROR(write_gguf_model(broken, scratch / "n.gguf"), "ZIYA-432", "expected 512 rows");
+  write_gguf_model(model, scratch / "n.gguf");
+  REQUIRE_ERROR(open_hf_model(scratch / "n.gguf"), "ZIYA-260", "n.gguf");
   REQUIRE_ERROR(open_gguf_model(fixture::ZiyaTiny::instance().folder()), "ZIYA-250", "not a GGUF");
 }

@@ -26,9 +26,15 @@ struct ModelSource {
 };
 
 /// A Hugging Face folder, safetensors or PyTorch files. @throws FormatError, IoError; ZIYA-602
-/// when the folder has no config.json
+/// when the folder has no config.json, ZIYA-260 when its weights are a GGUF file, whose rows are in
+/// another order
 inline ModelSource open_hf_model(const std::filesystem::path& path) {
   Checkpoint checkpoint = Checkpoint::open(path);
+  if (checkpoint.format() == CheckpointFormat::gguf) {
+    throw FormatError("ZIYA-260", utf8_from_path(checkpoint.path()) +
+                                      ": its weights are a GGUF file, expected safetensors or "
+                                      "PyTorch files");
+  }
   std::error_code ignored;
   const auto folder = std::filesystem::is_directory(checkpoint.path(), ignored)
                           ? checkpoint.path()
