@@ -32,7 +32,8 @@ struct CpuConfig {
 };
 
 struct LoadOptions {
-  /// Another type than the stored one makes a copy of every matrix.
+  /// Another type than the stored one makes a copy of every matrix, on all cores; i8: integers with
+  /// one scale per row. @throws ShapeError when blocks of a quantised type do not divide its rows
   std::optional<DType> dtype{};
   /// Folders of LoRA adapters (PEFT's layout) to hold beside the weights; several add up.
   std::vector<std::filesystem::path> adapters{};

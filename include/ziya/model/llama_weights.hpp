@@ -21,6 +21,7 @@
 #include "ziya/nn/attention.hpp"
 #include "ziya/nn/mlp.hpp"
 #include "ziya/nn/norm.hpp"
+#include "ziya/ops/quantize.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 
@@ -60,7 +61,8 @@ struct LlamaWeights {
 /// promises.
 class LlamaLoader {
  public:
-  /// @param dtype another type than the stored one makes a copy of every matrix
+  /// @param dtype another type than the stored one makes a copy of every matrix; i8: integers with
+  /// one scale per row
   LlamaLoader(const Checkpoint& checkpoint, const LlamaShape& shape,
               std::optional<DType> dtype = std::nullopt)
       : checkpoint_(checkpoint), shape_(shape), dtype_(dtype) {}
@@ -128,11 +130,19 @@ class LlamaLoader {
                                         tensor->shape.to_string() + ", config.json asks for " +
                                         expected.to_string());
     }
-    if (tensor->dtype != DType::f32 && tensor->dtype != DType::f16 &&
-        tensor->dtype != DType::bf16) {
+    const bool quantised = is_quantised(tensor->dtype) && expected.rank() == 2;
+    if (!is_plain_float(tensor->dtype) && !quantised) {
       throw FormatError("ZIYA-433", "model: tensor " + std::string(name) + " is stored as " +
                                         std::string(ziya::name(tensor->dtype)) +
-                                        ", expected f32, f16 or bf16");
+                                        ", expected f32, f16 or bf16" +
+                                        (expected.rank() == 2 ? " or a quantised type" : ""));
+    }
+    const std::int64_t block = info(tensor->dtype).block_elements;
+    if (expected[expected.rank() - 1] % block != 0) {
+      throw FormatError("ZIYA-433", "model: rows of tensor " + std::string(name) + " are " +
+                                        std::to_string(expected[expected.rank() - 1]) +
+                                        " wide, which blocks of " + std::to_string(block) + " (" +
+                                        std::string(ziya::name(tensor->dtype)) + ") do not divide");
     }
     return checkpoint_.map(name);
   }
@@ -140,35 +150,15 @@ class LlamaLoader {
   Weight<Cpu> matrix(std::string_view name, std::int64_t rows, std::int64_t columns) const {
     MappedTensor tensor = mapped(name, Shape{rows, columns});
     Weight<Cpu> weight{tensor.dtype, rows, columns, tensor.data, std::move(tensor.owner)};
-    return dtype_ && *dtype_ != weight.dtype ? converted(weight, *dtype_) : weight;
+    if (!dtype_ || *dtype_ == weight.dtype) return weight;
+    if (!context_) context_ = std::make_unique<Context<Cpu>>();
+    return ops::converted(*context_, *dtype_, weight);
   }
 
   Tensor<float> vector(const std::string& name, std::int64_t size) const {
     const MappedTensor tensor = mapped(name, Shape{size});
     Tensor<float> result(Shape{size});
-    for (std::int64_t i = 0; i < size; ++i)
-      result.data()[i] = element(tensor.dtype, tensor.data, i);
-    return result;
-  }
-
-  static float element(DType dtype, const std::byte* data, std::int64_t i) {
-    if (dtype == DType::f32) return reinterpret_cast<const float*>(data)[i];
-    if (dtype == DType::f16) return to_float(reinterpret_cast<const Half*>(data)[i]);
-    return to_float(reinterpret_cast<const BFloat16*>(data)[i]);
-  }
-
-  static Weight<Cpu> converted(const Weight<Cpu>& weight, DType dtype) {
-    Weight<Cpu> result{dtype, weight.rows, weight.columns, nullptr, nullptr};
-    auto memory = std::make_shared<Tensor<std::byte>>(Shape{result.bytes()});
-    const std::int64_t count = weight.rows * weight.columns;
-    for (std::int64_t i = 0; i < count; ++i) {
-      const float value = element(weight.dtype, weight.data, i);
-      if (dtype == DType::f32) reinterpret_cast<float*>(memory->data())[i] = value;
-      if (dtype == DType::f16) reinterpret_cast<Half*>(memory->data())[i] = to_half(value);
-      if (dtype == DType::bf16) reinterpret_cast<BFloat16*>(memory->data())[i] = to_bfloat16(value);
-    }
-    result.data = memory->data();
-    result.owner = std::move(memory);
+    quantize::dequantise_row(tensor.dtype, tensor.data, result.data(), size);
     return result;
   }
 
@@ -235,6 +225,7 @@ class LlamaLoader {
   const Checkpoint& checkpoint_;
   LlamaShape shape_;
   std::optional<DType> dtype_;
+  mutable std::unique_ptr<Context<Cpu>> context_;  // for conversions, made when there is one
 };
 
 ZIYA_NAMESPACE_END
