@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+// How well a model predicts a text, and how far its predictions are from another model's.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ziya/config.hpp"
+#include "ziya/core/error.hpp"
+#include "ziya/core/tensor.hpp"
+#include "ziya/core/view.hpp"
+#include "ziya/model/batch.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+
+/// How a long text is cut into windows, and which of their tokens count.
+enum class PerplexityMethod {
+  /// llama.cpp's: windows that do not overlap, each with bos in place of its first token; the
+  /// tokens of the second half count, predicted from at least half a window. The rest of the text
+  /// is left out.
+  llama_cpp,
+  /// That of Transformers' documentation: a window begins every `stride` tokens; what earlier
+  /// windows have counted is context only. Windows count by their tokens less one.
+  strided
+};
+
+struct PerplexityProgress {
+  std::int64_t window = 0, windows = 0;
+  double perplexity = 0;  ///< so far
+};
+
+struct PerplexityOptions {
+  PerplexityMethod method = PerplexityMethod::llama_cpp;
+  std::int64_t context = 512;  ///< tokens of a window
+  std::int64_t stride = 256;   ///< of the strided method
+  std::int32_t bos = -1;       ///< of llama.cpp's method; negative: windows begin with their token
+  std::int64_t windows = 0;    ///< at most so many; 0: all
+  std::function<void(const PerplexityProgress&)> progress{};
+  const std::atomic<bool>* cancel = nullptr;
+};
+
+struct PerplexityResult {
+  double perplexity = 0;     ///< e^(mean negative log-likelihood)
+  double uncertainty = 0;    ///< its standard error, from the spread of the tokens
+  std::int64_t tokens = 0;   ///< that count
+  std::int64_t windows = 0;  ///< that they lie in
+  // Of a comparison with another model's predictions p; q are the model's own.
+  double kl_divergence = 0;  ///< mean over tokens of Σ p ln(p / q), in nats
+  double top_agreement = 0;  ///< share of tokens whose likeliest prediction is the same
+  double other_perplexity = 0;
+};
+
+namespace detail {
+
+/// One window: ids [begin, end) of the text, of which targets [score, end) count.
+struct PerplexityWindow {
+  std::int64_t begin, end, score;
+};
+
+inline std::vector<PerplexityWindow> perplexity_windows(std::int64_t tokens,
+                                                        const PerplexityOptions& options) {
+  const auto refuse = [](const std::string& what) {
+    throw ArgumentError("ZIYA-560", "perplexity: " + what);
+  };
+  const std::int64_t context = options.context;
+  if (context < 4)
+    refuse("a context of " + std::to_string(context) + " tokens, expected 4 or more");
+  std::vector<PerplexityWindow> windows;
+  if (options.method == PerplexityMethod::llama_cpp) {
+    if (tokens < context) {
+      refuse("the text has " + std::to_string(tokens) + " tokens, one window needs " +
+             std::to_string(context));
+    }
+    for (std::int64_t begin = 0; begin + context <= tokens; begin += context) {
+      windows.push_back({begin, begin + context, begin + context / 2 + 1});
+    }
+  } else {
+    if (options.stride < 1 || options.stride > context) {
+      refuse("a stride of " + std::to_string(options.stride) + " with a context of " +
+             std::to_string(context));
+    }
+    if (tokens < 2)
+      refuse("the text has " + std::to_string(tokens) + " tokens, expected 2 or more");
+    std::int64_t counted = 1;  // nothing predicts the first token
+    for (std::int64_t begin = 0; counted < tokens; begin += options.stride) {
+      const std::int64_t end = std::min(begin + context, tokens);
+      windows.push_back({begin, end, counted});
+      counted = end;
+    }
+  }
+  if (options.windows > 0 && static_cast<std::int64_t>(windows.size()) > options.windows) {
+    windows.resize(static_cast<std::size_t>(options.windows));
+  }
+  return windows;
+}
+
+/// ln Σ e^x of a row.
+inline double log_sum_exp(const float* x, std::int64_t count) {
+  float largest = -std::numeric_limits<float>::infinity();
+  for (std::int64_t i = 0; i < count; ++i) largest = std::max(largest, x[i]);
+  double sum = 0;
+  for (std::int64_t i = 0; i < count; ++i) sum += static_cast<double>(std::exp(x[i] - largest));
+  return static_cast<double>(largest) + std::log(sum);
+}
+
+/// Logits of the positions that predict the window's counted tokens, a few at a time:
+/// f(first, logits) with logits (n, vocabulary) in host memory.
+template <class Model, class F>
+void window_logits(Context<typename Model::Device>& ctx, const Model& model,
+                   std::span<const std::int32_t> ids, std::int64_t first_output,
+                   Tensor<typename Model::T, typename Model::Device>& hidden, F&& f) {
+  using Device = typename Model::Device;
+  using T = typename Model::T;
+  constexpr std::int64_t at_once = 64;
+  const auto rows = static_cast<std::int64_t>(ids.size());
+  std::vector<std::int32_t> positions(ids.size()), outputs;
+  const std::vector<std::int32_t> slots(ids.size(), 0);
+  for (std::size_t i = 0; i < ids.size(); ++i) positions[i] = static_cast<std::int32_t>(i);
+  for (std::int64_t i = first_output; i + 1 < rows; ++i) {
+    outputs.push_back(static_cast<std::int32_t>(i));
+  }
+  Batch<T, Device> batch;
+  batch.ids = ids;
+  batch.positions = positions;
+  batch.slots = slots;
+  batch.outputs = outputs;
+  const auto count = static_cast<std::int64_t>(outputs.size());
+  hidden = Tensor<T, Device>(Shape{count, model.shape().hidden});
+  model.forward(ctx, hidden.view(), batch);
+  for (std::int64_t first = 0; first < count; first += at_once) {
+    const std::int64_t n = std::min(at_once, count - first);
+    Tensor<T, Device> logits(Shape{n, model.shape().vocabulary});
+    model.logits(ctx, logits.view(), View<const T, Device>(hidden.view().row_range(first, n)));
+    f(first, logits.template to<Cpu>());
+  }
+}
+
+}  // namespace detail
+
+/// Perplexity of `ids`, the tokens of one text; with `other`, the divergence from its predictions
+/// as well. Scores are summed in order, so the result does not depend on the number of threads.
+/// @param ids with bos first, as the method's origin has it
+/// @param other a model with the same vocabulary, or null
+/// @throws ArgumentError ZIYA-560 for a text that is too short, a window or stride that makes no
+/// sense, or another vocabulary; Error ZIYA-561 when cancelled
+template <class Model>
+PerplexityResult perplexity(Context<typename Model::Device>& ctx, const Model& model,
+                            std::span<const std::int32_t> ids,
+                            const PerplexityOptions& options = {}, const Model* other = nullptr) {
+  using T = typename Model::T;
+  const auto windows = detail::perplexity_windows(static_cast<std::int64_t>(ids.size()), options);
+  const std::int64_t vocabulary = model.shape().vocabulary;
+  if (other != nullptr && other->shape().vocabulary != vocabulary) {
+    throw ArgumentError("ZIYA-560", "perplexity: the other model has " +
+                                        std::to_string(other->shape().vocabulary) +
+                                        " tokens, expected " + std::to_string(vocabulary));
+  }
+  PerplexityResult result;
+  double sum = 0, squares = 0, weights = 0, weighted = 0, other_weighted = 0, divergence = 0;
+  std::int64_t agreements = 0;
+  Tensor<T, typename Model::Device> hidden, other_hidden;
+  for (const detail::PerplexityWindow& window : windows) {
+    if (options.cancel != nullptr && options.cancel->load(std::memory_order_relaxed)) {
+      throw Error("ZIYA-561", "perplexity: cancelled");
+    }
+    std::vector<std::int32_t> input(ids.begin() + window.begin, ids.begin() + window.end);
+    if (options.method == PerplexityMethod::llama_cpp && options.bos >= 0) {
+      input.front() = options.bos;
+    }
+    const std::int64_t first_output = window.score - window.begin - 1;
+    const auto count = static_cast<std::size_t>(window.end - window.score);
+    std::vector<double> likelihoods(count), others(count), divergences(count);
+    std::vector<char> agrees(count, 0);
+    const auto target = [&](std::int64_t i) {
+      return ids[static_cast<std::size_t>(window.score + i)];
+    };
+
+    std::vector<Tensor<T, Cpu>> kept;  // the other model's logits
+    if (other != nullptr) {
+      detail::window_logits(
+          ctx, *other, input, first_output, other_hidden,
+          [&](std::int64_t, Tensor<T, Cpu> logits) { kept.push_back(std::move(logits)); });
+    }
+    std::size_t part = 0;
+    detail::window_logits(
+        ctx, model, input, first_output, hidden, [&](std::int64_t first, Tensor<T, Cpu> logits) {
+          const Tensor<T, Cpu>* reference = other != nullptr ? &kept[part++] : nullptr;
+          ctx.parallel_for(logits.view().rows(), [&](std::int64_t begin, std::int64_t end) {
+            for (std::int64_t r = begin; r < end; ++r) {
+              const auto i = static_cast<std::size_t>(first + r);
+              const float* q = logits.view().row(r);
+              const double q_total = detail::log_sum_exp(q, vocabulary);
+              likelihoods[i] = static_cast<double>(q[target(first + r)]) - q_total;
+              if (reference == nullptr) continue;
+              const float* p = reference->view().row(r);
+              const double p_total = detail::log_sum_exp(p, vocabulary);
+              others[i] = static_cast<double>(p[target(first + r)]) - p_total;
+              double kl = 0;
+              for (std::int64_t v = 0; v < vocabulary; ++v) {
+                const double log_p = static_cast<double>(p[v]) - p_total;
+                kl += std::exp(log_p) * (log_p - (static_cast<double>(q[v]) - q_total));
+              }
+              divergences[i] = kl;
+              agrees[i] =
+                  std::max_element(p, p + vocabulary) - p == std::max_element(q, q + vocabulary) - q
+                      ? 1
+                      : 0;
+            }
+          });
+        });
+    double window_sum = 0, other_sum = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+      window_sum -= likelihoods[i];
+      squares += likelihoods[i] * likelihoods[i];
+      other_sum -= others[i];
+      divergence += divergences[i];
+      agreements += agrees[i];
+    }
+    sum += window_sum;
+    result.tokens += static_cast<std::int64_t>(count);
+    ++result.windows;
+    // Transformers' loop takes one token off each window but the first, whose first token it is.
+    const auto tokens = static_cast<double>(count);
+    const bool less_one =
+        options.method == PerplexityMethod::strided && window.begin > 0 && count > 0;
+    const double weight = less_one ? tokens - 1 : tokens;
+    weights += weight;
+    weighted += window_sum / tokens * weight;
+    other_weighted += other_sum / tokens * weight;
+    result.perplexity = std::exp(weighted / weights);
+    if (options.progress) {
+      options.progress(
+          {result.windows, static_cast<std::int64_t>(windows.size()), result.perplexity});
+    }
+  }
+  const auto tokens = static_cast<double>(result.tokens);
+  const double mean = sum / tokens, variance = squares / tokens - mean * mean;
+  if (tokens > 1 && variance > 0) {
+    result.uncertainty = std::sqrt(variance / (tokens - 1)) * result.perplexity;
+  }
+  if (other != nullptr) {
+    result.kl_divergence = divergence / tokens;
+    result.top_agreement = static_cast<double>(agreements) / tokens;
+    result.other_perplexity = std::exp(other_weighted / weights);
+  }
+  return result;
+}
+
+ZIYA_NAMESPACE_END
