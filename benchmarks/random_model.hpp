@@ -33,38 +33,76 @@ inline ziya::LlamaShape shape_of(DType dtype, double bytes) {
   return shape;
 }
 
+/// The shapes of the family, by name: tiny is the bundled miniature's.
+inline ziya::LlamaShape shape_named(const std::string& name) {
+  ziya::LlamaShape shape;
+  const auto set = [&](std::int64_t hidden, std::int64_t intermediate, std::int64_t layers,
+                       std::int64_t heads, std::int64_t vocabulary) {
+    shape.hidden = hidden;
+    shape.intermediate = intermediate;
+    shape.layers = layers;
+    shape.query_heads = shape.kv_heads = heads;
+    shape.head_dim = hidden / heads;
+    shape.vocabulary = vocabulary;
+  };
+  if (name == "tiny") set(256, 768, 3, 4, 4480);
+  if (name == "1b") set(2048, 5632, 22, 16, 32000);
+  if (name == "7b") set(4096, 11008, 32, 32, 32000);
+  if (name == "13b") set(5120, 13824, 40, 40, 39424);
+  return shape;
+}
+
 /// Hands out parts of one allocation filled with random elements in ±0.03, like a mapped file.
 class RandomBytes {
  public:
   RandomBytes(DType dtype, std::int64_t elements)
-      : dtype_(dtype),
-        size_(ziya::info(dtype).block_bytes),
-        memory_(std::make_shared<ziya::Tensor<std::byte>>(ziya::Shape{elements * size_})) {
-    std::vector<std::byte> pattern(static_cast<std::size_t>(pattern_elements * size_));
+      : dtype_(dtype), memory_(std::make_shared<Memory>()) {
+    const ziya::DTypeInfo type = ziya::info(dtype);
+    // A prime number of blocks, so that rows differ; memory holds them again and again, at
+    // addresses of their own.
+    const std::int64_t blocks = type.block_elements == 1    ? 1'000'003
+                                : type.block_elements == 32 ? 65'537
+                                                            : 8'191;
+    std::vector<float> values(static_cast<std::size_t>(blocks * type.block_elements));
     std::uint32_t state = 1;
-    for (std::int64_t i = 0; i < pattern_elements; ++i) {
+    for (float& value : values) {
       state = state * 1664525u + 1013904223u;
-      const float value = (static_cast<float>(state >> 8) / 16777216.0f - 0.5f) * 0.06f;
-      ziya::backend::store_as(dtype, pattern.data() + i * size_, &value, 1);
+      value = (static_cast<float>(state >> 8) / 16777216.0f - 0.5f) * 0.06f;
     }
-    const std::int64_t bytes = elements * size_;
-    for (std::int64_t at = 0; at < bytes; at += pattern_elements * size_) {
-      std::memcpy(memory_->data() + at, pattern.data(),
-                  static_cast<std::size_t>(std::min(pattern_elements * size_, bytes - at)));
+    const auto count = static_cast<std::int64_t>(values.size());
+    std::vector<std::byte> pattern(static_cast<std::size_t>(blocks * type.block_bytes));
+    if (dtype == DType::i8) {
+      ziya::quantize::quantise_i8_row(values.data(), reinterpret_cast<std::int8_t*>(pattern.data()),
+                                      count);
+    } else {
+      ziya::quantize::quantise_row(dtype, values.data(), pattern.data(), count);
     }
+    const std::int64_t bytes = ziya::bytes_of(dtype, elements);
+    memory_->bytes = ziya::Tensor<std::byte>(ziya::Shape{bytes});
+    for (std::int64_t at = 0; at < bytes; at += std::ssize(pattern)) {
+      std::memcpy(
+          memory_->bytes.data() + at, pattern.data(),
+          static_cast<std::size_t>(std::min<std::int64_t>(std::ssize(pattern), bytes - at)));
+    }
+    if (dtype == DType::i8) memory_->scales.assign(max_rows, 0.03f / 127);
   }
   ziya::Weight<Cpu> matrix(std::int64_t rows, std::int64_t columns) {
-    const std::byte* data = memory_->data() + used_;
-    used_ += rows * columns * size_;
-    return {dtype_, rows, columns, data, memory_};
+    ziya::Weight<Cpu> weight{dtype_, rows, columns, memory_->bytes.data() + used_, memory_};
+    if (dtype_ == DType::i8) weight.row_scales = memory_->scales.data();
+    used_ += weight.bytes();
+    return weight;
   }
 
  private:
-  static constexpr std::int64_t pattern_elements = 1'000'003;  // prime: rows differ
+  static constexpr std::size_t max_rows = 1 << 16;
+  struct Memory {
+    ziya::Tensor<std::byte> bytes;
+    std::vector<float> scales;
+  };
 
   DType dtype_;
-  std::int64_t size_, used_ = 0;
-  std::shared_ptr<ziya::Tensor<std::byte>> memory_;
+  std::int64_t used_ = 0;
+  std::shared_ptr<Memory> memory_;
 };
 
 inline ziya::CpuModel make(const ziya::LlamaShape& shape, DType dtype) {

@@ -234,6 +234,7 @@ int main(int count, const char* const* arguments) {
       {add_inspect(app, inspect_options), [&] { return run(inspect_options); }},
   };
   add_conversion_commands(app, commands);
+  add_measure_commands(app, commands);
   add_convert_command(app, commands);
   app.allow_extras();
   for (const Command& command : commands) command.parser->allow_extras();

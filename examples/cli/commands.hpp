@@ -20,7 +20,7 @@ struct UsageError : ziya::ArgumentError {
 struct ModelOptions {
   std::string model;
   std::string device = "auto";           // auto, cpu
-  std::string dtype = "auto";            // auto: as stored; f32, f16, bf16: a copy
+  std::string dtype = "auto";            // auto: as stored; f32, f16, bf16, int8: a copy
   std::string cache_dtype = "f32";       // of keys and values
   std::string isa = "auto";              // instruction set
   int threads = 0;                       // 0: what the machine grants
@@ -96,6 +96,37 @@ struct ConvertOptions {
   bool strict = false;         // refuse an adapter that records another base
 };
 
+struct QuantizeOptions {
+  std::string model, type, output;
+  std::vector<std::string> keep;  // patterns of tensors that keep their type
+  std::string calibrate;          // text file; empty: every input counts the same
+  std::int64_t context = 512;     // of the calibration
+  bool overwrite = false;
+  int threads = 0;  // 0: what the machine grants
+};
+
+struct PerplexityOptions {
+  ModelOptions model;
+  std::string file;
+  std::string method = "llama.cpp";  // llama.cpp, strided
+  std::int64_t context = 512;
+  std::int64_t stride = 0;   // of the strided method; 0: half a context
+  std::int64_t windows = 0;  // at most; 0: all
+  std::string against;       // another model, or empty
+  bool json = false;
+};
+
+struct BenchOptions {
+  ModelOptions model;
+  std::int64_t prompt = 512;    // tokens; 0: no such test
+  std::int64_t generate = 128;  // tokens; 0: no such test
+  std::int64_t batch = 1;       // sequences that generate together
+  int repetitions = 5;
+  std::string random_weights;  // tiny, 1b, 7b, 13b; empty: the model's
+  std::string type = "f16";    // of random weights
+  bool json = false;
+};
+
 // Each returns the exit status and throws ziya::Error for what it is given.
 int run(const GenerateOptions& options);
 int run(const ChatOptions& options);
@@ -103,6 +134,9 @@ int run(const TokenizeOptions& options);
 int run(const InspectOptions& options);
 int run(const MergeOptions& options);
 int run(const ConvertOptions& options);
+int run(const QuantizeOptions& options);
+int run(const PerplexityOptions& options);
+int run(const BenchOptions& options);
 
 /// Parses the command line and runs the command.
 int main(int count, const char* const* arguments);

@@ -66,15 +66,15 @@ inline void model_argument(CLI::App& command, std::string& model) {
       ->required();
 }
 
-inline void model_options(CLI::App& command, ModelOptions& options) {
-  model_argument(command, options.model);
+/// How a model is run.
+inline void running_options(CLI::App& command, ModelOptions& options) {
   option(command, "--device", options.device, "where to run: auto or cpu", "NAME")
       ->capture_default_str()
       ->group("Running");
   option(command, "--dtype", options.dtype,
          "type of the weights; another than the stored one makes a copy in memory",
-         "auto|f32|f16|bf16")
-      ->check(one_of({"auto", "f32", "f16", "bf16"}))
+         "auto|f32|f16|bf16|int8")
+      ->check(one_of({"auto", "f32", "f16", "bf16", "int8"}))
       ->capture_default_str()
       ->group("Running");
   option(command, "--cache-dtype", options.cache_dtype, "type of the cached keys and values",
@@ -92,6 +92,11 @@ inline void model_options(CLI::App& command, ModelOptions& options) {
   repeated(command, "--adapter", options.adapters,
            "a LoRA adapter (PEFT) to hold beside the model; may be repeated", "DIR")
       ->group("Running");
+}
+
+inline void model_options(CLI::App& command, ModelOptions& options) {
+  model_argument(command, options.model);
+  running_options(command, options);
   auto* choice =
       option(command, "--template", options.prompt_template,
              "ziya: <human>:…\\n<bot>:, raw: the text as it is; auto: ziya where the tokenizer has "
@@ -109,6 +114,7 @@ inline void model_options(CLI::App& command, ModelOptions& options) {
 
 // Commands by topic, one file each; each appends what it declares.
 void add_conversion_commands(CLI::App& app, std::vector<Command>& commands);
+void add_measure_commands(CLI::App& app, std::vector<Command>& commands);
 void add_convert_command(CLI::App& app, std::vector<Command>& commands);
 
 }  // namespace cli

@@ -9,11 +9,11 @@
 #include <utility>
 
 #include "memory.hpp"
+#include "model.hpp"
 #include "terminal.hpp"
 #include "ziya/ziya.hpp"
 
 namespace cli {
-namespace {
 
 ziya::CpuOptions context_options(const ModelOptions& options) {
   if (options.device != "auto" && options.device != "cpu") {
@@ -29,6 +29,13 @@ ziya::CpuOptions context_options(const ModelOptions& options) {
                      "--isa " + options.isa + ": expected auto, eigen, baseline, avx2 or avx512");
   }
   return result;
+}
+
+namespace {
+
+/// The type that --dtype names; none for "auto".
+std::optional<ziya::DType> weight_type(const std::string& name) {
+  return name == "int8" ? ziya::DType::i8 : ziya::dtype_from_name(name);
 }
 
 /// Says what a copy takes, and warns when running takes more memory than is free.
@@ -48,9 +55,11 @@ void say_memory(const std::filesystem::path& folder, std::optional<ziya::DType> 
   }
 }
 
-ziya::CpuModel load(const ModelOptions& options, const std::filesystem::path& folder,
-                    std::int64_t tokens) {
-  const auto dtype = ziya::dtype_from_name(options.dtype);  // none for "auto"
+}  // namespace
+
+ziya::CpuModel load_model(const ModelOptions& options, const std::filesystem::path& folder,
+                          std::int64_t tokens) {
+  const auto dtype = weight_type(options.dtype);
   say_memory(folder, dtype, *ziya::dtype_from_name(options.cache_dtype), tokens);
   ziya::LoadOptions load{.dtype = dtype};
   for (const std::string& path : options.adapters) {
@@ -63,8 +72,6 @@ ziya::CpuModel load(const ModelOptions& options, const std::filesystem::path& fo
   }
   return ziya::CpuModel::load(folder, load);
 }
-
-}  // namespace
 
 bool uses_template(const ModelOptions& options, const ziya::Tokenizer& tokenizer) {
   const bool possible = ziya::prompt::has_template(tokenizer);
@@ -132,7 +139,7 @@ struct Session::Parts {
         std::int64_t tokens)
       : context(context_options(options)),
         tokenizer(std::move(text)),
-        model(load(options, folder, tokens)),
+        model(load_model(options, folder, tokens)),
         generator(context, model, tokenizer,
                   {.cache_dtype = *ziya::dtype_from_name(options.cache_dtype)}) {}
 

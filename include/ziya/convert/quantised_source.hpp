@@ -7,7 +7,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -15,16 +14,14 @@
 #include <utility>
 #include <vector>
 
-#include "ziya/backend/cpu/quantize/quantise_row.hpp"
 #include "ziya/config.hpp"
 #include "ziya/convert/quantisation_plan.hpp"
 #include "ziya/core/error.hpp"
+#include "ziya/core/importance.hpp"
 #include "ziya/io/tensor_source.hpp"
+#include "ziya/ops/quantize.hpp"
 
 ZIYA_NAMESPACE_BEGIN
-
-/// Mean squares of the inputs of each matrix, by its name; as long as its rows.
-using Importance = std::map<std::string, std::vector<float>>;
 
 /// What became of one tensor.
 struct QuantisedTensor {
@@ -83,7 +80,8 @@ class QuantisedSource final : public TensorSource {
     const std::int64_t count =
         static_cast<std::int64_t>(out.size()) / target.block_bytes * target.block_elements;
     std::vector<std::byte> stored;
-    std::vector<float> values(piece), back(piece), weights(piece);
+    const auto room = static_cast<std::size_t>(std::min(piece, count));
+    std::vector<float> values(room), back(room), weights(room);
     double error = 0, sum = 0;
     for (std::int64_t done = 0; done < count; done += piece) {
       const std::int64_t n = std::min(piece, count - done);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -49,6 +50,8 @@ struct LlamaSaved {
   };
   std::vector<Layer> layers;
   Tensor<T, Device> output;  ///< residual stream after the last layer
+  /// Takes each layer's activations as soon as they exist; `layers` then keeps none of them.
+  std::function<void(std::size_t, const Layer&)> consume{};
 };
 
 /// Immutable after loading, so threads may share one; what changes lives in Context and KvCache.
@@ -150,6 +153,10 @@ class LlamaModel {
       const bool last = i + 1 == weights_.layers.size();
       const auto& next = last ? weights_.final_norm : weights_.layers[i + 1].input_norm;
       next.template forward_add<T>(ctx, y, x, delta);
+      if (keep && saved->consume) {
+        saved->consume(i, *keep);
+        *keep = {};
+      }
     }
     if (saved != nullptr) saved->output = clone(x);
     gather(ctx, hidden, y, batch.outputs);
