@@ -25,7 +25,7 @@ struct ModelOptions {
   std::string isa = "auto";              // instruction set
   int threads = 0;                       // 0: what the machine grants
   std::string prompt_template = "auto";  // auto, ziya, raw
-  std::vector<std::string> adapters;     // folders of LoRA adapters beside the model
+  std::vector<std::string> adapters{};     // folders of LoRA adapters beside the model
 };
 
 /// The defaults are the model card's.
