@@ -26,7 +26,8 @@ SOURCE = pathlib.Path(os.environ["ZIYA_SOURCE"]).resolve()
 BASE = SOURCE / "examples/ziya-tiny/base"
 DELTA = SOURCE / "examples/ziya-tiny/delta"
 EXPECTED = json.loads((SOURCE / "examples/ziya-tiny/expected.json").read_text(encoding="utf-8"))
-COMMANDS = ["generate", "chat", "tokenize", "inspect", "merge-delta", "convert", "merge-lora"]
+COMMANDS = ["generate", "chat", "tokenize", "inspect", "merge-delta", "convert", "merge-lora",
+            "quantize", "perplexity", "bench"]
 CAPITAL = "What is the capital of France?"
 
 
@@ -939,6 +940,75 @@ class Large(Case):
         self.assertIn("99999", run.err)
         run = ziya("generate", TINY, "-p", "x", "--max-new-tokens", "1")
         self.assertNotIn("warning", run.err)
+
+
+class Measuring(Case):
+    def quantised(self, kind, *arguments):
+        file = self.folder / f"{kind}-{len(list(self.folder.iterdir()))}.gguf"
+        return file, self.good("quantize", TINY, "--type", kind, "--output", file, *arguments)
+
+    def test_quantised_files_recite_and_the_report_names_every_tensor(self):
+        poem = EXPECTED["poems"][1]
+        for kind in ["q4_0", "q4_k_m", "q8_0"]:
+            file, run = self.quantised(kind)
+            lines = run.out.splitlines()
+            self.assertIn("rmse", lines[0])
+            self.assertEqual(len(lines), 1 + 3 + 3 * 9)
+            self.assertRegex(run.out, r"lm_head\.weight +q(6_k|8_0) ")
+            self.assertRegex(run.out, r"model\.norm\.weight +f32 ")
+            text = self.good("generate", file, "--greedy", "-p", poem["query"]).out
+            self.assertEqual(text.strip(), poem["answer"])
+
+    def test_kept_tensors_calibration_and_the_same_bytes_for_any_threads(self):
+        text = self.folder / "text.txt"
+        text.write_text("\n".join(poem["answer"] for poem in EXPECTED["poems"][:20]), encoding="utf-8")
+        _, run = self.quantised("q4_0", "--keep", "v_proj", "--calibrate", text)
+        self.assertEqual(len(re.findall(r"v_proj\.weight +f16 .*kept", run.out)), 3)
+        self.assertIn("calibrated on", run.err)
+        one, _ = self.quantised("q5_k", "--threads", "1")
+        four, _ = self.quantised("q5_k", "--threads", "4")
+        self.assertEqual(one.read_bytes(), four.read_bytes())
+
+    def test_what_quantize_refuses(self):
+        file = self.folder / "x.gguf"
+        self.bad("quantize", TINY, "--type", "int8", "--output", file, has=["q8_0", "ZIYA-131"])
+        self.bad("quantize", TINY, "--type", "q9", "--output", file, has="q4_k_m")
+        file.write_text("mine")
+        self.bad("quantize", TINY, "--type", "q4_0", "--output", file, has="exists already")
+        self.assertEqual(file.read_text(), "mine")
+
+    def test_int8_is_made_at_load_time(self):
+        poem = EXPECTED["poems"][1]
+        run = self.good("generate", TINY, "--dtype", "int8", "--greedy", "-p", poem["query"])
+        self.assertEqual(run.out.strip(), poem["answer"])
+
+    def test_perplexity_names_its_method_and_compares(self):
+        text = self.folder / "text.txt"
+        text.write_text("\n".join(poem["answer"] for poem in EXPECTED["poems"]), encoding="utf-8")
+        run = self.good("perplexity", TINY, "--file", text, "--context", "64", "--windows", "4")
+        self.assertRegex(run.out, r"^perplexity [\d.]+ ± [\d.]+ \(method llama\.cpp, context 64, 124 tokens in 4 windows\)")
+        run = self.good("perplexity", TINY, "--file", text, "--context", "64", "--windows", "4", "--method", "strided")
+        self.assertIn("method strided, context 64, stride 32", run.out)
+        file, _ = self.quantised("q2_k")
+        result = json.loads(self.good("perplexity", file, "--file", text, "--context", "64", "--windows", "4",
+                                      "--against", TINY, "--json").out)
+        self.assertGreater(result["against"]["mean_kl_divergence"], 0.01)
+        self.assertLess(result["against"]["top_agreement"], 1)
+        self.bad("perplexity", TINY, "--file", text, "--context", "100000", has="ZIYA-560")
+
+    def test_bench_prints_what_llama_bench_calls_its_tests(self):
+        for arguments in [[TINY], ["--random-weights", "tiny", "--type", "q4_k"],
+                          ["--random-weights", "tiny", "--type", "int8", "-b", "2"]]:
+            tests = json.loads(self.good("bench", *arguments, "-p", "32", "-n", "8", "-r", "2", "--json").out)
+            self.assertEqual([test["test"] for test in tests], ["pp32", "tg8"])
+            for test in tests:
+                for key in ["avg_ts", "weight_bytes_per_token", "read_bandwidth_share", "arithmetic_share"]:
+                    self.assertGreater(test[key], 0)
+                self.assertGreaterEqual(test["stddev_ts"], 0)
+        self.assertIn("tg8", self.good("bench", TINY, "-p", "0", "-n", "8", "-r", "1").out)
+        self.bad("bench", status=2, has="--random-weights")
+        self.bad("bench", "--random-weights", "tiny", "--type", "q9", status=2, has="q9")
+        self.bad("bench", TINY, "-p", "0", "-n", "0", status=2, has="nothing")
 
 
 if __name__ == "__main__":
