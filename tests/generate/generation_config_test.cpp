@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ziya/generate/generation_config.hpp"
+#include "ziya/generate/generation_config_file.hpp"
 
 #include <catch2/catch.hpp>
 

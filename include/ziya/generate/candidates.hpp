@@ -77,7 +77,92 @@ class Candidates {
         candidate.score = f(candidate.score);
       }
     }
-    std::sort(list_.begin(), list_.end(), better);
+    sort_list();
+  }
+
+  /// score ← score + amount for the candidates named, which stand by ascending id, each once. An
+  /// amount of −infinity removes a candidate.
+  void add(std::span<const Candidate> amounts) {
+    if (!narrowed_) {
+      for (const Candidate& amount : amounts) {
+        if (amount.id < 0 || static_cast<std::size_t>(amount.id) >= row_.size()) continue;
+        row_[static_cast<std::size_t>(amount.id)] += amount.score;
+      }
+      return;
+    }
+    for (Candidate& candidate : list_) {
+      const auto found = std::lower_bound(
+          amounts.begin(), amounts.end(), candidate.id,
+          [](const Candidate& amount, std::int32_t id) { return amount.id < id; });
+      if (found != amounts.end() && found->id == candidate.id) candidate.score += found->score;
+    }
+    sort_list();
+  }
+
+  /// Removes the candidates among `ids`.
+  void remove(std::span<const std::int32_t> ids) {
+    if (!ids.empty()) transform_only(ids, [](float) { return masked; });
+  }
+
+  /// Keeps what `allowed(id)` is true for.
+  template <class F>
+  void keep_if(F&& allowed) {
+    for (Candidate& candidate : list_) {
+      if (!allowed(candidate.id)) candidate.score = masked;
+    }
+    if (narrowed_) return sort_list();
+    for (std::size_t id = 0; id < row_.size(); ++id) {
+      if (row_[id] != masked && !allowed(static_cast<std::int32_t>(id))) row_[id] = masked;
+    }
+  }
+
+  /// Only `ids` are left, all with the score 0, whatever they had before.
+  void force(std::span<const std::int32_t> ids) {
+    std::fill(row_.begin(), row_.end(), masked);
+    list_.clear();
+    narrowed_ = false;
+    for (const std::int32_t id : ids) {
+      if (id >= 0 && static_cast<std::size_t>(id) < row_.size()) {
+        row_[static_cast<std::size_t>(id)] = 0;
+      }
+    }
+  }
+
+  /// Keeps the scores that are not below `least`, and the `at_least` best in any case.
+  void keep_above(float least, std::size_t at_least = 1) {
+    if (!narrowed_) {
+      at_least = std::clamp<std::size_t>(at_least, 1, row_.size());
+      return narrow_to(std::min(least, at_least == 1 ? best().score : kth_best(at_least)));
+    }
+    while (list_.size() > at_least && list_.back().score < least) list_.pop_back();
+  }
+
+  /// Removes the `count` best.   @pre the candidates are narrowed
+  void drop_best(std::size_t count) {
+    list_.erase(list_.begin(), list_.begin() + static_cast<std::ptrdiff_t>(count));
+  }
+
+  /// Makes the short list of all that is left, best first.
+  void narrow() {
+    if (!narrowed_) narrow_to(masked);
+  }
+
+  /// The list, best first.   @pre the candidates are narrowed
+  [[nodiscard]] std::span<const Candidate> list() const { return list_; }
+
+  /// Replaces the list.   @param kept any of the candidates, in any order
+  void assign_list(std::span<const Candidate> kept) {
+    list_.assign(kept.begin(), kept.end());
+    narrowed_ = true;
+    sort_list();
+  }
+
+  /// log Σ exp(score).   @throws BackendError when every token is masked
+  [[nodiscard]] double log_sum() const {
+    const double highest = best().score;
+    double total = 0;
+    for_each([&](const Candidate& candidate) { total += std::exp(candidate.score - highest); });
+    return highest + std::log(total);
   }
 
   /// Keeps the `count` best, and those that equal the last of them.   @param count at least 1
@@ -92,8 +177,8 @@ class Candidates {
   }
 
   /// Keeps a candidate while those before it, best first and of equals the higher id first, hold
-  /// less than `mass` of the probability. The best always stays.
-  void keep_mass(double mass) {
+  /// less than `mass` of the probability. The `at_least` best always stay.
+  void keep_mass(double mass, std::size_t at_least = 1) {
     const double highest = best().score;
     double total = 0;
     for_each([&](const Candidate& candidate) { total += std::exp(candidate.score - highest); });
@@ -101,7 +186,7 @@ class Candidates {
     double above = 0;
     if (narrowed_) {
       std::size_t kept = 0;
-      while (kept < list_.size() && (kept == 0 || !enough(above))) {
+      while (kept < list_.size() && (kept < at_least || !enough(above))) {
         above += std::exp(list_[kept++].score - highest);
       }
       list_.resize(kept);
@@ -112,7 +197,8 @@ class Candidates {
     const auto worse = [](const Candidate& a, const Candidate& b) { return better(b, a); };
     std::make_heap(list_.begin(), list_.end(), worse);
     auto end = list_.end();
-    while (end != list_.begin() && (end == list_.end() || !enough(above))) {
+    const auto kept = [&] { return static_cast<std::size_t>(list_.end() - end); };
+    while (end != list_.begin() && (kept() < at_least || !enough(above))) {
       std::pop_heap(list_.begin(), end--, worse);
       above += std::exp(end->score - highest);
     }
@@ -188,8 +274,13 @@ class Candidates {
     for_each([&](const Candidate& candidate) {
       if (!(candidate.score < least)) list_.push_back(candidate);
     });
-    std::sort(list_.begin(), list_.end(), better);
     narrowed_ = true;
+    sort_list();
+  }
+  /// Best first, without what is masked.
+  void sort_list() {
+    std::sort(list_.begin(), list_.end(), better);
+    while (!list_.empty() && list_.back().score == masked) list_.pop_back();
   }
 
   std::vector<float> row_;  ///< index = id; stale once narrowed

@@ -3,37 +3,40 @@
 #pragma once
 
 #include <cstdint>
-#include <variant>
 
 #include "ziya/config.hpp"
 #include "ziya/core/view.hpp"
 #include "ziya/generate/generation_config.hpp"
-#include "ziya/generate/processors.hpp"
+#include "ziya/generate/mirostat.hpp"
+#include "ziya/generate/processor_list.hpp"
 #include "ziya/generate/sampling.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 
-/// Greedy with the repetition penalty, or sampling with penalty → temperature → top-k → top-p.
+/// The processors of a config, and then the best token, a draw, or mirostat's draw.
 class ConfiguredPolicy {
  public:
   /// @throws ArgumentError for settings outside their domain
   void configure(const GenerationConfig& config) {
-    const RepetitionPenalty penalty(config.repetition_penalty);
-    if (!config.do_sample) {
-      policy_ = Greedy(penalty);
-    } else {
-      policy_ = Multinomial(penalty, Temperature(config.temperature), TopK(config.top_k),
-                            TopP(config.top_p));
-    }
+    processors_ = processors_of(config);
+    choice_ = !config.do_sample         ? Choice::best
+              : config.mirostat.enabled ? Choice::mirostat
+                                        : Choice::draw;
+    mirostat_ = config.mirostat;
   }
-  std::int32_t sample(Context<Cpu>& ctx, View<const float, Cpu> logits, SamplerState& state) const {
-    return std::visit([&](const auto& policy) { return policy.sample(ctx, logits, state); },
-                      policy_);
+  std::int32_t sample(Context<Cpu>&, View<const float, Cpu> logits, SamplerState& state) const {
+    Candidates& candidates = processors_.run(logits, state);
+    if (choice_ == Choice::best) return candidates.best().id;
+    if (choice_ == Choice::mirostat) return sample_mirostat(mirostat_, state);
+    return candidates.at_quantile(state.random.uniform());
   }
 
  private:
-  std::variant<Greedy<RepetitionPenalty>, Multinomial<RepetitionPenalty, Temperature, TopK, TopP>>
-      policy_ = Greedy(RepetitionPenalty());
+  enum class Choice : std::uint8_t { best, draw, mirostat };
+
+  ProcessorList processors_;
+  Choice choice_ = Choice::best;
+  MirostatOptions mirostat_;
 };
 
 /// A policy that takes its settings from the config of each call; others keep their own.

@@ -4,19 +4,32 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <limits>
 #include <optional>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "ziya/config.hpp"
-#include "ziya/core/error.hpp"
+#include "ziya/generate/grammar_constraint.hpp"
+#include "ziya/generate/mirostat.hpp"
 #include "ziya/generate/processors.hpp"
-#include "ziya/model/llama_config.hpp"
-#include "ziya/text/tokenizer.hpp"
+#include "ziya/generate/repetition_processors.hpp"
+#include "ziya/generate/token_processors.hpp"
+#include "ziya/generate/truncation_processors.hpp"
 
 ZIYA_NAMESPACE_BEGIN
+
+/// In which order the processors act.
+enum class SamplerOrder {
+  transformers,  ///< as Transformers' generate() builds them
+  llama_cpp      ///< as llama.cpp chains them: temperature last, penalties count the last tokens
+};
+
+/// When a beam search ends (Transformers' early_stopping).
+enum class EarlyStopping {
+  no,     ///< when the best beam, divided by its length now, cannot become better than the worst end
+  yes,    ///< as soon as there are as many ends as beams
+  never,  ///< the same as `no` at the length that is best for a beam: the limit, or its length now
+};
 
 /// Defaults are those of Ziya's model card; `top_k` is the one that Transformers adds silently.
 struct GenerationConfig {
@@ -35,85 +48,80 @@ struct GenerationConfig {
   /// The text goes on from the prompt's: the space in front of its first word belongs to it.
   bool continues = false;
 
+  // Truncation, when sampling.
+  float min_p = 0.0f;           ///< 0: all
+  float typical_p = 1.0f;       ///< 1: all
+  float epsilon_cutoff = 0.0f;  ///< 0: all
+  float eta_cutoff = 0.0f;      ///< 0: all
+  float xtc_probability = 0.0f, xtc_threshold = 0.1f;
+  MirostatOptions mirostat = {};
+  SamplerOrder order = SamplerOrder::transformers;
+
+  // Repetition.
+  float presence_penalty = 0.0f, frequency_penalty = 0.0f;
+  std::int64_t penalty_last_tokens = 64;  ///< of the llama.cpp order; −1: all
+  int no_repeat_ngram_size = 0;
+  DryOptions dry = {};
+
+  // Tokens.
+  std::vector<SequenceBiasEntry> sequence_bias = {};  ///< of one id: logit bias
+  std::vector<std::vector<std::int32_t>> bad_words_ids = {};
+  std::int64_t min_length = 0, min_new_tokens = 0;
+  std::optional<std::int32_t> forced_bos_id = {};
+  std::vector<std::int32_t> forced_eos_ids = {};
+  std::vector<std::int32_t> suppress_tokens = {}, begin_suppress_tokens = {};
+  std::int64_t decay_start = 0;  ///< exponential_decay_length_penalty
+  double decay_factor = 1.0;
+  Constraint constraint = {};  ///< a grammar that the answer has to follow
+
+  // Searches.
+  int num_beams = 1, num_return_sequences = 1;
+  float length_penalty = 1.0f;
+  EarlyStopping early_stopping = EarlyStopping::no;
+  float penalty_alpha = 0.0f;  ///< above 0, with top_k > 1 and without sampling: contrastive search
+
+  std::optional<int> logprobs = {};  ///< say the log-probability of each token, and of so many best
+
   /// @throws ArgumentError naming the setting that is outside its domain
-  void check() const {
-    check_setting(max_new_tokens >= 0, "max_new_tokens", static_cast<double>(max_new_tokens),
-                  "0 or more");
-    RepetitionPenalty{repetition_penalty};
-    if (!do_sample) return;
-    Temperature{temperature};
-    TopK{top_k};
-    TopP{top_p};
-  }
+  void check() const;
 
   /// The defaults, changed by what generation_config.json of a model folder says; the ids that it
   /// does not name come from config.json. Both files may be absent. Of a GGUF file, what it records
   /// of them. `max_length` is ignored: the context ends an answer anyway.
   /// @throws IoError, FormatError for files that are no JSON or hold values of other kinds
-  static GenerationConfig load(const std::filesystem::path& path) {
-    const std::filesystem::path directory = resolve_model_path(path);
-    GenerationConfig config;
-    if (const auto weights = find_weights(directory); gguf::is_gguf(weights)) {
-      const Checkpoint checkpoint = Checkpoint::open(weights);
-      config.read(gguf::ConfigMaker(checkpoint).make_generation(), weights);
-      return config;
-    }
-    config.read_ids(read_optional(directory / "config.json"), directory / "config.json");
-    const auto file = directory / "generation_config.json";
-    config.read(read_optional(file), file);
-    return config;
-  }
-
- private:
-  void read(const nlohmann::json& json, const std::filesystem::path& file) {
-    const std::string source = utf8_from_path(file);
-    read_ids(json, file);
-    const auto set = [&](const char* key, auto& value) {
-      value = json_get(json, key, source, value);
-    };
-    set("max_new_tokens", max_new_tokens);
-    set("do_sample", do_sample);
-    set("temperature", temperature);
-    set("top_k", top_k);
-    set("top_p", top_p);
-    set("repetition_penalty", repetition_penalty);
-    check();
-  }
-  static nlohmann::json read_optional(const std::filesystem::path& file) {
-    std::error_code ignored;
-    if (!std::filesystem::exists(file, ignored)) return nlohmann::json::object();
-    nlohmann::json json = read_json_file(file);
-    if (!json.is_object()) {
-      throw FormatError("ZIYA-511", utf8_from_path(file) + ": expected an object");
-    }
-    return json;
-  }
-  void read_ids(const nlohmann::json& json, const std::filesystem::path& file) {
-    const std::string source = utf8_from_path(file);
-    const auto id = [&](const nlohmann::json& value, const char* key) {
-      if (!json_is<std::int32_t>(value) || value.get<std::int32_t>() < 0) {
-        throw FormatError("ZIYA-511", source + ": " + key + " is " + value.dump(-1, ' ', true) +
-                                          ", expected an id or a list of ids");
-      }
-      return value.get<std::int32_t>();
-    };
-    const auto find = [&](const char* key) -> const nlohmann::json* {
-      const auto found = json.find(key);
-      return found == json.end() || found->is_null() ? nullptr : &*found;
-    };
-    if (const auto* value = find("bos_token_id")) bos_id = id(*value, "bos_token_id");
-    if (const auto* value = find("pad_token_id"); value != nullptr && *value != -1) {
-      pad_id = id(*value, "pad_token_id");
-    }
-    if (const auto* value = find("eos_token_id")) {
-      eos_ids.clear();
-      if (value->is_array()) {
-        for (const auto& element : *value) eos_ids.push_back(id(element, "eos_token_id"));
-      } else {
-        eos_ids.push_back(id(*value, "eos_token_id"));
-      }
-    }
-  }
+  /// @throws ConfigError ZIYA-547 for a setting that is not implemented here
+  static GenerationConfig load(const std::filesystem::path& path);
 };
+
+inline void GenerationConfig::check() const {
+  check_setting(max_new_tokens >= 0, "max_new_tokens", static_cast<double>(max_new_tokens),
+                "0 or more");
+  check_setting(num_beams >= 1 && num_beams <= 1024, "num_beams", num_beams, "1 to 1024");
+  check_setting(num_return_sequences >= 1 && num_return_sequences <= num_beams,
+                "num_return_sequences", num_return_sequences, "1 to num_beams");
+  check_setting(length_penalty > -1e6f && length_penalty < 1e6f, "length_penalty", length_penalty,
+                "a number");
+  check_setting(penalty_alpha >= 0 && penalty_alpha <= 1, "penalty_alpha", penalty_alpha,
+                "a number between 0 and 1");
+  check_setting(!logprobs || *logprobs >= 0, "logprobs", logprobs.value_or(0), "0 or more");
+  RepetitionPenalty{repetition_penalty};
+  CountPenalty{presence_penalty, frequency_penalty};
+  Dry{dry};
+  NoRepeatNgram{no_repeat_ngram_size};
+  SequenceBias{sequence_bias};
+  bad_words(bad_words_ids, {});
+  MinLength({}, min_length, min_new_tokens);
+  ExponentialDecayLengthPenalty({}, decay_start, decay_factor);
+  if (!do_sample) return;
+  Temperature{temperature};
+  TopK{top_k};
+  TopP{top_p};
+  MinP{min_p};
+  TypicalP{typical_p};
+  EpsilonCutoff{epsilon_cutoff};
+  EtaCutoff{eta_cutoff};
+  Xtc(xtc_probability, xtc_threshold);
+  mirostat.check();
+}
 
 ZIYA_NAMESPACE_END

@@ -18,6 +18,7 @@
 #include "ziya/core/workspace.hpp"
 #include "ziya/generate/configured_policy.hpp"
 #include "ziya/generate/generation_config.hpp"
+#include "ziya/generate/generation_config_file.hpp"
 #include "ziya/generate/sampling.hpp"
 #include "ziya/generate/sequence.hpp"
 #include "ziya/generate/stopping.hpp"

@@ -2,6 +2,7 @@
 // The logits processors of the reference, as small values that compose in any order.
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -11,16 +12,42 @@
 #include "ziya/config.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/generate/candidates.hpp"
+#include "ziya/generate/sampler_state.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 
 /// Changes scores or removes candidates. `history` holds the ids of the prompt and of the answer so
 /// far.
 template <class P>
-concept LogitsProcessor = requires(const P processor, Candidates& candidates,
-                                   std::span<const std::int32_t> history) {
+concept HistoryProcessor = requires(const P processor, Candidates& candidates,
+                                    std::span<const std::int32_t> history) {
   processor.apply(candidates, history);
 };
+
+/// One that needs more: where the answer begins, how long it may become, random numbers.
+template <class P>
+concept StateProcessor = requires(const P processor, SamplerState& state) {
+  processor.apply(state);
+};
+
+template <class P>
+concept LogitsProcessor = HistoryProcessor<P> || StateProcessor<P>;
+
+template <LogitsProcessor P>
+void apply(const P& processor, SamplerState& state) {
+  if constexpr (StateProcessor<P>) {
+    processor.apply(state);
+  } else {
+    processor.apply(state.candidates, state.history);
+  }
+}
+
+/// The last `count` of `history`; all of it when count is negative.
+inline std::span<const std::int32_t> last_of(std::span<const std::int32_t> history,
+                                             std::int64_t count) {
+  if (count < 0 || static_cast<std::size_t>(count) >= history.size()) return history;
+  return history.last(static_cast<std::size_t>(count));
+}
 
 /// @throws ArgumentError naming the setting, what it is and what it may be
 inline void check_setting(bool allowed, const char* name, double value, const char* domain) {
@@ -35,19 +62,23 @@ inline void check_setting(bool allowed, const char* name, double value, const ch
 /// neutral. Source: Keskar et al., arXiv 1909.05858, section 4.1, as Transformers computes it
 class RepetitionPenalty {
  public:
+  /// @param last_tokens how far it looks back; −1: to the beginning
   /// @throws ArgumentError unless penalty > 0
-  explicit RepetitionPenalty(float penalty = 1.0f) : penalty_(penalty) {
+  explicit RepetitionPenalty(float penalty = 1.0f, std::int64_t last_tokens = -1)
+      : penalty_(penalty), last_tokens_(last_tokens) {
     check_setting(penalty > 0 && penalty < 1e30f, "repetition_penalty", penalty,
                   "a positive number");
   }
   void apply(Candidates& candidates, std::span<const std::int32_t> history) const {
     if (penalty_ == 1.0f) return;
-    candidates.transform_only(
-        history, [&](float score) { return score < 0 ? score * penalty_ : score / penalty_; });
+    candidates.transform_only(last_of(history, last_tokens_), [&](float score) {
+      return score < 0 ? score * penalty_ : score / penalty_;
+    });
   }
 
  private:
   float penalty_;
+  std::int64_t last_tokens_;
 };
 
 /// score ← score / temperature.
@@ -72,15 +103,16 @@ class Temperature {
 class TopK {
  public:
   /// @throws ArgumentError for a negative number
-  explicit TopK(int k = 0) : k_(k) {
+  /// @param at_least so many stay in any case
+  explicit TopK(int k = 0, int at_least = 1) : k_(k), at_least_(at_least) {
     check_setting(k >= 0, "top_k", k, "0 (all tokens) or a positive number");
   }
   void apply(Candidates& candidates, std::span<const std::int32_t>) const {
-    if (k_ > 0) candidates.keep_best(static_cast<std::size_t>(k_));
+    if (k_ > 0) candidates.keep_best(static_cast<std::size_t>(std::max(k_, at_least_)));
   }
 
  private:
-  int k_;
+  int k_, at_least_;
 };
 
 /// Keeps the smallest set of best tokens that holds at least `p` of the probability, never less
@@ -90,15 +122,17 @@ class TopK {
 class TopP {
  public:
   /// @throws ArgumentError unless 0 <= p <= 1
-  explicit TopP(float p = 1.0f) : p_(p) {
+  /// @param at_least so many stay in any case
+  explicit TopP(float p = 1.0f, int at_least = 1) : p_(p), at_least_(at_least) {
     check_setting(p >= 0 && p <= 1, "top_p", p, "a number between 0 and 1");
   }
   void apply(Candidates& candidates, std::span<const std::int32_t>) const {
-    if (p_ < 1.0f) candidates.keep_mass(p_);
+    if (p_ < 1.0f) candidates.keep_mass(p_, static_cast<std::size_t>(at_least_));
   }
 
  private:
   float p_;
+  int at_least_;
 };
 
 static_assert(LogitsProcessor<RepetitionPenalty> && LogitsProcessor<Temperature>);

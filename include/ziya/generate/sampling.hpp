@@ -11,20 +11,12 @@
 
 #include "ziya/config.hpp"
 #include "ziya/core/device.hpp"
-#include "ziya/core/random.hpp"
 #include "ziya/core/view.hpp"
 #include "ziya/generate/candidates.hpp"
 #include "ziya/generate/processors.hpp"
+#include "ziya/generate/sampler_state.hpp"
 
 ZIYA_NAMESPACE_BEGIN
-
-/// What one sequence carries from token to token. A policy that is moved to another thread or run
-/// for several sequences keeps nothing itself.
-struct SamplerState {
-  Random random;
-  std::span<const std::int32_t> history;  ///< ids of the prompt and of the answer so far
-  Candidates candidates;                  ///< buffers, so that a token allocates nothing
-};
 
 /// A small value that chooses the next token from the logits where they are.
 /// @param logits (n) one row; its last column is the last token that may be chosen
@@ -45,8 +37,7 @@ class ProcessorChain {
   Candidates& run(View<const float, Cpu> logits, SamplerState& state) const {
     Candidates& candidates = state.candidates;
     candidates.assign({logits.data(), static_cast<std::size_t>(logits.elements())});
-    std::apply([&](const auto&... each) { (each.apply(candidates, state.history), ...); },
-               processors_);
+    std::apply([&](const auto&... each) { (ziya::apply(each, state), ...); }, processors_);
     return candidates;
   }
 

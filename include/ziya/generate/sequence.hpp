@@ -13,9 +13,11 @@
 #include <vector>
 
 #include "ziya/config.hpp"
+#include "ziya/core/tensor.hpp"
 #include "ziya/core/view.hpp"
 #include "ziya/generate/configured_policy.hpp"
 #include "ziya/generate/generation_config.hpp"
+#include "ziya/generate/logprobs.hpp"
 #include "ziya/generate/sampling.hpp"
 #include "ziya/generate/stopping.hpp"
 #include "ziya/text/detokenizer.hpp"
@@ -33,6 +35,8 @@ struct GenerationResult {
   FinishReason finish_reason = FinishReason::length;
   bool context_exhausted = false;  ///< `length` came before max_new_tokens: the context was full
   std::int64_t reused_tokens = 0;  ///< tokens of the prompt that the cache still knew
+  std::vector<TokenLogprobs> logprobs = {};  ///< of generated_ids, when the config asks for them
+  double score = 0;  ///< of a beam: log-probability / length^length_penalty
 };
 
 /// Turns logits into ids and ids into text. Knows nothing of models.
@@ -50,14 +54,16 @@ class Sequence {
                      {.skip_special = config.skip_special, .continues = config.continues}),
         ids_(std::move(prompt)),
         prompt_size_(ids_.size()) {
-    if constexpr (ConfigurablePolicy<Policy>) policy_.configure(config_);
     if (config_.eos_ids.empty() && tokenizer.eos_id() >= 0) {
       config_.eos_ids.push_back(tokenizer.eos_id());
     }
+    if constexpr (ConfigurablePolicy<Policy>) policy_.configure(config_);
     state_.random.seed = config_.seed;
     const auto room = static_cast<std::size_t>(context) - prompt_size_;
     const auto wanted = static_cast<std::size_t>(config_.max_new_tokens);
     limit_ = prompt_size_ + std::min(room, wanted);
+    state_.prompt_size = prompt_size_;
+    state_.limit = limit_;
     result_.context_exhausted = room < wanted;
     ids_.reserve(limit_);
     if (ids_.size() == limit_) finish(FinishReason::length);
@@ -74,6 +80,7 @@ class Sequence {
     state_.history = ids_;
     const std::int32_t id = policy_.sample(ctx, logits, state_);
     ids_.push_back(id);
+    if (config_.logprobs) note_logprobs(logits, id);
     emit(stop_.push(detokenizer_.push(id)));
     const bool eos = std::ranges::find(config_.eos_ids, id) != config_.eos_ids.end();
     if (stop_.found()) return finish(FinishReason::stop);
@@ -93,6 +100,12 @@ class Sequence {
   }
 
  private:
+  template <class Device>
+  void note_logprobs(View<const float, Device> logits, std::int32_t id) {
+    std::vector<float> row(static_cast<std::size_t>(logits.elements()));
+    copy(Cpu{}, row.data(), Device{}, logits.data(), row.size() * sizeof(float));
+    result_.logprobs.push_back(token_logprobs(row, id, *config_.logprobs));
+  }
   void emit(const std::string& text) {
     if (text.empty()) return;
     result_.text += text;

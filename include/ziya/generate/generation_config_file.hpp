@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+// generation_config.json of a model folder, as a GenerationConfig.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "ziya/config.hpp"
+#include "ziya/core/error.hpp"
+#include "ziya/generate/generation_config.hpp"
+#include "ziya/model/llama_config.hpp"
+#include "ziya/text/tokenizer.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+
+/// One JSON file with generation settings; its members go into a config one by one.
+class GenerationConfigFile {
+ public:
+  /// A file that may be absent. @throws IoError, FormatError
+  explicit GenerationConfigFile(const std::filesystem::path& file)
+      : source_(utf8_from_path(file)), json_(nlohmann::json::object()) {
+    std::error_code ignored;
+    if (!std::filesystem::exists(file, ignored)) return;
+    json_ = read_json_file(file);
+    if (!json_.is_object()) throw FormatError("ZIYA-511", source_ + ": expected an object");
+  }
+
+  /// @throws FormatError for values of another kind
+  void read_ids(GenerationConfig& config) const {
+    if (const auto* value = find("bos_token_id")) config.bos_id = id(*value, "bos_token_id");
+    if (const auto* value = find("pad_token_id"); value != nullptr && *value != -1) {
+      config.pad_id = id(*value, "pad_token_id");
+    }
+    read_list("eos_token_id", config.eos_ids);
+  }
+
+  /// @throws FormatError for values of another kind, ConfigError ZIYA-547 for what is not
+  /// implemented
+  void read_settings(GenerationConfig& config) const {
+    read("max_new_tokens", config.max_new_tokens);
+    read("do_sample", config.do_sample);
+    read("temperature", config.temperature);
+    read("top_k", config.top_k);
+    read("top_p", config.top_p);
+    read("min_p", config.min_p);
+    read("typical_p", config.typical_p);
+    read("epsilon_cutoff", config.epsilon_cutoff);
+    read("eta_cutoff", config.eta_cutoff);
+    read("repetition_penalty", config.repetition_penalty);
+    read("no_repeat_ngram_size", config.no_repeat_ngram_size);
+    read("min_length", config.min_length);
+    if (find("min_new_tokens") != nullptr) read("min_new_tokens", config.min_new_tokens);
+    read("num_beams", config.num_beams);
+    read("num_return_sequences", config.num_return_sequences);
+    read("length_penalty", config.length_penalty);
+    read("penalty_alpha", config.penalty_alpha);
+    if (const auto* value = find("forced_bos_token_id")) {
+      config.forced_bos_id = id(*value, "forced_bos_token_id");
+    }
+    read_list("forced_eos_token_id", config.forced_eos_ids);
+    read_list("suppress_tokens", config.suppress_tokens);
+    read_list("begin_suppress_tokens", config.begin_suppress_tokens);
+    read_early_stopping(config);
+    read_sequences(config);
+    refuse_others();
+  }
+
+ private:
+  [[nodiscard]] const nlohmann::json* find(const char* key) const {
+    const auto found = json_.find(key);
+    return found == json_.end() || found->is_null() ? nullptr : &*found;
+  }
+  template <class T>
+  void read(const char* key, T& value) const {
+    value = json_get(json_, key, source_, value);
+  }
+  [[noreturn]] void refuse(const char* key, const nlohmann::json& value,
+                           const std::string& expected) const {
+    throw FormatError("ZIYA-511", source_ + ": " + key + " is " +
+                                      value.dump(-1, ' ', true).substr(0, 80) + ", expected " +
+                                      expected);
+  }
+  std::int32_t id(const nlohmann::json& value, const char* key) const {
+    if (!json_is<std::int32_t>(value) || value.get<std::int32_t>() < 0) {
+      refuse(key, value, "an id or a list of ids");
+    }
+    return value.get<std::int32_t>();
+  }
+  std::vector<std::int32_t> ids(const nlohmann::json& value, const char* key) const {
+    std::vector<std::int32_t> result;
+    if (!value.is_array()) return {id(value, key)};
+    for (const auto& element : value) result.push_back(id(element, key));
+    return result;
+  }
+  void read_list(const char* key, std::vector<std::int32_t>& list) const {
+    if (const auto* value = find(key)) list = ids(*value, key);
+  }
+  void read_early_stopping(GenerationConfig& config) const {
+    const auto* value = find("early_stopping");
+    if (value == nullptr) return;
+    if (value->is_boolean()) {
+      config.early_stopping = value->get<bool>() ? EarlyStopping::yes : EarlyStopping::no;
+    } else if (*value == "never") {
+      config.early_stopping = EarlyStopping::never;
+    } else {
+      refuse("early_stopping", *value, "true, false or \"never\"");
+    }
+  }
+  void read_sequences(GenerationConfig& config) const {
+    if (const auto* value = find("bad_words_ids")) {
+      if (!value->is_array()) refuse("bad_words_ids", *value, "a list of lists of ids");
+      for (const auto& word : *value) config.bad_words_ids.push_back(ids(word, "bad_words_ids"));
+    }
+    if (const auto* value = find("sequence_bias")) {
+      const char* expected = "a list of [[ids], bias]";
+      if (!value->is_array()) refuse("sequence_bias", *value, expected);
+      for (const auto& entry : *value) {
+        if (!entry.is_array() || entry.size() != 2 || !entry[1].is_number()) {
+          refuse("sequence_bias", entry, expected);
+        }
+        config.sequence_bias.push_back({ids(entry[0], "sequence_bias"), entry[1].get<float>()});
+      }
+    }
+    if (const auto* value = find("exponential_decay_length_penalty")) {
+      if (!value->is_array() || value->size() != 2 || !json_is<std::int64_t>((*value)[0]) ||
+          !(*value)[1].is_number()) {
+        refuse("exponential_decay_length_penalty", *value, "[start, factor]");
+      }
+      config.decay_start = (*value)[0].get<std::int64_t>();
+      config.decay_factor = (*value)[1].get<double>();
+    }
+  }
+  /// Settings that would change the text and that nothing here implements, unless they are neutral.
+  void refuse_others() const {
+    const std::pair<const char*, nlohmann::json> neutral[] = {
+        {"guidance_scale", 1},          {"num_beam_groups", 1},
+        {"diversity_penalty", 0},       {"watermarking_config", nullptr},
+        {"force_words_ids", nullptr},   {"constraints", nullptr},
+        {"dola_layers", nullptr},       {"top_h", nullptr},
+        {"stop_strings", nullptr},      {"remove_invalid_values", false},
+        {"renormalize_logits", false},  {"token_healing", false}};
+    for (const auto& [key, value] : neutral) {
+      const auto* found = find(key);
+      if (found == nullptr || *found == value) continue;
+      throw ConfigError("ZIYA-547", source_ + ": " + key + " is " +
+                                        found->dump(-1, ' ', true).substr(0, 80) +
+                                        ", which is not implemented");
+    }
+  }
+
+  std::string source_;
+  nlohmann::json json_;
+};
+
+inline GenerationConfig GenerationConfig::load(const std::filesystem::path& path) {
+  const std::filesystem::path directory = resolve_model_path(path);
+  GenerationConfig config;
+  GenerationConfigFile(directory / "config.json").read_ids(config);
+  const GenerationConfigFile file(directory / "generation_config.json");
+  file.read_ids(config);
+  file.read_settings(config);
+  config.check();
+  return config;
+}
+
+ZIYA_NAMESPACE_END

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// How far an answer has come in a grammar, and which tokens go on from there.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ziya/config.hpp"
+#include "ziya/generate/constraint_vocabulary.hpp"
+#include "ziya/generate/grammar.hpp"
+#include "ziya/generate/grammar_matcher.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+
+/// A set of token ids.
+class TokenSet {
+ public:
+  explicit TokenSet(std::size_t size) : bits_((size + 63) / 64) {}
+  void insert(std::int32_t id) {
+    bits_[static_cast<std::size_t>(id) / 64] |= std::uint64_t{1} << (id % 64);
+    empty_ = false;
+  }
+  [[nodiscard]] bool contains(std::int32_t id) const {
+    const auto word = static_cast<std::size_t>(id) / 64;
+    return word < bits_.size() && (bits_[word] >> (id % 64) & 1) != 0;
+  }
+  [[nodiscard]] bool empty() const { return empty_; }
+
+ private:
+  std::vector<std::uint64_t> bits_;
+  bool empty_ = true;
+};
+
+/// Belongs to one sequence. What it says depends on the answer alone: given another one, it goes
+/// back to where both part, so that tokens may be taken back.
+class GrammarProgress {
+ public:
+  /// Reads what is new in `answer`.
+  /// @param vocabulary outlives the next call of `allowed`
+  /// @param continues whether the answer continues the prompt's text
+  /// @returns whether a text of the grammar begins so
+  bool read(const std::shared_ptr<const Grammar>& grammar, const ConstraintVocabulary& vocabulary,
+            std::span<const std::int32_t> answer, bool continues) {
+    if (matcher_.grammar() != grammar) {
+      matcher_ = GrammarMatcher(grammar);
+      masks_.clear();
+      restart();
+    }
+    const bool goes_on = ids_.size() <= answer.size() &&
+                         std::equal(ids_.begin(), ids_.end(), answer.begin());
+    if (!goes_on) restart();
+    for (const std::int32_t id : answer.subspan(ids_.size())) {
+      const auto& bytes = vocabulary.at(ids_.empty() && !continues).bytes;
+      ids_.push_back(id);
+      if (state_ == GrammarMatcher::dead) continue;
+      if (id < 0 || static_cast<std::size_t>(id) >= bytes.size() ||
+          bytes[static_cast<std::size_t>(id)].empty()) {
+        state_ = GrammarMatcher::dead;
+        continue;
+      }
+      for (const char byte : bytes[static_cast<std::size_t>(id)]) {
+        state_ = matcher_.next(state_, static_cast<std::uint8_t>(byte));
+        if (state_ == GrammarMatcher::dead) break;
+      }
+    }
+    position_ = &vocabulary.at(ids_.empty() && !continues);
+    return state_ != GrammarMatcher::dead;
+  }
+
+  /// Whether what was read is a whole text of the grammar.
+  [[nodiscard]] bool may_end() const {
+    return state_ != GrammarMatcher::dead && matcher_.may_end(state_);
+  }
+
+  /// The tokens that a text of the grammar goes on with.   @pre `read` returned true
+  const TokenSet& allowed() {
+    if (matcher_.crowded() || masks_.size() >= most_masks) {
+      state_ = matcher_.keep_only(state_);
+      masks_.clear();
+    }
+    const std::pair key(state_, ids_.empty());
+    const auto known = masks_.find(key);
+    return known != masks_.end() ? known->second : masks_.emplace(key, reachable()).first->second;
+  }
+
+ private:
+  static constexpr std::size_t most_masks = 512;
+
+  void restart() {
+    ids_.clear();
+    state_ = matcher_.start();
+  }
+  /// Walks the vocabulary and the grammar side by side.
+  TokenSet reachable() {
+    TokenSet set(position_->bytes.size());
+    std::vector<std::pair<std::uint32_t, std::int32_t>> work{{0, state_}};
+    while (!work.empty()) {
+      const auto [node, state] = work.back();
+      work.pop_back();
+      for (const std::int32_t id : position_->trie.tokens(node)) set.insert(id);
+      for (const TokenTrie::Edge& edge : position_->trie.edges(node)) {
+        const std::int32_t next = matcher_.next(state, edge.byte);
+        if (next != GrammarMatcher::dead) work.emplace_back(edge.node, next);
+      }
+    }
+    return set;
+  }
+
+  GrammarMatcher matcher_;
+  std::int32_t state_ = GrammarMatcher::dead;
+  std::vector<std::int32_t> ids_;
+  const ConstraintVocabulary::Position* position_ = nullptr;
+  std::map<std::pair<std::int32_t, bool>, TokenSet> masks_;
+};
+
+ZIYA_NAMESPACE_END

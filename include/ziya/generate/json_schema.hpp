@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: Apache-2.0
+// JSON Schema as a grammar whose texts are JSON that satisfies the schema.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <map>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "ziya/config.hpp"
+#include "ziya/core/error.hpp"
+#include "ziya/generate/grammar.hpp"
+#include "ziya/generate/grammar_parser.hpp"
+#include "ziya/model/llama_config.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+
+/// Understands `type` (a name or a list), `enum`, `const`, `anyOf`, `$ref` within the document,
+/// `properties`, `required`, `additionalProperties`, `items`, `minItems`, `maxItems`, `minLength`,
+/// `maxLength`, the schemas `true` and `{}`, and what only annotates. Every other keyword is refused
+/// by name, and so is a keyword beside `enum`, `const`, `anyOf` or `$ref` that would restrict them.
+/// The grammar is narrower than the schema where that keeps it small: members stand in the order of
+/// their names, none is added unless `additionalProperties` says so, numbers have at most 16 digits.
+class JsonSchema {
+ public:
+  /// @param text the schema   @throws FormatError ZIYA-230 for a text that is no JSON, ArgumentError
+  /// ZIYA-549 for what is not supported or that nothing satisfies, and as GrammarParser does
+  static Grammar grammar(std::string_view text) { return GrammarParser::parse(notation(text)); }
+
+  /// The grammar in GrammarParser's notation.
+  static std::string notation(std::string_view text) {
+    JsonSchema schema(parse_json(text, "JSON schema", {.bytes = 1 << 20, .depth = 64,
+                                                       .values = 100'000}));
+    std::string rules = "root ::= " + schema.rule_for("#", schema.document_) + " ws\n";
+    while (!schema.pending_.empty()) {
+      const Pending next = schema.pending_.back();
+      schema.pending_.pop_back();
+      rules += next.name + " ::= " + schema.body(*next.schema, next.name) + "\n";
+    }
+    return rules + schema.extra_ + std::string(common);
+  }
+
+ private:
+  using Json = nlohmann::json;
+  struct Pending {
+    std::string name;
+    const Json* schema;
+  };
+
+  explicit JsonSchema(Json document) : document_(std::move(document)) {}
+
+  static constexpr std::string_view common =
+      R"(ws ::= (" " | "\n" [ \t]{0,16})?
+any ::= object | array | string | number | "true" | "false" | "null"
+object ::= "{" ws (member ("," ws member)*)? "}" ws
+member ::= string ws ":" ws any ws
+array ::= "[" ws (any ws ("," ws any ws)*)? "]" ws
+string ::= "\"" char* "\""
+char ::= [^"\\\x00-\x1F\x7F] | "\\" (["\\/bfnrt] | "u" code)
+code ::= [0-9a-cA-Ce-fE-F] hex{3} | [dD] [0-7] hex{2} | [dD] [89abAB] hex{2} "\\u" [dD] [c-fC-F] hex{2}
+hex ::= [0-9a-fA-F]
+integer ::= "-"? ("0" | [1-9] [0-9]{0,15})
+number ::= integer ("." [0-9]{1,16})? ([eE] [\-+]? [0-9]{1,2})?
+)";
+
+  [[noreturn]] static void refuse(const std::string& why) {
+    throw ArgumentError("ZIYA-549", "JSON schema: " + why);
+  }
+
+  /// The name of the rule of a schema; `place` tells one schema from another.
+  std::string rule_for(const std::string& place, const Json& schema) {
+    const auto [found, inserted] = names_.emplace(place, "s" + std::to_string(names_.size()));
+    if (inserted) pending_.push_back({found->second, &schema});
+    return found->second;
+  }
+  std::string sub(const Json& schema) {
+    return rule_for("@" + std::to_string(reinterpret_cast<std::uintptr_t>(&schema)), schema);
+  }
+
+  std::string body(const Json& schema, const std::string& name) {
+    if (schema == true) return "any";
+    if (schema == false) refuse("the schema false, which nothing satisfies");
+    if (!schema.is_object()) refuse("a schema is " + std::string(schema.type_name()));
+    check_keywords(schema);
+    for (const char* alone : {"$ref", "const", "enum", "anyOf"}) {
+      if (schema.contains(alone)) return body_alone(schema, alone);
+    }
+    std::string result;
+    for (const std::string& type : types(schema)) {
+      result += (result.empty() ? "" : " | ") + body_of(schema, type, name);
+    }
+    return result;
+  }
+
+  static void check_keywords(const Json& schema) {
+    static const std::set<std::string> known{
+        "type",        "enum",       "const",       "anyOf",    "$ref",      "properties",
+        "required",    "items",      "minItems",    "maxItems", "minLength", "maxLength",
+        "$defs",       "definitions", "title",      "description", "default", "examples",
+        "$schema",     "$id",        "$comment",    "deprecated", "readOnly", "writeOnly",
+        "additionalProperties"};
+    for (const auto& [key, value] : schema.items()) {
+      if (!known.contains(key)) refuse("the keyword \"" + key + "\" is not supported");
+    }
+  }
+
+  std::string body_alone(const Json& schema, const std::string& keyword) {
+    static const std::set<std::string> restricting{
+        "enum",     "const",    "anyOf",     "$ref",      "properties",          "required",
+        "items",    "minItems", "maxItems",  "minLength", "maxLength", "additionalProperties", "type"};
+    const bool values = keyword == "enum" || keyword == "const";
+    for (const auto& [key, value] : schema.items()) {
+      if (key == keyword || !restricting.contains(key) || (values && key == "type")) continue;
+      refuse("\"" + key + "\" beside \"" + keyword + "\" is not supported");
+    }
+    const Json& value = schema.at(keyword);
+    if (keyword == "$ref") {
+      if (!value.is_string()) refuse("$ref is no string");
+      return reference(value.get<std::string>());
+    }
+    if (keyword == "const") return one_of(schema, Json::array({value}));
+    if (!value.is_array() || value.empty()) refuse("\"" + keyword + "\" is no list, or empty");
+    if (keyword == "enum") return one_of(schema, value);
+    std::string result;
+    for (const Json& each : value) result += (result.empty() ? "" : " | ") + sub(each);
+    return result;
+  }
+
+  std::string one_of(const Json& schema, const Json& values) {
+    std::string result;
+    const std::vector<std::string> allowed = types(schema);
+    for (const Json& value : values) {
+      bool fits = false;
+      for (const std::string& type : allowed) {
+        fits = fits || (type == "number" && value.is_number()) ||
+               (type == "integer" && value.is_number_integer()) || type == value.type_name();
+      }
+      if (fits) result += (result.empty() ? "" : " | ") + literal(value.dump());
+    }
+    if (result.empty()) refuse("no value of enum or const is of the type asked for");
+    return result;
+  }
+
+  std::string reference(const std::string& pointer) {
+    if (!pointer.starts_with("#")) refuse("$ref " + pointer + " leads out of the document");
+    const Json* target = nullptr;
+    try {
+      target = &document_.at(Json::json_pointer(pointer.substr(1)));
+    } catch (const Json::exception&) {
+      refuse("$ref " + pointer + " leads nowhere");
+    }
+    return target == &document_ ? rule_for("#", document_) : sub(*target);
+  }
+
+  static std::vector<std::string> types(const Json& schema) {
+    static const std::vector<std::string> all{"object", "array",   "string",
+                                              "number", "boolean", "null"};
+    const auto found = schema.find("type");
+    if (found == schema.end()) {
+      if (schema.contains("enum") || schema.contains("const")) return all;
+      for (const char* key : {"properties", "required", "additionalProperties"}) {
+        if (schema.contains(key)) return {"object"};
+      }
+      for (const char* key : {"items", "minItems", "maxItems"}) {
+        if (schema.contains(key)) return {"array"};
+      }
+      for (const char* key : {"minLength", "maxLength"}) {
+        if (schema.contains(key)) return {"string"};
+      }
+      return all;
+    }
+    std::vector<std::string> result;
+    for (const Json& type : found->is_array() ? *found : Json::array({*found})) {
+      if (!type.is_string()) refuse("type is neither a name nor a list of names");
+      result.push_back(type.get<std::string>());
+    }
+    if (result.empty()) refuse("type is an empty list");
+    return result;
+  }
+
+  std::string body_of(const Json& schema, const std::string& type, const std::string& name) {
+    if (type == "object") return object(schema, name);
+    if (type == "array") return array(schema);
+    if (type == "string") return "\"\\\"\" " + repeated("char", schema, "Length") + " \"\\\"\"";
+    if (type == "boolean") return "\"true\" | \"false\"";
+    if (type == "null") return "\"null\"";
+    if (type == "number" || type == "integer") return type;
+    refuse("there is no type \"" + type + "\"");
+  }
+
+  /// minX and maxX of a schema as a repetition.
+  static std::pair<std::int64_t, std::int64_t> bounds(const Json& schema, const std::string& what) {
+    const auto number = [&](const std::string& key, std::int64_t fallback) {
+      const auto found = schema.find(key);
+      if (found == schema.end()) return fallback;
+      if (!json_is<std::int64_t>(*found) || found->get<std::int64_t>() < 0 ||
+          found->get<std::int64_t>() > GrammarParser::most_repeats) {
+        refuse(key + " is " + found->dump(-1, ' ', true).substr(0, 40) + ", expected 0 to " +
+               std::to_string(GrammarParser::most_repeats));
+      }
+      return found->get<std::int64_t>();
+    };
+    const std::pair result(number("min" + what, 0), number("max" + what, -1));
+    if (result.second >= 0 && result.second < result.first) {
+      refuse("min" + what + " is above max" + what);
+    }
+    return result;
+  }
+  static std::string range(std::int64_t least, std::int64_t most) {
+    return "{" + std::to_string(least) + "," + (most < 0 ? "" : std::to_string(most)) + "}";
+  }
+  static std::string repeated(const std::string& item, const Json& schema,
+                              const std::string& what) {
+    const auto [least, most] = bounds(schema, what);
+    return item + range(least, most);
+  }
+
+  std::string array(const Json& schema) {
+    const auto [least, most] = bounds(schema, "Items");
+    if (most == 0) return R"("[" ws "]")";
+    const auto found = schema.find("items");
+    const std::string item = (found == schema.end() ? "any" : sub(*found)) + " ws";
+    std::string list = item + " (\",\" ws " + item + ")" +
+                       range(least > 0 ? least - 1 : 0, most < 0 ? -1 : most - 1);
+    if (least == 0) list = "(" + list + ")?";
+    return "\"[\" ws " + list + " \"]\"";
+  }
+
+  /// Members in order; two rules per member, for lists that have begun and that have not:
+  ///     more_i ::= "," member_i more_{i+1} | more_{i+1}      first_i ::= member_i more_{i+1} | first_{i+1}
+  /// where the second way is open to members that are not required.
+  std::string object(const Json& schema, const std::string& name) {
+    struct Member {
+      std::string key;
+      const Json* schema;
+      bool required;
+    };
+    const auto properties = schema.find("properties");
+    const auto additional = schema.find("additionalProperties");
+    const bool closed = additional == schema.end() || *additional == false;
+    if (properties == schema.end() && !schema.contains("required") && !schema.contains("additionalProperties")) {
+      return R"("{" ws (member ("," ws member)*)? "}")";
+    }
+    if (properties != schema.end() && !properties->is_object()) refuse("properties is no object");
+    std::map<std::string, Member> members;
+    if (properties != schema.end()) {
+      for (const auto& [key, value] : properties->items()) members[key] = {key, &value, false};
+    }
+    if (const auto required = schema.find("required"); required != schema.end()) {
+      if (!required->is_array()) refuse("required is no list");
+      for (const Json& key : *required) {
+        if (!key.is_string()) refuse("required holds something that is no name");
+        const auto text = key.get<std::string>();
+        if (additional != schema.end() && *additional == false && !members.contains(text)) {
+          refuse("\"" + text + "\" is required, and additionalProperties forbids it");
+        }
+        const Json* other = additional != schema.end() ? &*additional : nullptr;
+        members.try_emplace(text, Member{text, other, true}).first->second.required = true;
+      }
+    }
+    std::string more = "\"\"", first = "\"\"";
+    if (!closed) {
+      std::set<std::string> keys;
+      for (const auto& [key, member] : members) keys.insert(key);
+      const std::string pair = other_key(keys, name) + " ws \":\" ws " + sub(*additional) + " ws";
+      extra_ += name + "-more ::= (\",\" ws " + pair + ")*\n" + name + "-first ::= (" + pair +
+                " " + name + "-more)?\n";
+      more = name + "-more", first = name + "-first";
+    }
+    std::size_t number = members.size();
+    for (auto each = members.rbegin(); each != members.rend(); ++each) {
+      const Member& member = each->second;
+      const std::string suffix = std::to_string(--number);
+      const std::string value = member.schema == nullptr ? "any" : sub(*member.schema);
+      const std::string pair = literal(json_quote(member.key)) + " ws \":\" ws " + value + " ws";
+      extra_ += name + "-p" + suffix + " ::= " + pair + "\n";
+      extra_ += name + "-m" + suffix + " ::= \",\" ws " + name + "-p" + suffix + " " + more +
+                (member.required ? "" : " | " + more) + "\n";
+      extra_ += name + "-f" + suffix + " ::= " + name + "-p" + suffix + " " + more +
+                (member.required ? "" : " | " + first) + "\n";
+      more = name + "-m" + suffix, first = name + "-f" + suffix;
+    }
+    return "\"{\" ws " + first + " \"}\"";
+  }
+
+  /// A rule for keys that are none of `keys`: along their shared beginnings, a key ends early or
+  /// takes another character than any of them. Such keys have no escapes.
+  std::string other_key(const std::set<std::string>& keys, const std::string& name) {
+    std::vector<std::set<std::string>> nodes{keys};
+    for (std::size_t node = 0; node < nodes.size(); ++node) {
+      std::map<std::string, std::set<std::string>> children;
+      bool taken = false;
+      for (const std::string& key : nodes[node]) {
+        if (key.empty()) {
+          taken = true;
+        } else {
+          const std::size_t bytes = read_utf8(key).bytes;
+          children[key.substr(0, bytes)].insert(key.substr(bytes));
+        }
+      }
+      std::string excluded, alternatives = taken ? "" : "\"\" | ";
+      std::string deeper;
+      for (auto& [character, rest] : children) {
+        excluded += in_class(character);
+        if (static_cast<unsigned char>(character[0]) < 0x20 || character == "\"" ||
+            character == "\\" || character == "\x7f") {
+          continue;  // only an escape spells it
+        }
+        deeper += " | " + literal(character) + " " + name + "-k" + std::to_string(nodes.size());
+        nodes.push_back(std::move(rest));
+      }
+      extra_ += name + "-k" + std::to_string(node) + " ::= " + alternatives +
+                "[^\"\\\\\\x00-\\x1F\\x7F" + excluded + "] [^\"\\\\\\x00-\\x1F\\x7F]*" + deeper +
+                "\n";
+    }
+    return "\"\\\"\" " + name + "-k0 \"\\\"\"";
+  }
+
+  static std::string in_class(const std::string& character) {
+    const Utf8Sequence found = read_utf8(character);
+    char text[16];
+    std::snprintf(text, sizeof text, "\\U%08X", static_cast<unsigned>(found.character));
+    return text;
+  }
+  /// Text as a literal of the grammar.
+  static std::string literal(const std::string& text) {
+    std::string result = "\"";
+    for (const char c : text) {
+      if (c == '"' || c == '\\') {
+        result += {'\\', c};
+      } else if (c == '\n') {
+        result += "\\n";
+      } else {
+        result += c;
+      }
+    }
+    return result + "\"";
+  }
+
+  Json document_;
+  std::map<std::string, std::string> names_;
+  std::vector<Pending> pending_;
+  std::string extra_;
+};
+
+ZIYA_NAMESPACE_END
