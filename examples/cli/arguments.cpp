@@ -42,49 +42,6 @@ class HelpFormatter : public CLI::Formatter {
   }
 };
 
-void sampling_options(CLI::App& command, SamplingOptions& options) {
-  const char* group = "Sampling (defaults are the model card's)";
-  option(command, "--max-new-tokens", options.max_new_tokens, "stop after so many", "N")
-      ->capture_default_str()
-      ->group(group);
-  auto* do_sample = option(command, "--do-sample", options.do_sample,
-                           "true: draw; false: take the likeliest token", "true|false")
-                        ->default_str("true")
-                        ->group(group);
-  command
-      .add_flag_callback(
-          "--greedy", [&options] { options.do_sample = false; }, "the same as --do-sample false")
-      ->excludes(do_sample)
-      ->group(group);
-  option(command, "--temperature", options.temperature, "below 1 is safer, above 1 is wilder", "X")
-      ->default_str("1.0")
-      ->group(group);
-  option(command, "--top-k", options.top_k, "draw from the k likeliest; 0: from all", "K")
-      ->capture_default_str()
-      ->group(group);
-  option(command, "--top-p", options.top_p, "draw from the likeliest that sum up to p", "P")
-      ->capture_default_str()
-      ->group(group);
-  option(command, "--repetition-penalty", options.repetition_penalty, "above 1 repeats less", "X")
-      ->default_str("1.0")
-      ->group(group);
-  option(command, "--seed", options.seed,
-         "the same seed draws the same text (default: another each time)", "N")
-      ->group(group);
-  repeated(command, "--stop", options.stop, "stop before this text; may be repeated", "TEXT")
-      ->group(group);
-  repeated(command, "--eos-token-id", options.eos_token_ids,
-           "end of an answer; may be repeated (default: the model's)", "ID")
-      ->delimiter(',')
-      ->group(group);
-  option(command, "--bos-token-id", options.bos_token_id,
-         "first id of the prompt (default: the model's)", "ID")
-      ->group(group);
-  option(command, "--pad-token-id", options.pad_token_id,
-         "accepted for Transformers' sake; one prompt needs no padding", "ID")
-      ->group(group);
-}
-
 CLI::App* add_generate(CLI::App& app, GenerateOptions& options) {
   auto* command = app.add_subcommand("generate", "answer one prompt");
   model_options(*command, options.model);
@@ -101,6 +58,7 @@ CLI::App* add_generate(CLI::App& app, GenerateOptions& options) {
        "print one JSON object: prompt_ids, generated_ids, text, finish_reason")
       ->group("Output");
   sampling_options(*command, options.sampling);
+  search_options(*command, options.sampling);
   command->footer(
       "Examples:\n"
       "  ziya generate Ziya-LLaMA-13B -p \"帮我写一份去西安的旅游计划\"\n"

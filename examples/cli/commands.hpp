@@ -28,14 +28,23 @@ struct ModelOptions {
   std::vector<std::string> adapters{};     // folders of LoRA adapters beside the model
 };
 
-/// The defaults are the model card's.
+/// What is not given is the preset's.
 struct SamplingOptions {
-  std::int64_t max_new_tokens = 1024;
-  bool do_sample = true;
-  double temperature = 1.0;
-  int top_k = 50;
-  double top_p = 0.85;
-  double repetition_penalty = 1.0;
+  std::string preset = "ziya";
+  std::optional<std::int64_t> max_new_tokens, min_new_tokens;
+  std::optional<bool> do_sample;
+  std::optional<double> temperature, top_p, min_p, typical_p;
+  std::optional<int> top_k, mirostat;
+  std::optional<double> mirostat_tau, mirostat_eta, xtc_probability, xtc_threshold;
+  std::optional<double> repetition_penalty, presence_penalty, frequency_penalty;
+  std::optional<int> no_repeat_ngram_size, dry_allowed_length, dry_penalty_last_n;
+  std::optional<double> dry_multiplier, dry_base;
+  std::vector<std::string> dry_sequence_breakers;  // empty: llama.cpp's
+  std::optional<int> num_beams, num_return_sequences, logprobs;
+  std::optional<double> length_penalty, penalty_alpha;
+  std::string early_stopping;  // true, false, never; empty: false
+  std::vector<std::string> bad_words, logit_bias;
+  std::string grammar_file, json_schema;
   std::optional<std::uint64_t> seed;  // none: a new one each time, and said
   std::vector<std::string> stop;
   std::vector<std::int32_t> eos_token_ids;  // empty: the tokenizer's and the generation config's

@@ -10,6 +10,7 @@
 #include "json_text.hpp"
 #include "session.hpp"
 #include "terminal.hpp"
+#include "ziya/generate/contrastive_search.hpp"
 #include "ziya/io/model_path.hpp"
 #include "ziya/text/prompt.hpp"
 
@@ -43,6 +44,38 @@ void say_end(const ziya::GenerationResult& result, double seconds) {
   }
 }
 
+std::string number_text(double number) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.6f", number);
+  return text;
+}
+
+/// [{"id": …, "logprob": …, "top": [[id, logprob], …]}, …]
+std::string logprobs_text(const std::vector<ziya::TokenLogprobs>& logprobs) {
+  std::string text;
+  for (const ziya::TokenLogprobs& each : logprobs) {
+    std::string top;
+    for (const ziya::Candidate& other : each.top) {
+      top += (top.empty() ? "[" : ", [") + std::to_string(other.id) + ", " +
+             number_text(other.score) + "]";
+    }
+    text += (text.empty() ? "{\"id\": " : ", {\"id\": ") + std::to_string(each.id) +
+            ", \"logprob\": " + number_text(each.logprob) + ", \"top\": [" + top + "]}";
+  }
+  return "[" + text + "]";
+}
+
+void print_ids(const ziya::GenerationResult& result, const ziya::GenerationConfig& config) {
+  JsonObject object;
+  object.add("prompt_ids", result.prompt_ids)
+      .add("generated_ids", result.generated_ids)
+      .add("text", result.text)
+      .add("finish_reason", name(result.finish_reason));
+  if (config.num_beams > 1) object.add_raw("score", number_text(result.score));
+  if (config.logprobs) object.add_raw("logprobs", logprobs_text(result.logprobs));
+  print(object.line());
+}
+
 }  // namespace
 
 int run(const GenerateOptions& options) {
@@ -59,20 +92,24 @@ int run(const GenerateOptions& options) {
                   static_cast<std::int64_t>(prompt.size()) + config.max_new_tokens);
   if (options.echo && !options.ids) print(text);
   const auto begin = std::chrono::steady_clock::now();
-  const auto callback = options.ids ? ziya::TextCallback{} : ziya::TextCallback{print};
-  const ziya::GenerationResult result = session.generate(std::move(prompt), config, callback);
-  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
-  if (options.ids) {
-    print(JsonObject()
-              .add("prompt_ids", result.prompt_ids)
-              .add("generated_ids", result.generated_ids)
-              .add("text", result.text)
-              .add("finish_reason", name(result.finish_reason))
-              .line());
-  } else if (!result.text.ends_with('\n')) {
-    print("\n");
+  const bool searched = config.num_beams > 1 || ziya::wants_contrastive_search(config);
+  const auto callback = options.ids || searched ? ziya::TextCallback{} : ziya::TextCallback{print};
+  std::vector<ziya::GenerationResult> results;
+  if (searched) {
+    results = session.search(prompt, config);
+  } else {
+    results.push_back(session.generate(std::move(prompt), config, callback));
   }
-  say_end(result, elapsed.count());
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
+  for (const ziya::GenerationResult& result : results) {
+    if (options.ids) {
+      print_ids(result, config);
+    } else {
+      if (searched) print(result.text);
+      if (!result.text.ends_with('\n')) print("\n");
+    }
+  }
+  say_end(results.front(), elapsed.count());
   return 0;
 }
 

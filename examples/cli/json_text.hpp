@@ -44,7 +44,11 @@ class JsonObject {
  public:
   template <class T>
   JsonObject& add(std::string_view key, const T& value) {
-    members_ += (members_.empty() ? "" : ", ") + json_text(key) + ": " + json_text(value);
+    return add_raw(key, json_text(value));
+  }
+  /// @param value JSON as it is
+  JsonObject& add_raw(std::string_view key, const std::string& value) {
+    members_ += (members_.empty() ? "" : ", ") + json_text(key) + ": " + value;
     return *this;
   }
   [[nodiscard]] std::string line() const { return "{" + members_ + "}\n"; }

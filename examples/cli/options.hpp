@@ -112,6 +112,9 @@ inline void model_options(CLI::App& command, ModelOptions& options) {
       ->group("Prompt");
 }
 
+void sampling_options(CLI::App& command, SamplingOptions& options);
+void search_options(CLI::App& command, SamplingOptions& options);
+
 // Commands by topic, one file each; each appends what it declares.
 void add_conversion_commands(CLI::App& app, std::vector<Command>& commands);
 void add_measure_commands(CLI::App& app, std::vector<Command>& commands);

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <optional>
-#include <random>
 #include <string>
 #include <utility>
 
@@ -89,36 +88,6 @@ bool uses_template(const ModelOptions& options, const ziya::Tokenizer& tokenizer
   return chosen;
 }
 
-ziya::GenerationConfig generation_config(const SamplingOptions& options,
-                                         const std::filesystem::path& folder,
-                                         const ziya::Tokenizer& tokenizer) {
-  ziya::GenerationConfig config;
-  config.max_new_tokens = options.max_new_tokens;
-  config.do_sample = options.do_sample;
-  config.temperature = static_cast<float>(options.temperature);
-  config.top_k = options.top_k;
-  config.top_p = static_cast<float>(options.top_p);
-  config.repetition_penalty = static_cast<float>(options.repetition_penalty);
-  config.stop = options.stop;
-  config.pad_id = options.pad_token_id;
-  config.eos_ids = options.eos_token_ids;
-  if (config.eos_ids.empty()) {
-    config.eos_ids = ziya::GenerationConfig::load(folder).eos_ids;
-    const std::int32_t own = tokenizer.eos_id();
-    if (own >= 0 && std::ranges::find(config.eos_ids, own) == config.eos_ids.end()) {
-      config.eos_ids.push_back(own);
-    }
-  }
-  config.check();
-  if (options.seed) {
-    config.seed = *options.seed;
-  } else if (options.do_sample) {
-    config.seed = std::random_device{}();
-    note("seed: " + std::to_string(config.seed));
-  }
-  return config;
-}
-
 void replace_bos(std::vector<std::int32_t>& prompt, const SamplingOptions& options,
                  const ziya::Tokenizer& tokenizer) {
   if (!options.bos_token_id) return;
@@ -161,6 +130,17 @@ ziya::GenerationResult Session::generate(std::vector<std::int32_t> prompt,
                                          ziya::TextCallback callback,
                                          const ziya::Cancellation& cancellation) {
   return parts_->generator.generate(std::move(prompt), config, std::move(callback), cancellation);
+}
+
+std::vector<ziya::GenerationResult> Session::search(const std::vector<std::int32_t>& prompt,
+                                                    const ziya::GenerationConfig& config) {
+  if (config.num_beams > 1) {
+    return ziya::beam_search(parts_->context, parts_->model, parts_->tokenizer, prompt, config);
+  }
+  std::vector<ziya::GenerationResult> results;
+  results.push_back(
+      ziya::contrastive_search(parts_->context, parts_->model, parts_->tokenizer, prompt, config));
+  return results;
 }
 
 }  // namespace cli

@@ -21,7 +21,7 @@ namespace cli {
 /// Whether prompts are wrapped in `<human>:…\n<bot>:`; says the choice.
 bool uses_template(const ModelOptions& options, const ziya::Tokenizer& tokenizer);
 
-/// Sampling is the card's, unless options say otherwise; ids that end an answer are the
+/// Sampling is the preset's, unless options say otherwise; ids that end an answer are the
 /// tokenizer's and those of the model's files. Says the seed when it chooses one.
 ziya::GenerationConfig generation_config(const SamplingOptions& options,
                                          const std::filesystem::path& folder,
@@ -48,6 +48,9 @@ class Session {
                                   const ziya::GenerationConfig& config,
                                   ziya::TextCallback callback = {},
                                   const ziya::Cancellation& cancellation = {});
+  /// Beam search or contrastive search, best answer first.
+  std::vector<ziya::GenerationResult> search(const std::vector<std::int32_t>& prompt,
+                                             const ziya::GenerationConfig& config);
 
  private:
   struct Parts;

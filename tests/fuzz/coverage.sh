@@ -14,6 +14,8 @@ declare -A headers=(
   [gguf]="io/gguf.hpp io/gguf_metadata.hpp io/gguf_names.hpp text/gguf_vocabulary.hpp model/gguf_config.hpp"
   [json]="io/json.hpp model/llama_config.hpp"
   [tokenizer_json]="text/tokenizer_config.hpp text/tokenizer_documents.hpp text/added_tokens.hpp"
+  [grammar]="generate/grammar.hpp generate/grammar_parser.hpp generate/grammar_matcher.hpp"
+  [schema]="generate/json_schema.hpp"
   [tokenizer_model]="text/sentencepiece_model.hpp text/protobuf.hpp"
 )
 

@@ -304,9 +304,71 @@ def ggufs():
     file("words_bos_bytes", vocabulary(tokens, types)[:1] + [
         array("tokenizer.ggml.tokens", 8, [text("<unk>")] + broken + [text(t) for t in tokens[2:]])] +
         vocabulary(tokens, types)[2:] + ids)
+def grammars():
+    def grammar(name, rules, text=""):
+        put("grammar", name, rules + "\n%%\n" + text)
+    grammar("plain", 'root ::= "ab" | [x-z]+ # comment\n', "xyz")
+    grammar("negated", "root ::= [^a-c\\]\\-]* .", "xyz中")
+    grammar("escapes", r'root ::= "\x41\u4e2d\U0001F600\n\r\t\"\\\[\]\^\-"', "A中😀\n\r\t\"\\[]^-")
+    grammar("repeats", 'root ::= "a"{2,4} "b"{1,} "c"{2} ("d" | "e")? "f"+ "g"* ""*', "aabccff")
+    grammar("nested", 'root ::= "(" root ")" | ""', "((()))")
+    grammar("lists", 'root ::= item ("," item)*\nitem ::= [0-9]+', "1,22,333")
+    grammar("wide", 'root ::= a*\na ::= b | b\nb ::= c | c\nc ::= "x"', "x" * 40)
+    grammar("utf8", "root ::= [中-龥é😀]*", "中é😀龥")
+    grammar("dead", 'root ::= "a"', "b")
+    for name, rules in {
+            "empty": "", "no_name": "=", "no_sign": "root", "no_rule": "root ::= x",
+            "left": 'root ::= root "a" | "b"', "hidden_left": 'root ::= x root | "a"\nx ::= ""',
+            "endless": 'root ::= "a" root', "open_literal": 'root ::= "a', "open_class": "root ::= [a",
+            "backwards": "root ::= [z-a]", "bad_escape": r'root ::= "\q"', "no_escape": '"\\',
+            "surrogate": r'root ::= "\ud800"', "short_escape": r'root ::= "\u12"',
+            "cut_escape": 'root ::= "\\', "open_group": 'root ::= ("a"', "no_group": 'root ::= "a")',
+            "open_repeat": 'root ::= "a"{2', "repeat_order": 'root ::= "a"{3,2}',
+            "repeat_text": 'root ::= "a"{x}', "repeat_large": 'root ::= "a"{99999}',
+            "twice": 'root ::= "a"\nroot ::= "b"', "line": 'root ::= "a\n"', "star": "root ::= *",
+            "deep": "root ::= " + "(" * 100, "large": 'root ::= "a"' + "{4000}" * 100,
+            "symbols": "root ::= " + '"aaaaaaaa"{4000} ' * 70}.items():
+        put("grammar", name, rules)
+    put("grammar", "bytes", b"root ::= \xff")
+    put("grammar", "invalid_text", b"root ::= .*\n%%\n\xed\xa0\x80")
+
+
+def schemas():
+    def schema(name, value):
+        put("schema", name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    schema("person", {"type": "object", "required": ["name"], "properties": {
+        "name": {"type": "string", "minLength": 1, "maxLength": 3}, "age": {"type": "integer"}}})
+    schema("more", {"properties": {"ab": {"type": "null"}, "a\"c": True, "": {}, "中": {}},
+                    "additionalProperties": {"type": "integer"}, "required": ["x"]})
+    schema("tree", {"$ref": "#/$defs/node", "$defs": {"node": {
+        "type": "object", "properties": {"next": {"$ref": "#/$defs/node"},
+                                         "value": {"type": ["number", "null"]}}}}})
+    schema("root", {"type": "array", "items": {"$ref": "#"}, "maxItems": 3})
+    schema("values", {"anyOf": [{"enum": ["a\"\\\n", 3, None, {"x": [1.5]}, True]}, {"const": "b"},
+                                {"enum": [1, "a"], "type": ["integer", "boolean"]}]})
+    schema("all", {})
+    schema("array", {"minItems": 1, "items": {"type": "boolean"}})
+    schema("none", {"type": "array", "maxItems": 0})
+    schema("text", {"maxLength": 5, "title": "t", "description": "d"})
+    schema("object", {"type": "object"})
+    schema("required", {"required": ["a", "b"]})
+    for name, value in {
+            "false": False, "number": 3, "pattern": {"pattern": "a"}, "type": {"type": "text"},
+            "type_number": {"type": 3}, "type_empty": {"type": []}, "enum_empty": {"enum": []},
+            "enum_type": {"enum": [1], "type": "string"}, "beside": {"enum": ["a"], "maxLength": 3},
+            "ref_number": {"$ref": 1}, "ref_file": {"$ref": "a.json"}, "ref_lost": {"$ref": "#/a"},
+            "ref_itself": {"$ref": "#"}, "bounds": {"minItems": 3, "maxItems": 2},
+            "bound_text": {"maxLength": "a"}, "bound_large": {"maxLength": 10**6},
+            "forbidden": {"required": ["a"], "additionalProperties": False},
+            "properties_list": {"properties": [1]}, "required_text": {"required": "a"},
+            "required_number": {"required": [1]}}.items():
+        schema(name, value)
+    schema("open", "{")
 
 
 if __name__ == "__main__":
+    grammars()
+    schemas()
     configs()
     safetensors()
     pickles()

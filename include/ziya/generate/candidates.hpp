@@ -91,9 +91,9 @@ class Candidates {
       return;
     }
     for (Candidate& candidate : list_) {
-      const auto found = std::lower_bound(
-          amounts.begin(), amounts.end(), candidate.id,
-          [](const Candidate& amount, std::int32_t id) { return amount.id < id; });
+      const auto found =
+          std::lower_bound(amounts.begin(), amounts.end(), candidate.id,
+                           [](const Candidate& amount, std::int32_t id) { return amount.id < id; });
       if (found != amounts.end() && found->id == candidate.id) candidate.score += found->score;
     }
     sort_list();

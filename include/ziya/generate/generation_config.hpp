@@ -26,8 +26,8 @@ enum class SamplerOrder {
 
 /// When a beam search ends (Transformers' early_stopping).
 enum class EarlyStopping {
-  no,     ///< when the best beam, divided by its length now, cannot become better than the worst end
-  yes,    ///< as soon as there are as many ends as beams
+  no,   ///< when the best beam, divided by its length now, cannot become better than the worst end
+  yes,  ///< as soon as there are as many ends as beams
   never,  ///< the same as `no` at the length that is best for a beam: the limit, or its length now
 };
 

@@ -12,6 +12,7 @@
 #include "ziya/config.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/generate/generation_config.hpp"
+#include "ziya/model/gguf_config.hpp"
 #include "ziya/model/llama_config.hpp"
 #include "ziya/text/tokenizer.hpp"
 
@@ -28,6 +29,10 @@ class GenerationConfigFile {
     json_ = read_json_file(file);
     if (!json_.is_object()) throw FormatError("ZIYA-511", source_ + ": expected an object");
   }
+
+  /// Settings that something else made into JSON.
+  GenerationConfigFile(nlohmann::json json, std::string source)
+      : source_(std::move(source)), json_(std::move(json)) {}
 
   /// @throws FormatError for values of another kind
   void read_ids(GenerationConfig& config) const {
@@ -137,12 +142,12 @@ class GenerationConfigFile {
   /// Settings that would change the text and that nothing here implements, unless they are neutral.
   void refuse_others() const {
     const std::pair<const char*, nlohmann::json> neutral[] = {
-        {"guidance_scale", 1},          {"num_beam_groups", 1},
-        {"diversity_penalty", 0},       {"watermarking_config", nullptr},
-        {"force_words_ids", nullptr},   {"constraints", nullptr},
-        {"dola_layers", nullptr},       {"top_h", nullptr},
-        {"stop_strings", nullptr},      {"remove_invalid_values", false},
-        {"renormalize_logits", false},  {"token_healing", false}};
+        {"guidance_scale", 1},         {"num_beam_groups", 1},
+        {"diversity_penalty", 0},      {"watermarking_config", nullptr},
+        {"force_words_ids", nullptr},  {"constraints", nullptr},
+        {"dola_layers", nullptr},      {"top_h", nullptr},
+        {"stop_strings", nullptr},     {"remove_invalid_values", false},
+        {"renormalize_logits", false}, {"token_healing", false}};
     for (const auto& [key, value] : neutral) {
       const auto* found = find(key);
       if (found == nullptr || *found == value) continue;
@@ -159,12 +164,18 @@ class GenerationConfigFile {
 inline GenerationConfig GenerationConfig::load(const std::filesystem::path& path) {
   const std::filesystem::path directory = resolve_model_path(path);
   GenerationConfig config;
+  const auto read = [&](const GenerationConfigFile& file) {
+    file.read_ids(config);
+    file.read_settings(config);
+    config.check();
+    return config;
+  };
+  if (const auto weights = find_weights(directory); gguf::is_gguf(weights)) {
+    const Checkpoint checkpoint = Checkpoint::open(weights);
+    return read({gguf::ConfigMaker(checkpoint).make_generation(), utf8_from_path(weights)});
+  }
   GenerationConfigFile(directory / "config.json").read_ids(config);
-  const GenerationConfigFile file(directory / "generation_config.json");
-  file.read_ids(config);
-  file.read_settings(config);
-  config.check();
-  return config;
+  return read(GenerationConfigFile(directory / "generation_config.json"));
 }
 
 ZIYA_NAMESPACE_END

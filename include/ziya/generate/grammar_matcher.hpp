@@ -127,7 +127,8 @@ class GrammarMatcher {
   static bool read(Partial& partial, std::uint8_t byte) {
     if (partial.missing > 0) {
       if (byte < partial.low || byte > partial.high) return false;
-      partial = {partial.bits << 6 | (byte & 0x3Fu), static_cast<std::uint8_t>(partial.missing - 1)};
+      partial = {partial.bits << 6 | (byte & 0x3Fu),
+                 static_cast<std::uint8_t>(partial.missing - 1)};
       return true;
     }
     if (byte < 0x80) {

@@ -29,7 +29,7 @@ ZIYA_NAMESPACE_BEGIN
 class GrammarParser {
  public:
   static constexpr std::size_t most_bytes = 1 << 20;
-  static constexpr int most_depth = 64;        ///< of groups
+  static constexpr int most_depth = 64;  ///< of groups
   static constexpr std::int64_t most_repeats = 4096;
 
   /// @throws ArgumentError ZIYA-540 for a text that is no grammar (with its line), ZIYA-541 for one
@@ -96,8 +96,8 @@ class GrammarParser {
 
   std::vector<Sequence> alternatives(int depth) {
     if (depth > most_depth) {
-      throw ArgumentError("ZIYA-541", "grammar: groups nested deeper than " +
-                                          std::to_string(most_depth));
+      throw ArgumentError("ZIYA-541",
+                          "grammar: groups nested deeper than " + std::to_string(most_depth));
     }
     std::vector<Sequence> result;
     do {
@@ -236,13 +236,20 @@ class GrammarParser {
     const char kind = text_.front();
     text_.remove_prefix(1);
     switch (kind) {
-      case 'n': return '\n';
-      case 'r': return '\r';
-      case 't': return '\t';
-      case 'x': return hexadecimal(2);
-      case 'u': return hexadecimal(4);
-      case 'U': return hexadecimal(8);
-      default: break;
+      case 'n':
+        return '\n';
+      case 'r':
+        return '\r';
+      case 't':
+        return '\t';
+      case 'x':
+        return hexadecimal(2);
+      case 'u':
+        return hexadecimal(4);
+      case 'U':
+        return hexadecimal(8);
+      default:
+        break;
     }
     if (std::string_view("\\\"[]-^").find(kind) == std::string_view::npos) {
       refuse("there is no escape \\" + std::string(1, kind));
@@ -324,14 +331,15 @@ class GrammarParser {
   }
   void count(std::size_t symbols) {
     if ((symbols_ += symbols) > Grammar::most_symbols) {
-      throw ArgumentError("ZIYA-541", "grammar: more than " +
-                                          std::to_string(Grammar::most_symbols) + " symbols");
+      throw ArgumentError(
+          "ZIYA-541", "grammar: more than " + std::to_string(Grammar::most_symbols) + " symbols");
     }
   }
 
   [[nodiscard]] std::string line() const { return std::to_string(lines_); }
   [[nodiscard]] std::string here() const {
-    return text_.empty() ? "the end" : "\"" + std::string(text_.substr(0, read_utf8(text_).bytes)) + "\"";
+    return text_.empty() ? "the end"
+                         : "\"" + std::string(text_.substr(0, read_utf8(text_).bytes)) + "\"";
   }
   [[noreturn]] void refuse(const std::string& why) const {
     throw ArgumentError("ZIYA-540", "grammar: line " + line() + ": " + why);

@@ -53,8 +53,8 @@ class GrammarProgress {
       masks_.clear();
       restart();
     }
-    const bool goes_on = ids_.size() <= answer.size() &&
-                         std::equal(ids_.begin(), ids_.end(), answer.begin());
+    const bool goes_on =
+        ids_.size() <= answer.size() && std::equal(ids_.begin(), ids_.end(), answer.begin());
     if (!goes_on) restart();
     for (const std::int32_t id : answer.subspan(ids_.size())) {
       const auto& bytes = vocabulary.at(ids_.empty() && !continues).bytes;

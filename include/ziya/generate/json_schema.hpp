@@ -22,20 +22,22 @@ ZIYA_NAMESPACE_BEGIN
 
 /// Understands `type` (a name or a list), `enum`, `const`, `anyOf`, `$ref` within the document,
 /// `properties`, `required`, `additionalProperties`, `items`, `minItems`, `maxItems`, `minLength`,
-/// `maxLength`, the schemas `true` and `{}`, and what only annotates. Every other keyword is refused
-/// by name, and so is a keyword beside `enum`, `const`, `anyOf` or `$ref` that would restrict them.
-/// The grammar is narrower than the schema where that keeps it small: members stand in the order of
-/// their names, none is added unless `additionalProperties` says so, numbers have at most 16 digits.
+/// `maxLength`, the schemas `true` and `{}`, and what only annotates. Every other keyword is
+/// refused by name, and so is a keyword beside `enum`, `const`, `anyOf` or `$ref` that would
+/// restrict them. The grammar is narrower than the schema where that keeps it small: members stand
+/// in the order of their names, none is added unless `additionalProperties` says so, numbers have
+/// at most 16 digits.
 class JsonSchema {
  public:
-  /// @param text the schema   @throws FormatError ZIYA-230 for a text that is no JSON, ArgumentError
-  /// ZIYA-549 for what is not supported or that nothing satisfies, and as GrammarParser does
+  /// @param text the schema   @throws FormatError ZIYA-230 for a text that is no JSON,
+  /// ArgumentError ZIYA-549 for what is not supported or that nothing satisfies, and as
+  /// GrammarParser does
   static Grammar grammar(std::string_view text) { return GrammarParser::parse(notation(text)); }
 
   /// The grammar in GrammarParser's notation.
   static std::string notation(std::string_view text) {
-    JsonSchema schema(parse_json(text, "JSON schema", {.bytes = 1 << 20, .depth = 64,
-                                                       .values = 100'000}));
+    JsonSchema schema(
+        parse_json(text, "JSON schema", {.bytes = 1 << 20, .depth = 64, .values = 100'000}));
     std::string rules = "root ::= " + schema.rule_for("#", schema.document_) + " ws\n";
     while (!schema.pending_.empty()) {
       const Pending next = schema.pending_.back();
@@ -99,11 +101,11 @@ number ::= integer ("." [0-9]{1,16})? ([eE] [\-+]? [0-9]{1,2})?
 
   static void check_keywords(const Json& schema) {
     static const std::set<std::string> known{
-        "type",        "enum",       "const",       "anyOf",    "$ref",      "properties",
-        "required",    "items",      "minItems",    "maxItems", "minLength", "maxLength",
-        "$defs",       "definitions", "title",      "description", "default", "examples",
-        "$schema",     "$id",        "$comment",    "deprecated", "readOnly", "writeOnly",
-        "additionalProperties"};
+        "type",        "enum",       "const",    "anyOf",       "$ref",
+        "properties",  "required",   "items",    "minItems",    "maxItems",
+        "minLength",   "maxLength",  "$defs",    "definitions", "title",
+        "description", "default",    "examples", "$schema",     "$id",
+        "$comment",    "deprecated", "readOnly", "writeOnly",   "additionalProperties"};
     for (const auto& [key, value] : schema.items()) {
       if (!known.contains(key)) refuse("the keyword \"" + key + "\" is not supported");
     }
@@ -111,8 +113,9 @@ number ::= integer ("." [0-9]{1,16})? ([eE] [\-+]? [0-9]{1,2})?
 
   std::string body_alone(const Json& schema, const std::string& keyword) {
     static const std::set<std::string> restricting{
-        "enum",     "const",    "anyOf",     "$ref",      "properties",          "required",
-        "items",    "minItems", "maxItems",  "minLength", "maxLength", "additionalProperties", "type"};
+        "enum",  "const",    "anyOf",    "$ref",      "properties", "required",
+        "items", "minItems", "maxItems", "minLength", "maxLength",  "additionalProperties",
+        "type"};
     const bool values = keyword == "enum" || keyword == "const";
     for (const auto& [key, value] : schema.items()) {
       if (key == keyword || !restricting.contains(key) || (values && key == "type")) continue;
@@ -232,7 +235,8 @@ number ::= integer ("." [0-9]{1,16})? ([eE] [\-+]? [0-9]{1,2})?
   }
 
   /// Members in order; two rules per member, for lists that have begun and that have not:
-  ///     more_i ::= "," member_i more_{i+1} | more_{i+1}      first_i ::= member_i more_{i+1} | first_{i+1}
+  ///     more_i ::= "," member_i more_{i+1} | more_{i+1}      first_i ::= member_i more_{i+1} |
+  ///     first_{i+1}
   /// where the second way is open to members that are not required.
   std::string object(const Json& schema, const std::string& name) {
     struct Member {
@@ -243,7 +247,8 @@ number ::= integer ("." [0-9]{1,16})? ([eE] [\-+]? [0-9]{1,2})?
     const auto properties = schema.find("properties");
     const auto additional = schema.find("additionalProperties");
     const bool closed = additional == schema.end() || *additional == false;
-    if (properties == schema.end() && !schema.contains("required") && !schema.contains("additionalProperties")) {
+    if (properties == schema.end() && !schema.contains("required") &&
+        !schema.contains("additionalProperties")) {
       return R"("{" ws (member ("," ws member)*)? "}")";
     }
     if (properties != schema.end() && !properties->is_object()) refuse("properties is no object");
@@ -268,8 +273,8 @@ number ::= integer ("." [0-9]{1,16})? ([eE] [\-+]? [0-9]{1,2})?
       std::set<std::string> keys;
       for (const auto& [key, member] : members) keys.insert(key);
       const std::string pair = other_key(keys, name) + " ws \":\" ws " + sub(*additional) + " ws";
-      extra_ += name + "-more ::= (\",\" ws " + pair + ")*\n" + name + "-first ::= (" + pair +
-                " " + name + "-more)?\n";
+      extra_ += name + "-more ::= (\",\" ws " + pair + ")*\n" + name + "-first ::= (" + pair + " " +
+                name + "-more)?\n";
       more = name + "-more", first = name + "-first";
     }
     std::size_t number = members.size();

@@ -19,11 +19,10 @@
 
 ZIYA_NAMESPACE_BEGIN
 
-using AnyProcessor =
-    std::variant<SequenceBias, RepetitionPenalty, CountPenalty, Dry, NoRepeatNgram, MinLength,
-                 GrammarConstraint, ForcedBos, ForcedEos, ExponentialDecayLengthPenalty,
-                 SuppressTokens, Temperature, TopK, TopP, MinP, TypicalP, EpsilonCutoff, EtaCutoff,
-                 Xtc>;
+using AnyProcessor = std::variant<SequenceBias, RepetitionPenalty, CountPenalty, Dry, NoRepeatNgram,
+                                  MinLength, GrammarConstraint, ForcedBos, ForcedEos,
+                                  ExponentialDecayLengthPenalty, SuppressTokens, Temperature, TopK,
+                                  TopP, MinP, TypicalP, EpsilonCutoff, EtaCutoff, Xtc>;
 
 class ProcessorList {
  public:

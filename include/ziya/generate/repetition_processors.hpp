@@ -32,8 +32,7 @@ class CountPenalty {
   }
   void apply(SamplerState& state) const {
     if (presence_ == 0 && frequency_ == 0) return;
-    const auto counted =
-        last_tokens_ < 0 ? state.answer() : last_of(state.history, last_tokens_);
+    const auto counted = last_tokens_ < 0 ? state.answer() : last_of(state.history, last_tokens_);
     state.ids.assign(counted.begin(), counted.end());
     std::sort(state.ids.begin(), state.ids.end());
     state.amounts.clear();
@@ -67,7 +66,8 @@ class NoRepeatNgram {
     const auto ending = history.last(size - 1);
     state.ids.clear();
     for (std::size_t i = 0; i + size <= history.size(); ++i) {
-      if (std::equal(ending.begin(), ending.end(), history.begin() + static_cast<std::ptrdiff_t>(i)))
+      if (std::equal(ending.begin(), ending.end(),
+                     history.begin() + static_cast<std::ptrdiff_t>(i)))
         state.ids.push_back(history[i + size - 1]);
     }
     state.candidates.remove(state.ids);
@@ -80,8 +80,8 @@ class NoRepeatNgram {
 struct DryOptions {
   float multiplier = 0.0f;  ///< 0: off
   float base = 1.75f;
-  int allowed_length = 2;         ///< repeating so many tokens costs nothing yet
-  std::int64_t last_tokens = -1;  ///< how far it looks back; −1: to the beginning
+  int allowed_length = 2;                   ///< repeating so many tokens costs nothing yet
+  std::int64_t last_tokens = -1;            ///< how far it looks back; −1: to the beginning
   std::vector<std::int32_t> breakers = {};  ///< ids that no repeated stretch crosses
 };
 

@@ -23,8 +23,8 @@ struct SamplerState {
   std::span<const std::int32_t> history;  ///< ids of the prompt and of the answer so far
   std::size_t prompt_size = 0;            ///< ids of `history` that are the prompt
   std::size_t limit = std::numeric_limits<std::size_t>::max();  ///< most ids of both together
-  std::optional<double> mirostat_mu;                            ///< `Mirostat`'s; none: at the start
-  GrammarProgress grammar;                                      ///< `GrammarConstraint`'s
+  std::optional<double> mirostat_mu;  ///< `Mirostat`'s; none: at the start
+  GrammarProgress grammar;            ///< `GrammarConstraint`'s
 
   // Buffers, so that a token allocates nothing.
   Candidates candidates;

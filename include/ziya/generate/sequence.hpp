@@ -36,7 +36,7 @@ struct GenerationResult {
   bool context_exhausted = false;  ///< `length` came before max_new_tokens: the context was full
   std::int64_t reused_tokens = 0;  ///< tokens of the prompt that the cache still knew
   std::vector<TokenLogprobs> logprobs = {};  ///< of generated_ids, when the config asks for them
-  double score = 0;  ///< of a beam: log-probability / length^length_penalty
+  double score = 0;                          ///< of a beam: log-probability / length^length_penalty
 };
 
 /// Turns logits into ids and ids into text. Knows nothing of models.

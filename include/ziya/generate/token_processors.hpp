@@ -34,7 +34,8 @@ class SequenceBias {
   explicit SequenceBias(std::vector<SequenceBiasEntry> entries = {})
       : entries_(std::move(entries)) {
     for (const SequenceBiasEntry& entry : entries_) {
-      check_setting(!entry.ids.empty(), "sequence_bias (or bad_words_ids) of ids", 0, "one at least");
+      check_setting(!entry.ids.empty(), "sequence_bias (or bad_words_ids) of ids", 0,
+                    "one at least");
       check_setting(*std::min_element(entry.ids.begin(), entry.ids.end()) >= 0,
                     "sequence_bias (or bad_words_ids): an id", -1, "ids of the vocabulary");
       check_setting(entry.bias < std::numeric_limits<float>::infinity(), "sequence_bias",
@@ -76,8 +77,8 @@ inline SequenceBias bad_words(const std::vector<std::vector<std::int32_t>>& word
                               std::span<const std::int32_t> eos_ids) {
   std::vector<SequenceBiasEntry> entries;
   for (const auto& ids : words) {
-    const bool is_eos = ids.size() == 1 &&
-                        std::find(eos_ids.begin(), eos_ids.end(), ids.front()) != eos_ids.end();
+    const bool is_eos =
+        ids.size() == 1 && std::find(eos_ids.begin(), eos_ids.end(), ids.front()) != eos_ids.end();
     if (!is_eos) entries.push_back({ids, -std::numeric_limits<float>::infinity()});
   }
   return SequenceBias(std::move(entries));
@@ -137,16 +138,15 @@ class ExponentialDecayLengthPenalty {
   explicit ExponentialDecayLengthPenalty(std::vector<std::int32_t> eos_ids = {},
                                          std::int64_t start = 0, double factor = 1.0)
       : eos_ids_(std::move(eos_ids)), start_(start), factor_(factor) {
-    check_setting(start >= 0, "exponential_decay_length_penalty: start",
-                  static_cast<double>(start), "0 or more");
+    check_setting(start >= 0, "exponential_decay_length_penalty: start", static_cast<double>(start),
+                  "0 or more");
     check_setting(factor > 0 && factor < 1e30, "exponential_decay_length_penalty: factor", factor,
                   "a positive number");
   }
   void apply(SamplerState& state) const {
     const auto beyond = static_cast<std::int64_t>(state.answer().size()) - start_;
     if (factor_ == 1.0 || beyond <= 0) return;
-    const double rise =
-        std::clamp(std::pow(factor_, static_cast<double>(beyond)) - 1, -1e30, 1e30);
+    const double rise = std::clamp(std::pow(factor_, static_cast<double>(beyond)) - 1, -1e30, 1e30);
     state.candidates.transform_only(eos_ids_, [&](float score) {
       return std::isfinite(score) ? static_cast<float>(score + std::abs(score) * rise) : score;
     });

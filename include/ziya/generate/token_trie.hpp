@@ -32,7 +32,8 @@ class TokenTrie {
       return bytes[static_cast<std::size_t>(tokens_[i])];
     };
     std::sort(tokens_.begin(), tokens_.end(), [&](std::int32_t a, std::int32_t b) {
-      const int order = bytes[static_cast<std::size_t>(a)].compare(bytes[static_cast<std::size_t>(b)]);
+      const int order =
+          bytes[static_cast<std::size_t>(a)].compare(bytes[static_cast<std::size_t>(b)]);
       return order != 0 ? order < 0 : a < b;
     });
     struct Part {  // tokens that share their first `depth` bytes

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the searches have in common: limits, rows of log-probabilities, and answers out of ids.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "ziya/config.hpp"
+#include "ziya/core/error.hpp"
+#include "ziya/core/tensor.hpp"
+#include "ziya/generate/generation_config.hpp"
+#include "ziya/generate/sequence.hpp"
+#include "ziya/generate/stopping.hpp"
+#include "ziya/text/detokenizer.hpp"
+#include "ziya/text/tokenizer.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+
+/// Checks the settings and fills in the tokenizer's end id.   @returns most ids of an answer
+/// @throws ArgumentError for settings outside their domain, ZIYA-550 for a prompt that is empty,
+/// longer than the context, or holds ids outside the vocabulary
+template <class Model>
+std::int64_t check_search(const Model& model, const Tokenizer& tokenizer,
+                          const std::vector<std::int32_t>& prompt, GenerationConfig& config) {
+  config.check();
+  const std::int64_t context = model.shape().max_positions;
+  const auto size = static_cast<std::int64_t>(prompt.size());
+  const auto known = [&](std::int32_t id) { return id >= 0 && id < model.shape().vocabulary; };
+  if (size == 0 || size > context || !std::all_of(prompt.begin(), prompt.end(), known)) {
+    throw ArgumentError("ZIYA-550", "search: a prompt of " + std::to_string(size) +
+                                        " ids; expected 1 to " + std::to_string(context) +
+                                        ", each below " + std::to_string(model.shape().vocabulary));
+  }
+  if (config.eos_ids.empty() && tokenizer.eos_id() >= 0) {
+    config.eos_ids.push_back(tokenizer.eos_id());
+  }
+  return std::min(config.max_new_tokens, context - size);
+}
+
+/// Row `row` of logits as host memory, without the columns that pad the vocabulary.
+template <class Device>
+std::vector<float> logits_row(const Tensor<float, Device>& logits, std::size_t row,
+                              const Tokenizer& tokenizer) {
+  std::vector<float> result(static_cast<std::size_t>(tokenizer.vocabulary_size()));
+  copy(Cpu{}, result.data(), Device{}, logits.view().row(static_cast<std::int64_t>(row)),
+       result.size() * sizeof(float));
+  return result;
+}
+
+/// log softmax of that row.
+template <class Device>
+std::vector<float> log_softmax_row(const Tensor<float, Device>& logits, std::size_t row,
+                                   const Tokenizer& tokenizer) {
+  std::vector<float> result = logits_row(logits, row, tokenizer);
+  const float highest = *std::max_element(result.begin(), result.end());
+  double total = 0;
+  for (const float logit : result) total += std::exp(double{logit} - highest);
+  const double log_sum = highest + std::log(total);
+  for (float& logit : result) logit = static_cast<float>(logit - log_sum);
+  return result;
+}
+
+/// Whether one of the stop strings stands in the text of `ids`.
+inline bool ends_with_stop(const Tokenizer& tokenizer, const GenerationConfig& config,
+                           const std::vector<std::int32_t>& ids) {
+  if (config.stop.empty()) return false;
+  const std::string text =
+      tokenizer.decode(ids, {.skip_special = config.skip_special, .continues = config.continues});
+  return std::any_of(config.stop.begin(), config.stop.end(),
+                     [&](const std::string& stop) { return text.find(stop) != std::string::npos; });
+}
+
+/// An answer as Sequence gives it: the text ends before a stop string.
+inline GenerationResult answer_of(const Tokenizer& tokenizer, const GenerationConfig& config,
+                                  const std::vector<std::int32_t>& prompt,
+                                  const std::vector<std::int32_t>& ids, FinishReason reason) {
+  GenerationResult result;
+  result.prompt_ids = prompt;
+  result.generated_ids = ids;
+  result.finish_reason = reason;
+  Detokenizer detokenizer(tokenizer,
+                          {.skip_special = config.skip_special, .continues = config.continues});
+  StopStrings stop(config.stop);
+  for (const std::int32_t id : ids) result.text += stop.push(detokenizer.push(id));
+  result.text += stop.push(detokenizer.finish()) + stop.flush();
+  result.context_exhausted = reason == FinishReason::length &&
+                             static_cast<std::int64_t>(ids.size()) < config.max_new_tokens;
+  return result;
+}
+
+ZIYA_NAMESPACE_END
