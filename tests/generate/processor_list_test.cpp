@@ -5,7 +5,6 @@
 
 #include <catch2/catch.hpp>
 #include <cmath>
-#include <limits>
 #include <map>
 #include <random>
 
@@ -20,8 +19,6 @@ namespace {
 
 using namespace ziya;
 using Scores = std::map<std::int32_t, double>;
-
-constexpr float masked = -std::numeric_limits<float>::infinity();
 
 View<const float, Cpu> row(const std::vector<float>& logits) {
   return {logits.data(), Shape{static_cast<std::int64_t>(logits.size())}};
@@ -238,7 +235,7 @@ TEST_CASE("presets are the cards'") {
   CHECK_THROWS_AS(generation_preset("best"), ArgumentError);
 }
 
-TEST_CASE("a row whose tokens are all removed is refused, by every processor's successor") {
+TEST_CASE("a row whose tokens are all removed is refused, whatever comes next") {
   const std::vector<float> logits{1, 2, 3};
   GenerationConfig config;
   config.suppress_tokens = {0, 1, 2};
@@ -251,7 +248,6 @@ TEST_CASE("a row whose tokens are all removed is refused, by every processor's s
   }
   SamplerState state;
   CHECK_THROWS_AS(processors_of(config).run(row(logits), state), BackendError);
-  CHECK(masked < 0);
 }
 
 TEST_CASE("settings outside their domain, and those that nothing implements, are refused by name") {

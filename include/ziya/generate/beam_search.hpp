@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "ziya/config.hpp"
+#include "ziya/core/error.hpp"
 #include "ziya/core/random.hpp"
 #include "ziya/generate/cached_rows.hpp"
 #include "ziya/generate/generation_config.hpp"
@@ -49,6 +50,7 @@ class BeamScorer {
 
   /// @param scores for each beam, what the processors left of log softmax
   /// @param stops   f(beam): whether a stop string ends it
+  /// @throws BackendError when every token of every beam is masked
   template <class F>
   void step(const std::vector<std::vector<Candidate>>& scores, F&& stops) {
     std::vector<Choice> best = choices(scores);
@@ -112,6 +114,7 @@ class BeamScorer {
         all.push_back({beams_[beam].score + candidate.score, static_cast<int>(beam), candidate.id});
       }
     }
+    if (all.empty()) throw BackendError("ZIYA-503", "beam search: every token is masked");
     const std::size_t count =
         std::min(std::max<std::size_t>(2, 1 + config_.eos_ids.size()) * width(), all.size());
     if (config_.do_sample) perturb(all, count);

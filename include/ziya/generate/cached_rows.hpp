@@ -62,11 +62,6 @@ class CachedRows {
     return result;
   }
 
-  void truncate(int slot, std::size_t length) {
-    cache_.truncate(slot, static_cast<std::int64_t>(length));
-    ids_[static_cast<std::size_t>(slot)].resize(length);
-  }
-
   /// Slot `to` becomes what slot `from` is.
   void take_over(int to, int from) {
     if (to == from) return;

@@ -126,13 +126,9 @@ GenerationResult contrastive_search(Context<typename Model::Device>& ctx, const 
     const auto unit = units.begin() + static_cast<std::ptrdiff_t>(chosen * size);
     past.insert(past.end(), unit, unit + static_cast<std::ptrdiff_t>(size));
     row = logits_row(rows.logits(next), chosen, tokenizer);
-    rows.truncate(0, ids.size());
     rows.take_over(0, static_cast<int>(chosen));
     ids.push_back(tokens[chosen]);
     answer.push_back(tokens[chosen]);
-    for (const std::int32_t slot : slots) {
-      if (slot != 0) rows.truncate(slot, ids.size() - 1);
-    }
     const bool eos = std::find(config.eos_ids.begin(), config.eos_ids.end(), answer.back()) !=
                      config.eos_ids.end();
     const bool stop = ends_with_stop(tokenizer, config, answer);

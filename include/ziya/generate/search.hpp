@@ -13,6 +13,7 @@
 #include "ziya/core/error.hpp"
 #include "ziya/core/tensor.hpp"
 #include "ziya/generate/generation_config.hpp"
+#include "ziya/generate/generator.hpp"
 #include "ziya/generate/sequence.hpp"
 #include "ziya/generate/stopping.hpp"
 #include "ziya/text/detokenizer.hpp"
@@ -27,7 +28,7 @@ template <class Model>
 std::int64_t check_search(const Model& model, const Tokenizer& tokenizer,
                           const std::vector<std::int32_t>& prompt, GenerationConfig& config) {
   config.check();
-  const std::int64_t context = model.shape().max_positions;
+  const std::int64_t context = context_limit(model.shape());
   const auto size = static_cast<std::int64_t>(prompt.size());
   const auto known = [&](std::int32_t id) { return id >= 0 && id < model.shape().vocabulary; };
   if (size == 0 || size > context || !std::all_of(prompt.begin(), prompt.end(), known)) {
