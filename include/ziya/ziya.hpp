@@ -31,15 +31,9 @@
 #include "ziya/backend/cpu/x86/avx512.hpp"
 #include "ziya/backend/cpu/x86/avx512_vector.hpp"
 #include "ziya/config.hpp"
-#if __has_include(<openssl/evp.h>)
-#include "ziya/convert/checklist.hpp"
-#endif
 #include "ziya/convert/convert_options.hpp"
 #include "ziya/convert/delta_merger.hpp"
 #include "ziya/convert/delta_plan.hpp"
-#if __has_include(<openssl/evp.h>)
-#include "ziya/convert/digest.hpp"
-#endif
 #include "ziya/convert/fengshen_names.hpp"
 #include "ziya/convert/fengshen_source.hpp"
 #include "ziya/convert/fengshen_writer.hpp"
@@ -89,6 +83,7 @@
 #include "ziya/generate/grammar_parser.hpp"
 #include "ziya/generate/grammar_progress.hpp"
 #include "ziya/generate/json_schema.hpp"
+#include "ziya/generate/limits.hpp"
 #include "ziya/generate/logprobs.hpp"
 #include "ziya/generate/mirostat.hpp"
 #include "ziya/generate/perplexity.hpp"
@@ -98,8 +93,11 @@
 #include "ziya/generate/repetition_processors.hpp"
 #include "ziya/generate/sampler_state.hpp"
 #include "ziya/generate/sampling.hpp"
+#include "ziya/generate/scheduler.hpp"
 #include "ziya/generate/search.hpp"
 #include "ziya/generate/sequence.hpp"
+#include "ziya/generate/speculation.hpp"
+#include "ziya/generate/step_rows.hpp"
 #include "ziya/generate/stopping.hpp"
 #include "ziya/generate/token_processors.hpp"
 #include "ziya/generate/token_trie.hpp"
@@ -178,3 +176,8 @@
 #include "ziya/text/utf8.hpp"
 #include "ziya/text/utf8_stream.hpp"
 #include "ziya/text/whitespace.hpp"
+
+#if __has_include(<openssl/evp.h>)
+#include "ziya/convert/checklist.hpp"
+#include "ziya/convert/digest.hpp"
+#endif

@@ -5,6 +5,7 @@
 #include <map>
 #include <vector>
 
+#include "support/chi_square.hpp"
 #include "ziya/backend/cpu/context.hpp"
 #include "ziya/generate/sampling.hpp"
 
@@ -12,59 +13,9 @@ namespace {
 
 using namespace ziya;
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool sanitized = true;
-#else
-constexpr bool sanitized = false;
-#endif
-
-/// Q(a, x), the upper regularised incomplete gamma function: series for small x, continued
-/// fraction (Lentz) for large.
-double upper_gamma(double a, double x) {
-  const double front = std::exp(a * std::log(x) - x - std::lgamma(a));
-  if (x < a + 1) {
-    double term = 1 / a, sum = term;
-    for (int n = 1; std::abs(term) > 1e-15 * sum; ++n) sum += term *= x / (a + n);
-    return 1 - front * sum;
-  }
-  double b = x + 1 - a, c = 1e300, d = 1 / b, fraction = d;
-  for (int n = 1; n < 10000; ++n) {
-    const double numerator = -n * (n - a);
-    b += 2;
-    d = 1 / (numerator * d + b);
-    c = b + numerator / c;
-    fraction *= c * d;
-    if (std::abs(c * d - 1) < 1e-15) break;
-  }
-  return front * fraction;
-}
-
-/// Probability that draws from `expected` differ by so much. Categories that should occur fewer
-/// than 10 times are counted as one.
-double p_value(const std::map<std::int32_t, double>& expected,
-               const std::map<std::int32_t, std::int64_t>& drawn, double draws) {
-  double statistic = 0, rare = 0, rare_drawn = 0;
-  int categories = 0;
-  const auto add = [&](double should, double is) {
-    statistic += (is - should) * (is - should) / should;
-    ++categories;
-  };
-  for (const auto& [id, probability] : expected) {
-    const auto found = drawn.find(id);
-    const double is = found == drawn.end() ? 0 : static_cast<double>(found->second);
-    if (probability * draws >= 10) {
-      add(probability * draws, is);
-    } else {
-      rare += probability * draws;
-      rare_drawn += is;
-    }
-  }
-  for (const auto& [id, count] : drawn) {
-    if (!expected.contains(id)) return 0;  // impossible
-  }
-  if (rare > 0) add(rare, rare_drawn);
-  return upper_gamma((categories - 1) / 2.0, statistic / 2);
-}
+using test::p_value;
+using test::sanitized;
+using test::upper_gamma;
 
 TEST_CASE("the chi-square test itself: known quantiles") {
   CHECK(upper_gamma(0.5, 3.841458820694124 / 2) == Approx(0.05).epsilon(1e-9));
@@ -134,7 +85,7 @@ TEST_CASE("a million draws from each of twelve distributions; 2 % of temperature
   constexpr int draws = sanitized ? 20'000 : 1'000'000;
   Context<Cpu> ctx({.threads = 1});
   const auto draw = [&](const Distribution& from, float temperature, std::uint64_t seed,
-                        int draws) {
+                        int count) {
     const Multinomial policy(RepetitionPenalty(from.penalty), Temperature(temperature),
                              TopK(from.top_k), TopP(from.top_p));
     SamplerState state;
@@ -143,7 +94,7 @@ TEST_CASE("a million draws from each of twelve distributions; 2 % of temperature
     std::vector<std::int64_t> counts(from.logits.size());
     const View<const float, Cpu> row(from.logits.data(),
                                      Shape{static_cast<std::int64_t>(from.logits.size())});
-    for (int i = 0; i < draws; ++i) {
+    for (int i = 0; i < count; ++i) {
       ++counts[static_cast<std::size_t>(policy.sample(ctx, row, state))];
     }
     std::map<std::int32_t, std::int64_t> drawn;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <optional>
 #include <span>
@@ -15,14 +16,16 @@
 
 #include "ziya/config.hpp"
 #include "ziya/core/error.hpp"
-#include "ziya/core/workspace.hpp"
 #include "ziya/generate/configured_policy.hpp"
 #include "ziya/generate/generation_config.hpp"
 #include "ziya/generate/generation_config_file.hpp"
+#include "ziya/generate/limits.hpp"
 #include "ziya/generate/sampling.hpp"
+#include "ziya/generate/scheduler.hpp"
 #include "ziya/generate/sequence.hpp"
+#include "ziya/generate/speculation.hpp"
+#include "ziya/generate/step_rows.hpp"
 #include "ziya/generate/stopping.hpp"
-#include "ziya/model/batch.hpp"
 #include "ziya/model/llama.hpp"
 #include "ziya/nn/kv_cache.hpp"
 #include "ziya/text/tokenizer.hpp"
@@ -33,19 +36,10 @@ struct GeneratorOptions {
   DType cache_dtype = DType::f32;   ///< f32, f16 or bf16
   std::int64_t chunk_tokens = 512;  ///< prompt tokens per forward pass
   std::int64_t page_tokens = 64;    ///< cache tokens per page
+  /// Most tokens of an answer that are guessed ahead from what prompt and answer repeat; the text
+  /// stays the same. 0: none. Batches do not guess.
+  std::int64_t lookup_tokens = 0;
 };
-
-/// Most tokens that prompt and answer may have together: the positions of the model, which linear
-/// and dynamic RoPE scaling extend.
-inline std::int64_t context_limit(const LlamaShape& shape) {
-  const RopeScaling& scaling = shape.rope_scaling;
-  if (scaling.kind != RopeScaling::Kind::linear && scaling.kind != RopeScaling::Kind::dynamic) {
-    return shape.max_positions;
-  }
-  const double extended = scaling.factor * static_cast<double>(scaling.original_max_positions);
-  constexpr double most = 1 << 30;
-  return std::max(shape.max_positions, static_cast<std::int64_t>(std::min(extended, most)));
-}
 
 /// Answers prompts with one model. Context, model and tokenizer outlive it; it belongs to the
 /// context's thread. The cache stays filled between calls: a prompt that begins like the last
@@ -71,17 +65,9 @@ class Generator {
         tokenizer_(&tokenizer),
         policy_(std::move(policy)),
         options_(options) {
-    if (tokenizer.vocabulary_size() > model.shape().vocabulary) {
-      throw ConfigError("ZIYA-525", "generator: the tokenizer has " +
-                                        std::to_string(tokenizer.vocabulary_size()) +
-                                        " tokens, but the model only " +
-                                        std::to_string(model.shape().vocabulary) + " embeddings");
-    }
-    if (options.chunk_tokens < 1) {
-      throw ArgumentError("ZIYA-526", "generator: chunk_tokens is " +
-                                          std::to_string(options.chunk_tokens) +
-                                          ", expected at least 1");
-    }
+    check_vocabulary(tokenizer, model.shape());
+    check_chunk(options.chunk_tokens);
+    if (options.lookup_tokens > 0) drafter_ = PromptLookup{options.lookup_tokens};
   }
 
   /// Most tokens that prompt and answer may have together.
@@ -101,17 +87,30 @@ class Generator {
   /// @throws BackendError for logits that are no distribution
   GenerationResult generate(std::vector<std::int32_t> prompt, const GenerationConfig& config = {},
                             TextCallback callback = {}, const Cancellation& cancellation = {}) {
-    check(prompt, config);
-    std::vector<Sequence<Policy>> sequence;
-    sequence.emplace_back(*tokenizer_, policy_, config, std::move(prompt), context_limit(),
-                          std::move(callback));
-    const std::int64_t reused = prepare_cache(sequence.front().ids(), config);
-    const Remember remember{*this, sequence.front()};
-    run(sequence, *cache_, cancellation);
-    GenerationResult result = sequence.front().take_result();
+    check_request(prompt, config, model_->shape(), context_limit());
+    Sequence<Policy> sequence(*tokenizer_, policy_, config, std::move(prompt), context_limit(),
+                              std::move(callback));
+    Progress progress;
+    const std::int64_t reused = prepare_cache(sequence.ids(), config);
+    const Remember remember{*this, sequence};
+    while (!sequence.finished()) {
+      if (cancellation.requested()) {
+        sequence.cancel();
+      } else {
+        step(sequence, progress);
+      }
+    }
+    GenerationResult result = sequence.take_result();
     result.reused_tokens = reused;
+    result.steps = progress.steps;
+    result.drafted_tokens = progress.drafted;
+    result.accepted_tokens = progress.accepted;
     return result;
   }
+
+  /// What guesses ahead from now on: `PromptLookup`, a `DraftModel` (by reference: std::ref), or a
+  /// function of one's own; an empty one ends it. Answers do not change, only their speed.
+  void speculate(Drafter<Device> drafter) { drafter_ = std::move(drafter); }
 
   /// Answers several prompts at once; each answer is what `generate` gives for it alone, with the
   /// same seed. Memory of their caches is held during the call only.
@@ -125,22 +124,34 @@ class Generator {
                                           " configs for " + std::to_string(prompts.size()) +
                                           " prompts");
     }
-    std::vector<Sequence<Policy>> sequences;
     std::int64_t longest = 1;
     for (std::size_t i = 0; i < prompts.size(); ++i) {
       const GenerationConfig& config = configs[configs.size() == 1 ? 0 : i];
-      check(prompts[i], config);
-      TextCallback own;
-      if (callback) own = [i, &callback](std::string_view text) { callback(i, text); };
-      sequences.emplace_back(*tokenizer_, policy_, config, prompts[i], context_limit(),
-                             std::move(own));
-      longest = std::max(longest, tokens_needed(prompts[i].size(), config));
+      check_request(prompts[i], config, model_->shape(), context_limit());
+      longest = std::max(longest, tokens_needed(prompts[i].size(), config, context_limit()));
     }
     if (prompts.empty()) return {};
-    KvCache<Device> cache = make_cache(longest, static_cast<int>(prompts.size()));
-    run(sequences, cache, cancellation);
-    std::vector<GenerationResult> results;
-    for (Sequence<Policy>& sequence : sequences) results.push_back(sequence.take_result());
+    Scheduler<Model, Policy> scheduler(*ctx_, *model_, *tokenizer_,
+                                       {.cache_dtype = options_.cache_dtype,
+                                        .slots = static_cast<int>(prompts.size()),
+                                        .max_tokens = longest,
+                                        .page_tokens = options_.page_tokens,
+                                        .chunk_tokens = options_.chunk_tokens},
+                                       policy_);
+    std::vector<GenerationResult> results(prompts.size());
+    for (std::size_t i = 0; i < prompts.size(); ++i) {
+      Request request{prompts[i], configs[configs.size() == 1 ? 0 : i]};
+      if (callback) {
+        request.on_text = [i, &callback](std::string_view text) { callback(i, text); };
+      }
+      request.on_end = [i, &results](Outcome outcome) {
+        if (outcome.error) std::rethrow_exception(outcome.error);
+        results[i] = std::move(outcome.result);
+      };
+      request.cancellation = cancellation;
+      scheduler.submit(std::move(request));
+    }
+    scheduler.run();
     return results;
   }
   std::vector<GenerationResult> generate_batch(
@@ -179,31 +190,6 @@ class Generator {
     }
   };
 
-  void check(std::span<const std::int32_t> prompt, const GenerationConfig& config) const {
-    config.check();
-    if (prompt.empty()) throw ArgumentError("ZIYA-521", "generate: the prompt is empty");
-    const auto size = static_cast<std::int64_t>(prompt.size());
-    if (size > context_limit()) {
-      throw ArgumentError("ZIYA-522", "generate: the prompt has " + std::to_string(size) +
-                                          " tokens, the model's context " +
-                                          std::to_string(context_limit()));
-    }
-    const auto check_id = [&](std::int32_t id, const char* what) {
-      if (id < 0 || id >= model_->shape().vocabulary) {
-        throw ArgumentError("ZIYA-523", std::string("generate: ") + what + " id " +
-                                            std::to_string(id) + " is outside the vocabulary of " +
-                                            std::to_string(model_->shape().vocabulary));
-      }
-    };
-    for (const std::int32_t id : prompt) check_id(id, "prompt");
-    for (const std::int32_t id : config.eos_ids) check_id(id, "eos");
-  }
-
-  [[nodiscard]] std::int64_t tokens_needed(std::size_t prompt,
-                                           const GenerationConfig& config) const {
-    const auto size = static_cast<std::int64_t>(prompt);
-    return size + std::min(config.max_new_tokens, context_limit() - size);
-  }
   [[nodiscard]] KvCache<Device> make_cache(std::int64_t tokens, int slots) const {
     return KvCache<Device>(model_->shape().cache_shape(), {.dtype = options_.cache_dtype,
                                                            .slots = slots,
@@ -211,17 +197,10 @@ class Generator {
                                                            .page_tokens = options_.page_tokens});
   }
 
-  /// Whether keys depend on the length of the sequence they were computed in.
-  [[nodiscard]] bool rotation_changes(std::size_t tokens) const {
-    const RopeScaling& scaling = model_->shape().rope_scaling;
-    return scaling.kind == RopeScaling::Kind::dynamic &&
-           static_cast<std::int64_t>(tokens) > scaling.original_max_positions;
-  }
-
   /// Makes room for a prompt and its answer; the cache keeps the tokens that they share with what
   /// it holds. @returns how many
   std::int64_t prepare_cache(std::span<const std::int32_t> prompt, const GenerationConfig& config) {
-    const std::int64_t needed = tokens_needed(prompt.size(), config);
+    const std::int64_t needed = tokens_needed(prompt.size(), config, context_limit());
     if (!cache_ || cache_->options().max_tokens < needed) {
       // Room for the turns to come: memory is only taken where a sequence grows into it.
       constexpr std::int64_t least = 4096;
@@ -232,81 +211,85 @@ class Generator {
     }
     const auto [end, unused] = std::ranges::mismatch(prompt.first(prompt.size() - 1), cached_ids_);
     auto common = static_cast<std::int64_t>(end - prompt.begin());
-    if (rotation_changes(prompt.size()) || rotation_changes(cached_ids_.size())) common = 0;
+    if (rotation_changes(model_->shape(), prompt.size()) ||
+        rotation_changes(model_->shape(), cached_ids_.size())) {
+      common = 0;
+    }
     cache_->truncate(0, common);
     cached_ids_.reserve(static_cast<std::size_t>(needed));  // so that noting it cannot fail
     cached_ids_.resize(static_cast<std::size_t>(common));
     return common;
   }
 
-  /// Every pass takes the tokens that the cache does not hold yet, of all sequences: chunks of
-  /// prompts, then one token each. Sequence i has slot i.
-  void run(std::vector<Sequence<Policy>>& sequences, KvCache<Device>& cache,
-           const Cancellation& cancellation) {
-    while (std::ranges::any_of(sequences, [](const auto& each) { return !each.finished(); })) {
-      if (cancellation.requested()) {
-        for (Sequence<Policy>& sequence : sequences) sequence.cancel();
-        return;
-      }
-      step(sequences, cache);
-    }
-  }
+  /// How speculation fares.
+  struct Progress {
+    std::int64_t steps = 0, drafted = 0, accepted = 0;
+    std::size_t width = 4;  ///< tokens to guess next time: more after success, fewer after failure
+  };
 
-  void step(std::vector<Sequence<Policy>>& sequences, KvCache<Device>& cache) {
+  /// A pass over the tokens that the cache does not hold yet: a chunk of the prompt, or the last
+  /// token and what is guessed to follow it.
+  void step(Sequence<Policy>& sequence, Progress& progress) {
+    const auto ids = sequence.ids();
+    const auto size = static_cast<std::int64_t>(ids.size());
+    const std::int64_t begin = cache_->length(0);
+    // Dynamic scaling looks at the whole prompt at once.
+    const bool whole = rotation_changes(model_->shape(), ids.size());
+    const std::int64_t end = whole ? size : std::min(size, begin + options_.chunk_tokens);
     rows_.clear();
-    for (std::size_t i = 0; i < sequences.size(); ++i) {
-      if (sequences[i].finished()) continue;
-      const auto slot = static_cast<std::int32_t>(i);
-      const auto ids = sequences[i].ids();
-      const auto begin = static_cast<std::size_t>(cache.length(slot));
-      const auto room = static_cast<std::size_t>(options_.chunk_tokens) - rows_.ids.size();
-      // Dynamic scaling looks at the whole prompt at once.
-      const bool whole = rotation_changes(ids.size());
-      const std::size_t end = whole ? ids.size() : std::min(ids.size(), begin + room);
-      for (std::size_t at = begin; at < end; ++at) rows_.push_back(ids[at], at, slot);
-      if (begin < end && end == ids.size()) rows_.want_last(i);
-      if (rows_.ids.size() >= static_cast<std::size_t>(options_.chunk_tokens)) break;
+    rows_.push_back(ids, begin, end, 0);
+    drafts_.clear();
+    if (end == size) {
+      rows_.want_last(0);
+      draft(sequence, progress);
+      ++progress.steps;
     }
-    typename Workspace<Device>::Scope scope(ctx_->workspace());
-    const auto outputs = static_cast<std::int64_t>(rows_.outputs.size());
-    const auto hidden = ctx_->workspace().template take<T>(Shape{outputs, model_->shape().hidden});
-    Batch<T, Device> batch;
-    batch.ids = rows_.ids;
-    batch.positions = rows_.positions;
-    batch.slots = rows_.slots;
-    batch.outputs = rows_.outputs;
-    model_->forward(*ctx_, hidden, batch, cache);
-    if (outputs == 0) return;
-    const auto logits =
-        ctx_->workspace().template take<float>(Shape{outputs, model_->shape().vocabulary});
-    model_->logits(*ctx_, logits, hidden);
-    // Rows of the embedding past the tokenizer's last id are padding and mean nothing.
-    const Shape vocabulary{tokenizer_->vocabulary_size()};
-    for (std::int64_t row = 0; row < outputs; ++row) {
-      Sequence<Policy>& sequence = sequences[rows_.owners[static_cast<std::size_t>(row)]];
-      sequence.accept(*ctx_, View<const float, Device>(logits.row(row), vocabulary));
+    for (std::size_t i = 0; i < drafts_.size(); ++i) {
+      rows_.push_back(drafts_[i], size + static_cast<std::int64_t>(i), 0);
+      rows_.want_last(i + 1);
     }
+    const Cut cut{*cache_, sequence, !drafts_.empty()};
+    std::size_t right = 0;  // guesses that came true
+    rows_.run(*ctx_, *model_, *cache_, tokenizer_->vocabulary_size(),
+              [&](std::size_t row, const auto& logits) {
+                if (row != right || sequence.finished()) return;
+                sequence.accept(*ctx_, logits);
+                right += row < drafts_.size() && sequence.ids().back() == drafts_[row];
+              });
+    progress.drafted += std::ssize(drafts_);
+    progress.accepted += static_cast<std::int64_t>(right);
+    if (drafts_.empty()) return;
+    constexpr std::size_t widest = 64;
+    progress.width = right == drafts_.size() ? std::min(2 * right + 2, widest) : right + 1;
   }
-
-  /// The rows of one pass; kept, so that a token allocates nothing.
-  struct Rows {
-    std::vector<std::int32_t> ids, positions, slots, outputs;
-    std::vector<std::size_t> owners;  ///< sequence of each output
-
-    void clear() {
-      for (auto* column : {&ids, &positions, &slots, &outputs}) column->clear();
-      owners.clear();
-    }
-    void push_back(std::int32_t id, std::size_t position, std::int32_t slot) {
-      ids.push_back(id);
-      positions.push_back(static_cast<std::int32_t>(position));
-      slots.push_back(slot);
-    }
-    void want_last(std::size_t owner) {
-      outputs.push_back(static_cast<std::int32_t>(ids.size()) - 1);
-      owners.push_back(owner);
+  /// What the cache holds of wrong guesses is forgotten, also when a callback throws.
+  struct Cut {
+    KvCache<Device>& cache;
+    const Sequence<Policy>& sequence;
+    bool drafted;
+    Cut(KvCache<Device>& of, const Sequence<Policy>& to, bool any)
+        : cache(of), sequence(to), drafted(any) {}
+    Cut(const Cut&) = delete;
+    ~Cut() {
+      if (drafted) cache.truncate(0, std::ssize(sequence.ids()) - 1);
     }
   };
+  void draft(Sequence<Policy>& sequence, const Progress& progress) {
+    if (!drafter_ || sequence.room() < 2) return;
+    const auto ids = sequence.ids();
+    const std::size_t count = std::min(progress.width, sequence.room() - 1);
+    // With dynamic scaling a row's keys depend on how many rows come with it.
+    if (rotation_changes(model_->shape(), ids.size() + count)) return;
+    drafter_({ids, count,
+              [&](Context<Device>& ctx, View<const float, Device> logits,
+                  std::span<const std::int32_t> history) {
+                return sequence.guess(ctx, logits, history);
+              }},
+             drafts_);
+    if (drafts_.size() > count) drafts_.resize(count);
+    const auto unknown = [&](std::int32_t id) { return !tokenizer_->contains(id); };
+    drafts_.erase(std::ranges::find_if(drafts_, unknown), drafts_.end());
+  }
 
   Context<Device>* ctx_;
   const Model* model_;
@@ -315,7 +298,9 @@ class Generator {
   GeneratorOptions options_;
   std::optional<KvCache<Device>> cache_;
   std::vector<std::int32_t> cached_ids_;  ///< what slot 0 of the cache holds
-  Rows rows_;
+  StepRows rows_;
+  Drafter<Device> drafter_;
+  std::vector<std::int32_t> drafts_;
 };
 
 template <class Config>

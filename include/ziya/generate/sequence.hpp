@@ -37,6 +37,9 @@ struct GenerationResult {
   std::int64_t reused_tokens = 0;  ///< tokens of the prompt that the cache still knew
   std::vector<TokenLogprobs> logprobs = {};  ///< of generated_ids, when the config asks for them
   double score = 0;                          ///< of a beam: log-probability / length^length_penalty
+  std::int64_t steps = 0;                    ///< forward passes that gave the answer's tokens
+  std::int64_t drafted_tokens = 0;           ///< with speculation: tokens that were guessed
+  std::int64_t accepted_tokens = 0;          ///< and turned out right
 };
 
 /// Turns logits into ids and ids into text. Knows nothing of models.
@@ -90,6 +93,25 @@ class Sequence {
   void cancel() {
     if (!finished_) finish(FinishReason::cancelled);
   }
+  /// Ends without a word to the callback.
+  void abandon() {
+    finished_ = true;
+    result_.finish_reason = FinishReason::cancelled;
+    result_.context_exhausted = false;
+  }
+
+  /// Tokens that may still come.
+  [[nodiscard]] std::size_t room() const { return limit_ - ids_.size(); }
+  /// Draws as `accept` will, by random numbers of the same positions, and changes nothing of the
+  /// answer: a model that agrees with this one guesses right.
+  /// @param history the ids so far and those guessed behind them
+  template <class Device>
+  std::int32_t guess(Context<Device>& ctx, View<const float, Device> logits,
+                     std::span<const std::int32_t> history) {
+    if (history.size() == ids_.size()) guess_state_.random = state_.random;
+    guess_state_.history = history;
+    return policy_.sample(ctx, logits, guess_state_);
+  }
 
   /// What came of it; the sequence is spent.
   [[nodiscard]] GenerationResult take_result() {
@@ -125,7 +147,7 @@ class Sequence {
   TextCallback callback_;
   StopStrings stop_;
   Detokenizer detokenizer_;
-  SamplerState state_;
+  SamplerState state_, guess_state_;
   std::vector<std::int32_t> ids_;
   std::size_t prompt_size_, limit_ = 0;
   bool finished_ = false;

@@ -33,7 +33,8 @@ struct CacheOptions {
 };
 
 /// The pool is one allocation whose pages are touched, and so become resident, only when a
-/// sequence grows into them. Belongs to one thread.
+/// sequence grows into them. Slots may share the pages of a common beginning; a shared page that
+/// one of them grows into is copied first. Belongs to one thread.
 template <class Device>
 class KvCache {
  public:
@@ -57,6 +58,7 @@ class KvCache {
     pool_ = Tensor<std::byte, Device>(Shape{shape.layers, 2, options_.pages, page_bytes_});
     table_.assign(static_cast<std::size_t>(table_stride_ * options.slots), -1);
     lengths_.assign(static_cast<std::size_t>(options.slots), 0);
+    users_.assign(static_cast<std::size_t>(options_.pages), 0);
     for (std::int64_t page = options_.pages; page-- > 0;) free_.push_back(static_cast<int>(page));
   }
 
@@ -67,6 +69,10 @@ class KvCache {
     return lengths_[static_cast<std::size_t>(checked(slot))];
   }
   [[nodiscard]] std::int64_t free_pages() const { return static_cast<std::int64_t>(free_.size()); }
+  /// Pages that slots hold; a shared one counts once.
+  [[nodiscard]] std::int64_t used_pages() const { return options_.pages - free_pages(); }
+  /// Bytes of one page in all layers.
+  [[nodiscard]] std::int64_t bytes_per_page() const { return shape_.layers * 2 * page_bytes_; }
   /// Bytes of one token in all layers.
   [[nodiscard]] std::int64_t bytes_per_token() const {
     return shape_.layers * 2 * page_bytes_ / options_.page_tokens;
@@ -111,12 +117,12 @@ class KvCache {
       }
       std::int32_t& page = entry(slot, index / options_.page_tokens);
       if (page < 0) {
-        if (free_.empty()) {
-          throw BackendError("ZIYA-405",
-                             "cache: all " + std::to_string(options_.pages) + " pages are taken");
-        }
-        page = free_.back();
-        free_.pop_back();
+        page = take_page();
+      } else if (users_[static_cast<std::size_t>(page)] > 1) {
+        const std::int32_t own = take_page();
+        copy_page(own, page);
+        --users_[static_cast<std::size_t>(page)];
+        page = own;
       }
       indices_.push_back(index);
       visible_.push_back(index + 1);
@@ -126,6 +132,36 @@ class KvCache {
   /// The rows of the last `prepare` are stored.
   void commit() { lengths_.assign(pending_.begin(), pending_.end()); }
 
+  /// Free pages that `tokens` more tokens in a slot take at most.
+  [[nodiscard]] std::int64_t pages_needed(std::int32_t slot, std::int64_t tokens) const {
+    const std::int64_t begin = length(slot), end = begin + tokens;
+    std::int64_t needed = 0;
+    for (std::int64_t i = begin / options_.page_tokens; i * options_.page_tokens < end; ++i) {
+      if (i >= table_stride_) break;
+      const std::int32_t page = table_[static_cast<std::size_t>(slot * table_stride_ + i)];
+      needed += page < 0 || users_[static_cast<std::size_t>(page)] > 1;
+    }
+    return needed;
+  }
+
+  /// Slot `to` forgets what it held and shares the first `tokens` tokens of slot `from`.
+  /// @throws ArgumentError for an unknown slot, a slot that is to share with itself, and for more
+  /// tokens than `from` holds
+  void share(std::int32_t from, std::int32_t to, std::int64_t tokens) {
+    if (checked(from) == checked(to) || tokens < 0 || tokens > length(from)) {
+      throw ArgumentError("ZIYA-406", "cache: slot " + std::to_string(to) + " is to share " +
+                                          std::to_string(tokens) + " tokens of slot " +
+                                          std::to_string(from) + ", which holds " +
+                                          std::to_string(length(from)));
+    }
+    release(to);
+    for (std::int64_t i = 0; i * options_.page_tokens < tokens; ++i) {
+      entry(to, i) = entry(from, i);
+      ++users_[static_cast<std::size_t>(entry(to, i))];
+    }
+    lengths_[static_cast<std::size_t>(to)] = tokens;
+  }
+
   /// Forgets the tokens of a slot from `length` on and gives their pages back.
   void truncate(std::int32_t slot, std::int64_t length) {
     std::int64_t& current = lengths_[static_cast<std::size_t>(checked(slot))];
@@ -133,7 +169,7 @@ class KvCache {
     const std::int64_t kept = (current + options_.page_tokens - 1) / options_.page_tokens;
     for (std::int64_t i = kept; i < table_stride_; ++i) {
       std::int32_t& page = entry(slot, i);
-      if (page >= 0) free_.push_back(page);
+      if (page >= 0 && --users_[static_cast<std::size_t>(page)] == 0) free_.push_back(page);
       page = -1;
     }
   }
@@ -150,12 +186,29 @@ class KvCache {
   [[nodiscard]] std::int32_t& entry(std::int32_t slot, std::int64_t page) {
     return table_[static_cast<std::size_t>(slot * table_stride_ + page)];
   }
+  std::int32_t take_page() {
+    if (free_.empty()) {
+      throw BackendError("ZIYA-405",
+                         "cache: all " + std::to_string(options_.pages) + " pages are taken");
+    }
+    const std::int32_t page = free_.back();
+    free_.pop_back();
+    users_[static_cast<std::size_t>(page)] = 1;
+    return page;
+  }
+  void copy_page(std::int32_t to, std::int32_t from) {
+    for (std::int64_t plane = 0; plane < shape_.layers * 2; ++plane) {
+      std::byte* base = pool_.data() + plane * options_.pages * page_bytes_;
+      copy(Device{}, base + to * page_bytes_, Device{}, base + from * page_bytes_,
+           static_cast<std::size_t>(page_bytes_));
+    }
+  }
 
   CacheShape shape_;
   CacheOptions options_;
   std::int64_t table_stride_ = 0, page_bytes_ = 0;
   Tensor<std::byte, Device> pool_;
-  std::vector<std::int32_t> table_, free_;
+  std::vector<std::int32_t> table_, free_, users_;  ///< users_: slots that hold a page
   std::vector<std::int64_t> lengths_, pending_, indices_, visible_;
 };
 
