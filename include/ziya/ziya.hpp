@@ -2,6 +2,7 @@
 // Everything; safe in any C++20 translation unit.
 #pragma once
 
+#include "ziya/backend/cpu/activations.hpp"
 #include "ziya/backend/cpu/add_bias.hpp"
 #include "ziya/backend/cpu/attention.hpp"
 #include "ziya/backend/cpu/baseline.hpp"
@@ -29,6 +30,10 @@
 #include "ziya/backend/cpu/x86/avx2.hpp"
 #include "ziya/backend/cpu/x86/avx2_vector.hpp"
 #include "ziya/backend/cpu/x86/avx512.hpp"
+#include "ziya/backend/cpu/x86/avx512_bytes.hpp"
+#include "ziya/backend/cpu/x86/avx512_quantised.hpp"
+#include "ziya/backend/cpu/x86/avx512_unpack_256.hpp"
+#include "ziya/backend/cpu/x86/avx512_unpack_32.hpp"
 #include "ziya/backend/cpu/x86/avx512_vector.hpp"
 #include "ziya/config.hpp"
 #include "ziya/convert/convert_options.hpp"

@@ -93,7 +93,8 @@ inline void silu_mul(float* y, const float* gate, const float* up, std::int64_t 
   for (std::int64_t i = 0; i < count; ++i) y[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
 }
 
-inline constexpr CpuKernels kernels{&matmul, &dot, &add_scaled, &add_weighted, &exp_sum, &silu_mul};
+inline constexpr CpuKernels kernels{&matmul,  &dot,      &add_scaled, &add_weighted,
+                                    &exp_sum, &silu_mul, nullptr};
 
 }  // namespace baseline
 ZIYA_NAMESPACE_END

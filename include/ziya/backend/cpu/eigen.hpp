@@ -126,7 +126,8 @@ inline void silu_mul(float* y, const float* gate, const float* up, std::int64_t 
   }
 }
 
-inline constexpr CpuKernels kernels{&matmul, &dot, &add_scaled, &add_weighted, &exp_sum, &silu_mul};
+inline constexpr CpuKernels kernels{&matmul,  &dot,      &add_scaled, &add_weighted,
+                                    &exp_sum, &silu_mul, nullptr};
 
 }  // namespace eigen
 ZIYA_NAMESPACE_END

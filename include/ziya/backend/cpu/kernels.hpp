@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "ziya/backend/cpu/activations.hpp"
 #include "ziya/config.hpp"
 #include "ziya/core/dtype.hpp"
 
@@ -22,6 +23,8 @@ struct MatmulArguments {
   std::int64_t y_stride;                 ///< in floats
   std::int64_t weight_stride = columns;  ///< from row to row of w, in elements
   const float* row_scales = nullptr;     ///< (rows) factors of w, of i8 only
+  /// (activation_groups(columns), tokens): x in 8 bits, for a table that quantises
+  const ActivationGroup* groups = nullptr;
 };
 
 /// Operands of one weighted sum: y[t · y_stride + i] += Σ_j weights[t · weights_stride + j] ·
@@ -41,7 +44,8 @@ struct WeightedSumArguments {
 /// Every sum runs in an order that depends on the table and the stored type alone, never on the
 /// number of rows or threads.
 struct CpuKernels {
-  /// Outputs [begin, end) of all tokens.
+  /// Outputs [begin, end) of all tokens. Weights of other types than f32, f16 and bf16 meet
+  /// `groups` where the table has `quantise`, x itself where it has not.
   void (*matmul)(const MatmulArguments& arguments, std::int64_t begin, std::int64_t end);
   /// Σ_i a[i] · b[i], b stored as `dtype`; f32, f16 and bf16 only.
   float (*dot)(const float* a, DType dtype, const std::byte* b, std::int64_t count);
@@ -53,6 +57,9 @@ struct CpuKernels {
   float (*exp_sum)(float* values, float shift, std::int64_t count);
   /// y[i] = gate[i] / (1 + e^(−gate[i])) · up[i]
   void (*silu_mul)(float* y, const float* gate, const float* up, std::int64_t count);
+  /// One row of activations in 8 bits, its groups `stride` apart; or null.
+  void (*quantise)(ActivationGroup* groups, std::int64_t stride, const float* x,
+                   std::int64_t columns);
 };
 
 /// Reads the bytes of a stored type as its elements: visit(dtype, bytes, f) calls f(const W*).

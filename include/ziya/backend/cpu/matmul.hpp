@@ -17,24 +17,46 @@
 ZIYA_NAMESPACE_BEGIN
 namespace backend {
 
-inline MatmulArguments arguments_of(View<float> y, View<const float> x, const Weight<Cpu>& w) {
-  return {w.dtype,  w.data,   w.columns,      x.data(),  x.row_stride(),
-          x.rows(), y.data(), y.row_stride(), w.columns, w.row_scales};
+inline MatmulArguments arguments_of(View<float> y, View<const float> x, const Weight<Cpu>& w,
+                                    const ActivationGroup* groups) {
+  return {w.dtype,  w.data,         w.columns, x.data(),     x.row_stride(), x.rows(),
+          y.data(), y.row_stride(), w.columns, w.row_scales, groups};
 }
 
 /// Parts of a weight are multiples of this many rows, as the kernels' tiles are.
-inline constexpr std::int64_t matmul_grain = 4;
+inline std::int64_t matmul_grain(const Weight<Cpu>& w) { return is_plain_float(w.dtype) ? 4 : 32; }
+
+/// x in 8 bits, once for all weights that want it so, in memory of the caller's scope; or null.
+inline const ActivationGroup* quantised(Context<Cpu>& ctx, View<const float> x,
+                                        std::span<const Weight<Cpu>* const> ws) {
+  const auto quantise = ctx.kernels().quantise;
+  const bool wanted = std::any_of(ws.begin(), ws.end(),
+                                  [](const Weight<Cpu>* w) { return !is_plain_float(w->dtype); });
+  if (quantise == nullptr || !wanted) return nullptr;
+  const std::int64_t tokens = x.rows();
+  ActivationGroup* groups =
+      ctx.workspace().take<ActivationGroup>({activation_groups(x.columns()), tokens}).data();
+  ctx.parallel_for(tokens, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      quantise(groups + t, tokens, x.row(t), x.columns());
+    }
+  });
+  return groups;
+}
 
 inline void matmul_many(Context<Cpu>& ctx, std::span<const View<float>> ys, View<const float> x,
                         std::span<const Weight<Cpu>* const> ws) {
+  Workspace<Cpu>::Scope scope(ctx.workspace());
   const CpuKernels& kernels = ctx.kernels();
   const std::int64_t threads = ctx.threads();
+  const ActivationGroup* groups = quantised(ctx, x, ws);
   ctx.parallel_for(threads, [&](std::int64_t begin, std::int64_t end) {
     for (std::size_t n = 0; n < ys.size(); ++n) {
-      const MatmulArguments arguments = arguments_of(ys[n], x, *ws[n]);
-      const std::int64_t blocks = (ws[n]->rows + matmul_grain - 1) / matmul_grain;
-      kernels.matmul(arguments, blocks * begin / threads * matmul_grain,
-                     std::min(ws[n]->rows, blocks * end / threads * matmul_grain));
+      const std::int64_t grain = matmul_grain(*ws[n]);
+      const std::int64_t blocks = (ws[n]->rows + grain - 1) / grain;
+      const std::int64_t last = std::min(ws[n]->rows, blocks * end / threads * grain);
+      const std::int64_t first = blocks * begin / threads * grain;
+      if (first < last) kernels.matmul(arguments_of(ys[n], x, *ws[n], groups), first, last);
     }
   });
 }
@@ -48,7 +70,9 @@ inline void matmul_add(Context<Cpu>& ctx, View<float> y, View<const float> x,
                        const Weight<Cpu>& w) {
   Workspace<Cpu>::Scope scope(ctx.workspace());
   const View<float> product = ctx.workspace().take<float>({y.rows(), y.columns()});
-  const MatmulArguments arguments = arguments_of(product, x, w);
+  const Weight<Cpu>* weight = &w;
+  const MatmulArguments arguments =
+      arguments_of(product, x, w, quantised(ctx, x, std::span(&weight, 1)));
   ctx.parallel_for(
       w.rows,
       [&](std::int64_t begin, std::int64_t end) {
@@ -57,7 +81,7 @@ inline void matmul_add(Context<Cpu>& ctx, View<float> y, View<const float> x,
           for (std::int64_t o = begin; o < end; ++o) y.row(t)[o] += product.row(t)[o];
         }
       },
-      matmul_grain);
+      matmul_grain(w));
 }
 
 inline void matmul_silu_mul(Context<Cpu>& ctx, View<float> y, View<const float> x,
@@ -65,16 +89,18 @@ inline void matmul_silu_mul(Context<Cpu>& ctx, View<float> y, View<const float> 
   Workspace<Cpu>::Scope scope(ctx.workspace());
   const View<float> u = ctx.workspace().take<float>({y.rows(), y.columns()});
   const CpuKernels& kernels = ctx.kernels();
+  const Weight<Cpu>* weights[] = {&gate, &up};
+  const ActivationGroup* groups = quantised(ctx, x, weights);
   ctx.parallel_for(
       gate.rows,
       [&](std::int64_t begin, std::int64_t end) {
-        kernels.matmul(arguments_of(y, x, gate), begin, end);
-        kernels.matmul(arguments_of(u, x, up), begin, end);
+        kernels.matmul(arguments_of(y, x, gate, groups), begin, end);
+        kernels.matmul(arguments_of(u, x, up, groups), begin, end);
         for (std::int64_t t = 0; t < y.rows(); ++t) {
           kernels.silu_mul(y.row(t) + begin, y.row(t) + begin, u.row(t) + begin, end - begin);
         }
       },
-      matmul_grain);
+      std::max(matmul_grain(gate), matmul_grain(up)));
 }
 
 /// y[i] += factor · w[row, i]

@@ -356,7 +356,8 @@ ZIYA_TARGET_AVX2 inline void silu_mul(float* y, const float* gate, const float* 
   }
 }
 
-inline constexpr CpuKernels kernels{&matmul, &dot, &add_scaled, &add_weighted, &exp_sum, &silu_mul};
+inline constexpr CpuKernels kernels{&matmul,  &dot,      &add_scaled, &add_weighted,
+                                    &exp_sum, &silu_mul, nullptr};
 
 }  // namespace avx2
 ZIYA_NAMESPACE_END

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+// Bytes of 16 rows side by side with AVX-512: 4 columns of every row in one vector, as the 8-bit
+// dot products want them.
+#pragma once
+
+#include "ziya/config.hpp"
+
+#if ZIYA_X86
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "ziya/backend/cpu/activations.hpp"
+#include "ziya/backend/cpu/x86/avx512_vector.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+namespace avx512 {
+
+inline constexpr int tile_rows = 16;
+
+/// Where the same place of 16 rows lies.
+struct Rows {
+  const std::byte* at[tile_rows];
+};
+
+/// 256 columns of 2 × 16 rows, unpacked: byte i of lane r of vector s is column 4 s + i of row r.
+/// A weight is scale · (quant − 128), or scale · quant + minimum.
+struct UnpackedTile {
+  alignas(64) std::uint8_t quants[2][64][64];
+  alignas(64) float scales[2][16][tile_rows];
+  alignas(64) float minima[2][16][tile_rows];
+};
+
+ZIYA_TARGET_AVX512 inline __m512i bytes(int value) {
+  return _mm512_set1_epi8(static_cast<char>(value));
+}
+ZIYA_TARGET_AVX512 inline __m512i words(int value) { return _mm512_set1_epi32(value); }
+ZIYA_TARGET_AVX512 inline __m512i shift_right(__m512i v, unsigned count) {
+  return _mm512_maskz_srli_epi32(all, v, count);
+}
+ZIYA_TARGET_AVX512 inline __m512i shift_left(__m512i v, unsigned count) {
+  return _mm512_maskz_slli_epi32(all, v, count);
+}
+/// (a & mask) | b
+ZIYA_TARGET_AVX512 inline __m512i and_or(__m512i a, __m512i mask, __m512i b) {
+  return _mm512_maskz_ternarylogic_epi32(all, a, mask, b, 0xea);
+}
+/// The low or the high half of every byte.
+ZIYA_TARGET_AVX512 inline __m512i low_half(__m512i v) { return _mm512_and_si512(v, bytes(15)); }
+ZIYA_TARGET_AVX512 inline __m512i high_half(__m512i v) { return low_half(shift_right(v, 4)); }
+/// Entry of a table of 16 bytes, repeated in every 128 bits, for every byte.
+ZIYA_TARGET_AVX512 inline __m512i look_up(__m512i table, __m512i index) {
+  return _mm512_maskz_shuffle_epi8(~__mmask64{0}, table, index);
+}
+ZIYA_TARGET_AVX512 inline __m512 to_floats(__m512i v) { return _mm512_maskz_cvtepi32_ps(all, v); }
+/// The 16-bit float in the low half of every lane.
+ZIYA_TARGET_AVX512 inline __m512 halves_to_floats(__m512i v) {
+  return _mm512_maskz_cvtph_ps(all, _mm512_maskz_cvtepi32_epi16(all, v));
+}
+ZIYA_TARGET_AVX512 inline void store(std::uint8_t* p, __m512i v) { _mm512_store_si512(p, v); }
+
+ZIYA_TARGET_AVX512 inline __m512i four_rows(const Rows& rows, int first, std::int64_t offset) {
+  const auto* a = reinterpret_cast<const __m128i*>(rows.at[first] + offset);
+  const auto* b = reinterpret_cast<const __m128i*>(rows.at[first + 4] + offset);
+  const auto* c = reinterpret_cast<const __m128i*>(rows.at[first + 8] + offset);
+  const auto* d = reinterpret_cast<const __m128i*>(rows.at[first + 12] + offset);
+  __m512i v = _mm512_maskz_broadcast_i32x4(0x000f, _mm_loadu_si128(a));
+  v = _mm512_mask_broadcast_i32x4(v, 0x00f0, _mm_loadu_si128(b));
+  v = _mm512_mask_broadcast_i32x4(v, 0x0f00, _mm_loadu_si128(c));
+  return _mm512_mask_broadcast_i32x4(v, 0xf000, _mm_loadu_si128(d));
+}
+
+/// 16 bytes of 16 rows: v[k] holds bytes 4 k … 4 k + 3 of row r in lane r.
+ZIYA_TARGET_AVX512 inline void load_rows(const Rows& rows, std::int64_t offset, __m512i (&v)[4]) {
+  const __m512i a = four_rows(rows, 0, offset), b = four_rows(rows, 1, offset);
+  const __m512i c = four_rows(rows, 2, offset), d = four_rows(rows, 3, offset);
+  const __m512i ab = _mm512_maskz_unpacklo_epi32(all, a, b);
+  const __m512i cd = _mm512_maskz_unpacklo_epi32(all, c, d);
+  const __m512i ab_high = _mm512_maskz_unpackhi_epi32(all, a, b);
+  const __m512i cd_high = _mm512_maskz_unpackhi_epi32(all, c, d);
+  v[0] = _mm512_maskz_unpacklo_epi64(0xff, ab, cd);
+  v[1] = _mm512_maskz_unpackhi_epi64(0xff, ab, cd);
+  v[2] = _mm512_maskz_unpacklo_epi64(0xff, ab_high, cd_high);
+  v[3] = _mm512_maskz_unpackhi_epi64(0xff, ab_high, cd_high);
+}
+
+/// As baseline::quantise, to the same bits.
+ZIYA_TARGET_AVX512 inline void quantise(ActivationGroup* groups, std::int64_t stride,
+                                        const float* x, std::int64_t columns) {
+  for (std::int64_t i = 0; i < columns; i += ActivationGroup::columns, groups += stride) {
+    const std::int64_t count = columns - i;
+    if (count < ActivationGroup::columns) {
+      baseline::quantise(groups, stride, x + i, count);
+      return;
+    }
+    __m512 largest = zero(), poison = zero();
+    for (int v = 0; v < 16; ++v) {
+      const __m512 a = load(x + i + v * lanes);
+      largest = max(largest, _mm512_abs_ps(a));
+      poison = fma(a, zero(), poison);
+    }
+    const float extreme = _mm512_reduce_max_ps(largest), trouble = sum(poison);
+    if (!(extreme > smallest_activation) || trouble != 0) {
+      baseline::quantise(groups, stride, x + i, ActivationGroup::columns);
+      continue;
+    }
+    const __m512 inverse = set(127.0f / extreme);
+    const __m512i ones = bytes(1);
+    for (int v = 0; v < 4; ++v) {
+      for (int part = 0; part < 4; ++part) {
+        const __m512 a = multiply(load(x + i + v * 64 + part * lanes), inverse);
+        _mm_store_si128(reinterpret_cast<__m128i*>(groups->values + v * 64 + part * 16),
+                        _mm512_maskz_cvtepi32_epi8(all, _mm512_maskz_cvtps_epi32(all, a)));
+      }
+    }
+    for (int v = 0; v < 4; ++v) {
+      const __m512i fours = _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones,
+                                                _mm512_load_si512(groups->values + v * 64));
+      const __m512i eights = _mm512_add_epi32(
+          fours, _mm512_maskz_shuffle_epi32(all, fours, static_cast<_MM_PERM_ENUM>(0xb1)));
+      const __m512i sums = _mm512_add_epi32(
+          eights, _mm512_maskz_shuffle_epi32(all, eights, static_cast<_MM_PERM_ENUM>(0x4e)));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(groups->offset_16 + v * 4),
+                       _mm512_castsi512_si128(_mm512_maskz_compress_epi32(0x1111, sums)));
+    }
+    const __m512i sums = _mm512_loadu_si512(groups->offset_16);
+    _mm512_storeu_ps(groups->sum_16, to_floats(sums));
+    _mm512_storeu_si512(groups->offset_16,
+                        _mm512_sub_epi32(_mm512_setzero_si512(), shift_left(sums, 7)));
+    std::int32_t total = 0;
+    for (int b = 0; b < 8; ++b) {
+      const std::int32_t both = groups->offset_16[2 * b] + groups->offset_16[2 * b + 1];
+      groups->offset_32[b] = both;
+      groups->sum_32[b] = static_cast<float>(both / -128);
+      total += both;
+    }
+    groups->offset = total;
+    groups->scale = extreme / 127.0f;
+  }
+}
+
+}  // namespace avx512
+ZIYA_NAMESPACE_END
+#endif

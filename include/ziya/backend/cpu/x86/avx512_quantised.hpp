@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of quantised weights and 8-bit activations with AVX-512 VNNI.
+#pragma once
+
+#include "ziya/config.hpp"
+
+#if ZIYA_X86
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "ziya/backend/cpu/kernels.hpp"
+#include "ziya/backend/cpu/x86/avx512_bytes.hpp"
+#include "ziya/backend/cpu/x86/avx512_unpack_256.hpp"
+#include "ziya/backend/cpu/x86/avx512_unpack_32.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+namespace avx512 {
+
+/// Where the outputs of 2 × 16 rows go, and which of the rows there are.
+struct TileOutputs {
+  float* y;
+  std::int64_t stride;
+  __mmask16 rows[2];
+  bool first;  ///< nothing is there yet to be added to
+};
+
+/// Adds `steps` · 4 columns of T tokens to the outputs: per row and token
+/// f = Σ_b (scale_b · dot_b [+ minimum_b · sum_b]) in order of b, then y += f · scale of the token.
+template <class Format, int T>
+ZIYA_TARGET_AVX512 inline void tile_times_tokens(const UnpackedTile& tile, int steps,
+                                                 const ActivationGroup* x,
+                                                 const TileOutputs& outputs) {
+  constexpr int block_steps = Format::scale_columns / 4;
+  __m512 sums[T][2];
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) sums[t][0] = sums[t][1] = zero();
+  for (int b = 0, s = 0; s < steps; ++b) {
+    __m512i dots[T][2];
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) {
+      if constexpr (Format::min_columns > 0) {
+        dots[t][0] = dots[t][1] = _mm512_setzero_si512();
+      } else if constexpr (Format::scale_columns == 16) {
+        dots[t][0] = dots[t][1] = words(x[t].offset_16[b]);
+      } else if constexpr (Format::scale_columns == 32) {
+        dots[t][0] = dots[t][1] = words(x[t].offset_32[b]);
+      } else {
+        dots[t][0] = dots[t][1] = words(x[t].offset);
+      }
+    }
+    const int end = std::min(steps, s + block_steps);
+#pragma GCC unroll 2
+    for (; s < end; ++s) {
+      const __m512i upper = _mm512_load_si512(tile.quants[0][s]);
+      const __m512i lower = _mm512_load_si512(tile.quants[1][s]);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) {
+        std::int32_t four;
+        __builtin_memcpy(&four, x[t].values + 4 * s, sizeof four);
+        const __m512i v = words(four);
+        dots[t][0] = _mm512_dpbusd_epi32(dots[t][0], upper, v);
+        dots[t][1] = _mm512_dpbusd_epi32(dots[t][1], lower, v);
+      }
+    }
+    const __m512 scales[2] = {load(tile.scales[0][b]), load(tile.scales[1][b])};
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) {
+      sums[t][0] = fma(to_floats(dots[t][0]), scales[0], sums[t][0]);
+      sums[t][1] = fma(to_floats(dots[t][1]), scales[1], sums[t][1]);
+    }
+    if constexpr (Format::min_columns > 0) {
+      constexpr int minima = Format::scale_columns / Format::min_columns;
+      for (int m = b * minima; m < (b + 1) * minima; ++m) {
+        const __m512 upper = load(tile.minima[0][m]), lower = load(tile.minima[1][m]);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) {
+          const __m512 sum = set(Format::min_columns == 16 ? x[t].sum_16[m] : x[t].sum_32[m]);
+          sums[t][0] = fma(upper, sum, sums[t][0]);
+          sums[t][1] = fma(lower, sum, sums[t][1]);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) {
+    const __m512 scale = set(x[t].scale);
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {
+      float* y = outputs.y + t * outputs.stride + h * tile_rows;
+      const __mmask16 rows = outputs.rows[h];
+      const __m512 before = outputs.first ? zero() : _mm512_maskz_loadu_ps(rows, y);
+      _mm512_mask_storeu_ps(y, rows, fma(sums[t][h], scale, before));
+    }
+  }
+}
+
+/// Requests one part in `parts` of what the next rows will need, in four streams.
+ZIYA_TARGET_AVX512 inline void request(const std::byte* from, std::int64_t bytes, std::int64_t part,
+                                       std::int64_t parts) {
+  const std::int64_t stream = bytes / 4;
+  const std::int64_t begin = stream * part / parts / 64 * 64;
+  const std::int64_t end = stream * (part + 1) / parts / 64 * 64;
+  for (std::int64_t i = begin; i < end; i += 64) {
+    for (int s = 0; s < 4; ++s) {
+      _mm_prefetch(reinterpret_cast<const char*>(from + s * stream + i), _MM_HINT_T1);
+    }
+  }
+}
+
+/// Outputs [begin, end): 32 rows at a time, 256 columns at a time unpacked once for all tokens.
+template <class Format>
+ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::int64_t begin,
+                                                std::int64_t end) {
+  UnpackedTile tile;
+  const std::int64_t row_bytes = bytes_of(m.dtype, m.weight_stride);
+  const std::int64_t groups = activation_groups(m.columns);
+  for (std::int64_t row = begin; row < end; row += 2 * tile_rows) {
+    TileOutputs outputs{m.y + row, m.y_stride, {}, true};
+    Rows rows[2];
+    for (int h = 0; h < 2; ++h) {
+      const std::int64_t count = std::clamp<std::int64_t>(end - row - h * tile_rows, 0, tile_rows);
+      outputs.rows[h] = mask(count);
+      for (int r = 0; r < tile_rows; ++r) {
+        const std::int64_t from = std::min(end - 1, row + h * tile_rows + r);
+        rows[h].at[r] = m.weight + from * row_bytes;
+        if constexpr (Format::row_scales) tile.scales[h][0][r] = m.row_scales[from];
+      }
+    }
+    const std::int64_t next = std::min<std::int64_t>(2 * tile_rows, end - row - 2 * tile_rows);
+    for (std::int64_t g = 0; g < groups; ++g) {
+      const int columns = static_cast<int>(
+          std::min(ActivationGroup::columns, m.columns - g * ActivationGroup::columns));
+      for (int h = 0; h < 2; ++h) {
+        if (next > 0) {
+          request(m.weight + (row + 2 * tile_rows) * row_bytes, next * row_bytes, 2 * g + h,
+                  2 * groups);
+        }
+        Format::unpack(rows[h], columns, tile, h);
+        for (const std::byte*& at : rows[h].at) at += bytes_of(m.dtype, columns);
+      }
+      const ActivationGroup* x = m.groups + g * m.tokens;
+      const int steps = (columns + 3) / 4;
+      outputs.y = m.y + row;
+      outputs.first = g == 0;
+      std::int64_t t = 0;
+      for (; t + 7 <= m.tokens; t += 7, outputs.y += 7 * m.y_stride) {
+        tile_times_tokens<Format, 7>(tile, steps, x + t, outputs);
+      }
+      for (; t + 3 <= m.tokens; t += 3, outputs.y += 3 * m.y_stride) {
+        tile_times_tokens<Format, 3>(tile, steps, x + t, outputs);
+      }
+      for (; t < m.tokens; ++t, outputs.y += m.y_stride) {
+        tile_times_tokens<Format, 1>(tile, steps, x + t, outputs);
+      }
+    }
+  }
+}
+
+inline void matmul_quantised(const MatmulArguments& m, std::int64_t begin, std::int64_t end) {
+  if (m.columns == 0) {
+    for (std::int64_t t = 0; t < m.tokens; ++t) {
+      for (std::int64_t r = begin; r < end; ++r) m.y[t * m.y_stride + r] = 0;
+    }
+    return;
+  }
+  switch (m.dtype) {
+    case DType::q4_0:
+      return matmul_of_format<Q4_0>(m, begin, end);
+    case DType::q4_1:
+      return matmul_of_format<Q4_1>(m, begin, end);
+    case DType::q5_0:
+      return matmul_of_format<Q5_0>(m, begin, end);
+    case DType::q5_1:
+      return matmul_of_format<Q5_1>(m, begin, end);
+    case DType::q8_0:
+      return matmul_of_format<Q8_0>(m, begin, end);
+    case DType::iq4_nl:
+      return matmul_of_format<IQ4_NL>(m, begin, end);
+    case DType::q2_k:
+      return matmul_of_format<Q2_K>(m, begin, end);
+    case DType::q3_k:
+      return matmul_of_format<Q3_K>(m, begin, end);
+    case DType::q4_k:
+      return matmul_of_format<Q4_K>(m, begin, end);
+    case DType::q5_k:
+      return matmul_of_format<Q5_K>(m, begin, end);
+    case DType::q6_k:
+      return matmul_of_format<Q6_K>(m, begin, end);
+    default:
+      return matmul_of_format<Int8>(m, begin, end);
+  }
+}
+
+}  // namespace avx512
+ZIYA_NAMESPACE_END
+#endif
