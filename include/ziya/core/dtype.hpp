@@ -106,16 +106,15 @@ struct DTypeInfo {
   std::int64_t block_bytes;
 };
 
-constexpr DTypeInfo info(DType dtype) {
-  constexpr std::array<DTypeInfo, dtype_count> table{
-      {{"f32", 1, 4},      {"f16", 1, 2},      {"bf16", 1, 2},     {"f64", 1, 8},
-       {"i64", 1, 8},      {"i32", 1, 4},      {"i16", 1, 2},      {"i8", 1, 1},
-       {"u8", 1, 1},       {"bool", 1, 1},     {"q4_0", 32, 18},   {"q4_1", 32, 20},
-       {"q5_0", 32, 22},   {"q5_1", 32, 24},   {"q8_0", 32, 34},   {"q2_k", 256, 84},
-       {"q3_k", 256, 110}, {"q4_k", 256, 144}, {"q5_k", 256, 176}, {"q6_k", 256, 210},
-       {"iq4_nl", 32, 18}}};
-  return table.at(static_cast<std::size_t>(dtype));
-}
+inline constexpr std::array<DTypeInfo, dtype_count> dtype_table{
+    {{"f32", 1, 4},      {"f16", 1, 2},      {"bf16", 1, 2},     {"f64", 1, 8},
+     {"i64", 1, 8},      {"i32", 1, 4},      {"i16", 1, 2},      {"i8", 1, 1},
+     {"u8", 1, 1},       {"bool", 1, 1},     {"q4_0", 32, 18},   {"q4_1", 32, 20},
+     {"q5_0", 32, 22},   {"q5_1", 32, 24},   {"q8_0", 32, 34},   {"q2_k", 256, 84},
+     {"q3_k", 256, 110}, {"q4_k", 256, 144}, {"q5_k", 256, 176}, {"q6_k", 256, 210},
+     {"iq4_nl", 32, 18}}};
+
+constexpr DTypeInfo info(DType dtype) { return dtype_table.at(static_cast<std::size_t>(dtype)); }
 
 constexpr std::string_view name(DType dtype) { return info(dtype).name; }
 

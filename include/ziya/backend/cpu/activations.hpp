@@ -13,16 +13,16 @@ ZIYA_NAMESPACE_BEGIN
 
 /// 256 columns of one row: x[i] ≈ scale · values[i], scale = max|x| / 127, rounded to nearest even;
 /// zeros beyond the end of the row. Beside them what the weights' offsets and minima are multiplied
-/// with: sums of values over 16 and over 32 columns, as they are and times −128.
+/// with: sums of values over 16, 32 and all columns, as they are and times −8, −16, −32 and −128.
 struct alignas(64) ActivationGroup {
   static constexpr std::int64_t columns = 256;
 
   std::int8_t values[256];
-  std::int32_t offset_16[16];
-  std::int32_t offset_32[8];
+  std::int32_t times_32_of_16[16];
+  std::int32_t times_8_of_32[8], times_16_of_32[8], times_128_of_32[8];
   float sum_16[16];
   float sum_32[8];
-  std::int32_t offset;
+  std::int32_t times_128;
   float scale;
 };
 
@@ -30,23 +30,22 @@ constexpr std::int64_t activation_groups(std::int64_t columns) {
   return (columns + ActivationGroup::columns - 1) / ActivationGroup::columns;
 }
 
-/// Sums and offsets from the values.
-inline void add_up(ActivationGroup& group) {
+/// What follows from the sums over 16 columns.
+inline void set_sums(ActivationGroup& group, const std::int32_t (&sums)[16]) {
   std::int32_t total = 0;
-  for (int b = 0; b < 8; ++b) {
-    std::int32_t both = 0;
-    for (int h = 2 * b; h < 2 * b + 2; ++h) {
-      std::int32_t sum = 0;
-      for (int i = 0; i < 16; ++i) sum += group.values[h * 16 + i];
-      group.offset_16[h] = -128 * sum;
-      group.sum_16[h] = static_cast<float>(sum);
-      both += sum;
-    }
-    group.offset_32[b] = -128 * both;
-    group.sum_32[b] = static_cast<float>(both);
-    total += both;
+  for (int i = 0; i < 16; ++i) {
+    group.times_32_of_16[i] = -32 * sums[i];
+    group.sum_16[i] = static_cast<float>(sums[i]);
   }
-  group.offset = -128 * total;
+  for (int i = 0; i < 8; ++i) {
+    const std::int32_t sum = sums[2 * i] + sums[2 * i + 1];
+    group.times_8_of_32[i] = -8 * sum;
+    group.times_16_of_32[i] = -16 * sum;
+    group.times_128_of_32[i] = -128 * sum;
+    group.sum_32[i] = static_cast<float>(sum);
+    total += sum;
+  }
+  group.times_128 = -128 * total;
 }
 
 /// Below this a group counts as zeros, because 127 / max|x| would overflow.
@@ -71,7 +70,9 @@ inline void quantise(ActivationGroup* groups, std::int64_t stride, const float* 
                               : std::int8_t{0};
     }
     groups->scale = largest / 127.0f + poison;
-    add_up(*groups);
+    std::int32_t sums[16] = {};
+    for (int j = 0; j < ActivationGroup::columns; ++j) sums[j / 16] += groups->values[j];
+    set_sums(*groups, sums);
   }
 }
 

@@ -22,15 +22,16 @@ inline constexpr int tile_rows = 16;
 
 /// Where the same place of 16 rows lies.
 struct Rows {
-  const std::byte* at[tile_rows];
+  const std::byte* first;
+  std::int64_t stride;  ///< in bytes
 };
 
-/// 256 columns of 2 × 16 rows, unpacked: byte i of lane r of vector s is column 4 s + i of row r.
-/// A weight is scale · (quant − 128), or scale · quant + minimum.
-struct UnpackedTile {
-  alignas(64) std::uint8_t quants[2][64][64];
-  alignas(64) float scales[2][16][tile_rows];
-  alignas(64) float minima[2][16][tile_rows];
+/// 256 columns of 2 × 16 rows, unpacked: byte i of lane r of quants[s][h] is column 4 s + i of row
+/// 16 h + r. A weight is scale · (quant − offset), or scale · quant + minimum.
+struct alignas(64) UnpackedTile {
+  std::uint8_t quants[64][2][64];
+  float scales[16][2][tile_rows];
+  float minima[16][2][tile_rows];
 };
 
 ZIYA_TARGET_AVX512 inline __m512i bytes(int value) {
@@ -61,11 +62,11 @@ ZIYA_TARGET_AVX512 inline __m512 halves_to_floats(__m512i v) {
 }
 ZIYA_TARGET_AVX512 inline void store(std::uint8_t* p, __m512i v) { _mm512_store_si512(p, v); }
 
-ZIYA_TARGET_AVX512 inline __m512i four_rows(const Rows& rows, int first, std::int64_t offset) {
-  const auto* a = reinterpret_cast<const __m128i*>(rows.at[first] + offset);
-  const auto* b = reinterpret_cast<const __m128i*>(rows.at[first + 4] + offset);
-  const auto* c = reinterpret_cast<const __m128i*>(rows.at[first + 8] + offset);
-  const auto* d = reinterpret_cast<const __m128i*>(rows.at[first + 12] + offset);
+ZIYA_TARGET_AVX512 inline __m512i four_rows(const std::byte* first, std::int64_t stride) {
+  const auto* a = reinterpret_cast<const __m128i*>(first);
+  const auto* b = reinterpret_cast<const __m128i*>(first + 4 * stride);
+  const auto* c = reinterpret_cast<const __m128i*>(first + 8 * stride);
+  const auto* d = reinterpret_cast<const __m128i*>(first + 12 * stride);
   __m512i v = _mm512_maskz_broadcast_i32x4(0x000f, _mm_loadu_si128(a));
   v = _mm512_mask_broadcast_i32x4(v, 0x00f0, _mm_loadu_si128(b));
   v = _mm512_mask_broadcast_i32x4(v, 0x0f00, _mm_loadu_si128(c));
@@ -74,8 +75,11 @@ ZIYA_TARGET_AVX512 inline __m512i four_rows(const Rows& rows, int first, std::in
 
 /// 16 bytes of 16 rows: v[k] holds bytes 4 k … 4 k + 3 of row r in lane r.
 ZIYA_TARGET_AVX512 inline void load_rows(const Rows& rows, std::int64_t offset, __m512i (&v)[4]) {
-  const __m512i a = four_rows(rows, 0, offset), b = four_rows(rows, 1, offset);
-  const __m512i c = four_rows(rows, 2, offset), d = four_rows(rows, 3, offset);
+  const std::byte* first = rows.first + offset;
+  const __m512i a = four_rows(first, rows.stride);
+  const __m512i b = four_rows(first + rows.stride, rows.stride);
+  const __m512i c = four_rows(first + 2 * rows.stride, rows.stride);
+  const __m512i d = four_rows(first + 3 * rows.stride, rows.stride);
   const __m512i ab = _mm512_maskz_unpacklo_epi32(all, a, b);
   const __m512i cd = _mm512_maskz_unpacklo_epi32(all, c, d);
   const __m512i ab_high = _mm512_maskz_unpackhi_epi32(all, a, b);
@@ -115,28 +119,18 @@ ZIYA_TARGET_AVX512 inline void quantise(ActivationGroup* groups, std::int64_t st
                         _mm512_maskz_cvtepi32_epi8(all, _mm512_maskz_cvtps_epi32(all, a)));
       }
     }
+    alignas(64) std::int32_t sums[16];
     for (int v = 0; v < 4; ++v) {
       const __m512i fours = _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones,
                                                 _mm512_load_si512(groups->values + v * 64));
       const __m512i eights = _mm512_add_epi32(
           fours, _mm512_maskz_shuffle_epi32(all, fours, static_cast<_MM_PERM_ENUM>(0xb1)));
-      const __m512i sums = _mm512_add_epi32(
+      const __m512i all_16 = _mm512_add_epi32(
           eights, _mm512_maskz_shuffle_epi32(all, eights, static_cast<_MM_PERM_ENUM>(0x4e)));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(groups->offset_16 + v * 4),
-                       _mm512_castsi512_si128(_mm512_maskz_compress_epi32(0x1111, sums)));
+      _mm_store_si128(reinterpret_cast<__m128i*>(sums + v * 4),
+                      _mm512_castsi512_si128(_mm512_maskz_compress_epi32(0x1111, all_16)));
     }
-    const __m512i sums = _mm512_loadu_si512(groups->offset_16);
-    _mm512_storeu_ps(groups->sum_16, to_floats(sums));
-    _mm512_storeu_si512(groups->offset_16,
-                        _mm512_sub_epi32(_mm512_setzero_si512(), shift_left(sums, 7)));
-    std::int32_t total = 0;
-    for (int b = 0; b < 8; ++b) {
-      const std::int32_t both = groups->offset_16[2 * b] + groups->offset_16[2 * b + 1];
-      groups->offset_32[b] = both;
-      groups->sum_32[b] = static_cast<float>(both / -128);
-      total += both;
-    }
-    groups->offset = total;
+    set_sums(*groups, sums);
     groups->scale = extreme / 127.0f;
   }
 }

@@ -25,7 +25,38 @@ struct TileOutputs {
   bool first;  ///< nothing is there yet to be added to
 };
 
-/// Adds `steps` · 4 columns of T tokens to the outputs: per row and token
+/// Where the sum over block b starts, so that the quants' offset cancels.
+template <class Format>
+ZIYA_TARGET_AVX512 inline __m512i start_of(const ActivationGroup& x, int b) {
+  if constexpr (Format::offset == 8) return words(x.times_8_of_32[b]);
+  if constexpr (Format::offset == 16) return words(x.times_16_of_32[b]);
+  if constexpr (Format::offset == 32) return words(x.times_32_of_16[b]);
+  if constexpr (Format::offset == 128 && Format::scale_columns == 32) {
+    return words(x.times_128_of_32[b]);
+  }
+  if constexpr (Format::offset == 128) return words(x.times_128);
+  return _mm512_setzero_si512();
+}
+
+/// Dot products of 4 · Steps columns from step s on.
+template <int Steps, int T>
+ZIYA_TARGET_AVX512 inline void add_dots(__m512i (&dots)[T][2], const UnpackedTile& tile, int s,
+                                        const ActivationGroup* x) {
+#pragma GCC unroll 8
+  for (int i = 0; i < Steps; ++i) {
+    const __m512i upper = _mm512_load_si512(tile.quants[s + i][0]);
+    const __m512i lower = _mm512_load_si512(tile.quants[s + i][1]);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) {
+      std::int32_t four;
+      __builtin_memcpy(&four, x[t].values + 4 * (s + i), sizeof four);
+      dots[t][0] = _mm512_dpbusd_epi32(dots[t][0], upper, words(four));
+      dots[t][1] = _mm512_dpbusd_epi32(dots[t][1], lower, words(four));
+    }
+  }
+}
+
+/// Adds 4 · `steps` columns of T tokens to the outputs: per row and token
 /// f = Σ_b (scale_b · dot_b [+ minimum_b · sum_b]) in order of b, then y += f · scale of the token.
 template <class Format, int T>
 ZIYA_TARGET_AVX512 inline void tile_times_tokens(const UnpackedTile& tile, int steps,
@@ -35,35 +66,16 @@ ZIYA_TARGET_AVX512 inline void tile_times_tokens(const UnpackedTile& tile, int s
   __m512 sums[T][2];
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) sums[t][0] = sums[t][1] = zero();
-  for (int b = 0, s = 0; s < steps; ++b) {
+  for (int b = 0; b * block_steps < steps; ++b) {
     __m512i dots[T][2];
 #pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) {
-      if constexpr (Format::min_columns > 0) {
-        dots[t][0] = dots[t][1] = _mm512_setzero_si512();
-      } else if constexpr (Format::scale_columns == 16) {
-        dots[t][0] = dots[t][1] = words(x[t].offset_16[b]);
-      } else if constexpr (Format::scale_columns == 32) {
-        dots[t][0] = dots[t][1] = words(x[t].offset_32[b]);
-      } else {
-        dots[t][0] = dots[t][1] = words(x[t].offset);
-      }
+    for (int t = 0; t < T; ++t) dots[t][0] = dots[t][1] = start_of<Format>(x[t], b);
+    if constexpr (block_steps <= 8) {
+      add_dots<block_steps>(dots, tile, b * block_steps, x);
+    } else {
+      for (int s = 0; s < steps; s += 8) add_dots<8>(dots, tile, s, x);
     }
-    const int end = std::min(steps, s + block_steps);
-#pragma GCC unroll 2
-    for (; s < end; ++s) {
-      const __m512i upper = _mm512_load_si512(tile.quants[0][s]);
-      const __m512i lower = _mm512_load_si512(tile.quants[1][s]);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) {
-        std::int32_t four;
-        __builtin_memcpy(&four, x[t].values + 4 * s, sizeof four);
-        const __m512i v = words(four);
-        dots[t][0] = _mm512_dpbusd_epi32(dots[t][0], upper, v);
-        dots[t][1] = _mm512_dpbusd_epi32(dots[t][1], lower, v);
-      }
-    }
-    const __m512 scales[2] = {load(tile.scales[0][b]), load(tile.scales[1][b])};
+    const __m512 scales[2] = {load(tile.scales[b][0]), load(tile.scales[b][1])};
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
       sums[t][0] = fma(to_floats(dots[t][0]), scales[0], sums[t][0]);
@@ -72,7 +84,7 @@ ZIYA_TARGET_AVX512 inline void tile_times_tokens(const UnpackedTile& tile, int s
     if constexpr (Format::min_columns > 0) {
       constexpr int minima = Format::scale_columns / Format::min_columns;
       for (int m = b * minima; m < (b + 1) * minima; ++m) {
-        const __m512 upper = load(tile.minima[0][m]), lower = load(tile.minima[1][m]);
+        const __m512 upper = load(tile.minima[m][0]), lower = load(tile.minima[m][1]);
 #pragma GCC unroll 8
         for (int t = 0; t < T; ++t) {
           const __m512 sum = set(Format::min_columns == 16 ? x[t].sum_16[m] : x[t].sum_32[m]);
@@ -108,23 +120,46 @@ ZIYA_TARGET_AVX512 inline void request(const std::byte* from, std::int64_t bytes
   }
 }
 
+/// Brings the next `bytes` bytes of 16 rows into the first-level cache.
+ZIYA_TARGET_AVX512 inline void request_rows(const Rows& rows, std::int64_t bytes) {
+  for (std::int64_t r = 0; r < tile_rows; ++r) {
+    const auto* from = reinterpret_cast<const char*>(rows.first + r * rows.stride + bytes);
+    for (std::int64_t i = 0; i < bytes; i += 64) _mm_prefetch(from + i, _MM_HINT_T0);
+  }
+}
+
+/// Bytes of 256 columns of any format, at most.
+inline constexpr std::int64_t group_bytes = 272;
+
+/// `count` ≤ 16 rows of `bytes` bytes, padded with zeros to 16 rows of group_bytes.
+inline Rows padded(std::byte* scratch, const Rows& rows, std::int64_t count, std::int64_t bytes) {
+  std::memset(scratch, 0, static_cast<std::size_t>(tile_rows * group_bytes));
+  for (std::int64_t r = 0; r < count; ++r) {
+    std::memcpy(scratch + r * group_bytes, rows.first + r * rows.stride,
+                static_cast<std::size_t>(bytes));
+  }
+  return {scratch, group_bytes};
+}
+
 /// Outputs [begin, end): 32 rows at a time, 256 columns at a time unpacked once for all tokens.
 template <class Format>
 ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::int64_t begin,
                                                 std::int64_t end) {
   UnpackedTile tile;
+  std::byte scratch[tile_rows * group_bytes];
   const std::int64_t row_bytes = bytes_of(m.dtype, m.weight_stride);
+  const std::int64_t bytes_of_group = bytes_of(m.dtype, ActivationGroup::columns);
   const std::int64_t groups = activation_groups(m.columns);
   for (std::int64_t row = begin; row < end; row += 2 * tile_rows) {
     TileOutputs outputs{m.y + row, m.y_stride, {}, true};
-    Rows rows[2];
+    std::int64_t counts[2];
     for (int h = 0; h < 2; ++h) {
-      const std::int64_t count = std::clamp<std::int64_t>(end - row - h * tile_rows, 0, tile_rows);
-      outputs.rows[h] = mask(count);
-      for (int r = 0; r < tile_rows; ++r) {
-        const std::int64_t from = std::min(end - 1, row + h * tile_rows + r);
-        rows[h].at[r] = m.weight + from * row_bytes;
-        if constexpr (Format::row_scales) tile.scales[h][0][r] = m.row_scales[from];
+      counts[h] = std::clamp<std::int64_t>(end - row - h * tile_rows, 0, tile_rows);
+      outputs.rows[h] = mask(counts[h]);
+      if constexpr (Format::row_scales) {
+        for (std::int64_t r = 0; r < counts[h]; ++r) {
+          tile.scales[0][h][r] = m.row_scales[row + h * tile_rows + r];
+        }
       }
     }
     const std::int64_t next = std::min<std::int64_t>(2 * tile_rows, end - row - 2 * tile_rows);
@@ -136,11 +171,15 @@ ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::i
           request(m.weight + (row + 2 * tile_rows) * row_bytes, next * row_bytes, 2 * g + h,
                   2 * groups);
         }
-        Format::unpack(rows[h], columns, tile, h);
-        for (const std::byte*& at : rows[h].at) at += bytes_of(m.dtype, columns);
+        Rows rows{m.weight + (row + h * tile_rows) * row_bytes + g * bytes_of_group, row_bytes};
+        if (counts[h] < tile_rows || (Format::row_scales && columns < 256)) {
+          rows = padded(scratch, rows, counts[h], bytes_of(m.dtype, columns));
+        }
+        if (g + 1 < groups) request_rows(rows, bytes_of_group);
+        Format::unpack(rows, columns, tile, h);
       }
       const ActivationGroup* x = m.groups + g * m.tokens;
-      const int steps = (columns + 3) / 4;
+      const int steps = (columns + 31) / 32 * 8;
       outputs.y = m.y + row;
       outputs.first = g == 0;
       std::int64_t t = 0;

@@ -27,14 +27,15 @@ ZIYA_TARGET_AVX512 inline __m512 signed_byte_of(__m512i v, int j) {
 /// 16 bits from `offset` of each row, as floats.
 ZIYA_TARGET_AVX512 inline __m512 scale_of(const Rows& rows, std::int64_t offset) {
   alignas(64) std::uint16_t bits[tile_rows];
-  for (int r = 0; r < tile_rows; ++r) std::memcpy(&bits[r], rows.at[r] + offset, 2);
+  for (int r = 0; r < tile_rows; ++r)
+    std::memcpy(&bits[r], rows.first + r * rows.stride + offset, 2);
   return load(reinterpret_cast<const Half*>(bits));
 }
 
 /// Q4_K and Q5_K: a scale and a minimum of 6 bits for every 32 columns.
 template <class Block, bool Fifth>
 struct ScaledHalfBytes {
-  static constexpr int scale_columns = 32, min_columns = 32, block_elements = 256;
+  static constexpr int scale_columns = 32, min_columns = 32, offset = 0;
   static constexpr bool row_scales = false;
 
   ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile& tile, int h) {
@@ -54,8 +55,8 @@ struct ScaledHalfBytes {
                         shift_left(_mm512_and_si512(shift_right(head[2], 6), two), 4))};
 #pragma GCC unroll 8
     for (int g = 0; g < 8; ++g) {
-      store(tile.scales[h][g], multiply(d, byte_of(scales[g / 4], g % 4)));
-      store(tile.minima[h][g], multiply(dmin, byte_of(minima[g / 4], g % 4)));
+      store(tile.scales[g][h], multiply(d, byte_of(scales[g / 4], g % 4)));
+      store(tile.minima[g][h], multiply(dmin, byte_of(minima[g / 4], g % 4)));
     }
     for (int half = 0; half < 2; ++half) {
       __m512i high[4] = {};
@@ -72,8 +73,8 @@ struct ScaledHalfBytes {
             low = and_or(shift_left(bits, 4), bytes(16), low);
             up = and_or(shift_left(bits, 3), bytes(16), up);
           }
-          store(tile.quants[h][chunk * 16 + half * 4 + k], low);
-          store(tile.quants[h][chunk * 16 + 8 + half * 4 + k], up);
+          store(tile.quants[chunk * 16 + half * 4 + k][h], low);
+          store(tile.quants[chunk * 16 + 8 + half * 4 + k][h], up);
         }
       }
     }
@@ -84,7 +85,7 @@ using Q4_K = ScaledHalfBytes<blocks::Q4_K, false>;
 using Q5_K = ScaledHalfBytes<blocks::Q5_K, true>;
 
 struct Q6_K {
-  static constexpr int scale_columns = 16, min_columns = 0, block_elements = 256;
+  static constexpr int scale_columns = 16, min_columns = 0, offset = 32;
   static constexpr bool row_scales = false;
 
   ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile& tile, int h) {
@@ -93,7 +94,7 @@ struct Q6_K {
     load_rows(rows, 192, scales);
 #pragma GCC unroll 16
     for (int g = 0; g < 16; ++g) {
-      store(tile.scales[h][g], multiply(d, signed_byte_of(scales[g / 4], g % 4)));
+      store(tile.scales[g][h], multiply(d, signed_byte_of(scales[g / 4], g % 4)));
     }
     for (int n = 0; n < 2; ++n) {
       for (int half = 0; half < 2; ++half) {
@@ -108,9 +109,9 @@ struct Q6_K {
             const __m512i bits = shift_right(high[k], static_cast<unsigned>(2 * side));
             const __m512i low = and_or(shift_left(bits, 4), bytes(48), low_half(v[k]));
             const __m512i up = and_or(bits, bytes(48), high_half(v[k]));
-            std::uint8_t(*to)[64] = tile.quants[h] + n * 32 + side * 8 + half * 4 + k;
-            store(to[0], _mm512_add_epi8(low, bytes(96)));
-            store(to[16], _mm512_add_epi8(up, bytes(96)));
+            const int step = n * 32 + side * 8 + half * 4 + k;
+            store(tile.quants[step][h], low);
+            store(tile.quants[step + 16][h], up);
           }
         }
       }
@@ -139,17 +140,17 @@ ZIYA_TARGET_AVX512 inline __m512i spread(__m512i v, int j) {
 
 /// Scales of 4 bits times quants of 2 fit a byte: one scale for 256 columns remains.
 struct Q2_K {
-  static constexpr int scale_columns = 256, min_columns = 16, block_elements = 256;
+  static constexpr int scale_columns = 256, min_columns = 16, offset = 0;
   static constexpr bool row_scales = false;
 
   ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile& tile, int h) {
     const __m512 dmin = subtract(zero(), scale_of(rows, 82));
-    store(tile.scales[h][0], scale_of(rows, 80));
+    store(tile.scales[0][h], scale_of(rows, 80));
     __m512i heads[4];
     load_rows(rows, 0, heads);
 #pragma GCC unroll 16
     for (int g = 0; g < 16; ++g) {
-      store(tile.minima[h][g], multiply(dmin, byte_of(high_half(heads[g / 4]), g % 4)));
+      store(tile.minima[g][h], multiply(dmin, byte_of(high_half(heads[g / 4]), g % 4)));
     }
     for (int n = 0; n < 2; ++n) {
       for (int half = 0; half < 2; ++half) {
@@ -162,7 +163,7 @@ struct Q2_K {
 #pragma GCC unroll 4
           for (int k = 0; k < 4; ++k) {
             const __m512i q = index_of(shift_right(v[k], static_cast<unsigned>(2 * pair)));
-            store(tile.quants[h][g * 4 + k], look_up(table, q));
+            store(tile.quants[g * 4 + k][h], look_up(table, q));
           }
         }
       }
@@ -172,11 +173,11 @@ struct Q2_K {
 
 /// (scale − 32) · (4 − quant) lies in −128 … 127: one scale, −d, for 256 columns remains.
 struct Q3_K {
-  static constexpr int scale_columns = 256, min_columns = 0, block_elements = 256;
+  static constexpr int scale_columns = 256, min_columns = 0, offset = 128;
   static constexpr bool row_scales = false;
 
   ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile& tile, int h) {
-    store(tile.scales[h][0], subtract(zero(), scale_of(rows, 108)));
+    store(tile.scales[0][h], subtract(zero(), scale_of(rows, 108)));
     __m512i tail[4];
     load_rows(rows, 94, tail);  // 2 bytes of quants, 12 of scales, d
     const __m512i first = _mm512_or_si512(shift_right(tail[0], 16), shift_left(tail[1], 16));
@@ -208,7 +209,7 @@ struct Q3_K {
             const __m512i q = index_of(shift_right(v[k], static_cast<unsigned>(2 * pair)));
             const __mmask64 without = _mm512_testn_epi8_mask(high[k], bytes(1 << (g / 2)));
             const __m512i low = _mm512_xor_si512(look_up(table, q), bytes(128));
-            store(tile.quants[h][g * 4 + k], _mm512_mask_sub_epi8(low, without, low, four));
+            store(tile.quants[g * 4 + k][h], _mm512_mask_sub_epi8(low, without, low, four));
           }
         }
       }

@@ -17,8 +17,9 @@
 ZIYA_NAMESPACE_BEGIN
 namespace avx512 {
 
-// A format says how many columns share a scale and how many a minimum (0: quants are 128 too
-// large instead), and unpacks `columns` ≤ 256 columns of 16 rows into half `h` of a tile.
+// A format says how many columns share a scale and how many a minimum (0: none), how much its
+// quants are too large (`offset`), and unpacks `columns` ≤ 256 columns of 16 rows into half `h` of
+// a tile.
 
 /// 32 bits from `offset` of each block of each row.
 template <int Stride>
@@ -26,8 +27,21 @@ ZIYA_TARGET_AVX512 inline void gather(std::uint32_t (&words_of)[8][tile_rows], c
                                       std::int64_t offset, int blocks) {
   for (int r = 0; r < tile_rows; ++r) {
     for (int b = 0; b < blocks; ++b) {
-      std::memcpy(&words_of[b][r], rows.at[r] + b * Stride + offset, sizeof(std::uint32_t));
+      std::memcpy(&words_of[b][r], rows.first + r * rows.stride + b * Stride + offset,
+                  sizeof(std::uint32_t));
     }
+  }
+}
+
+/// Scales and minima from the first halves of what was gathered; long after it, because vectors
+/// wait for the short stores to leave for the cache.
+template <bool Minimum>
+ZIYA_TARGET_AVX512 inline void store_scales(const std::uint32_t (&heads)[8][tile_rows],
+                                            UnpackedTile& tile, int h, int blocks) {
+  for (int b = 0; b < blocks; ++b) {
+    const __m512i head = _mm512_load_si512(heads[b]);
+    store(tile.scales[b][h], halves_to_floats(head));
+    if constexpr (Minimum) store(tile.minima[b][h], halves_to_floats(shift_right(head, 16)));
   }
 }
 
@@ -43,7 +57,7 @@ ZIYA_TARGET_AVX512 inline __m512i fifth_bits(__m512i high, int k) {
 template <class Block, bool Fifth, bool Minimum>
 struct HalfBytes {
   static constexpr int scale_columns = 32, min_columns = Minimum ? 32 : 0;
-  static constexpr int block_elements = 32;
+  static constexpr int offset = Minimum ? 0 : Fifth ? 16 : 8;
   static constexpr bool row_scales = false;
 
   ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int columns, UnpackedTile& tile, int h) {
@@ -64,17 +78,11 @@ struct HalfBytes {
           low = _mm512_or_si512(low, fifth_bits(fifth, k));
           up = _mm512_or_si512(up, fifth_bits(fifth, k + 4));
         }
-        if constexpr (!Minimum) {
-          low = _mm512_add_epi8(low, bytes(Fifth ? 112 : 120));
-          up = _mm512_add_epi8(up, bytes(Fifth ? 112 : 120));
-        }
-        store(tile.quants[h][b * 8 + k], low);
-        store(tile.quants[h][b * 8 + 4 + k], up);
+        store(tile.quants[b * 8 + k][h], low);
+        store(tile.quants[b * 8 + 4 + k][h], up);
       }
-      const __m512i head = _mm512_load_si512(heads[b]);
-      store(tile.scales[h][b], halves_to_floats(head));
-      if constexpr (Minimum) store(tile.minima[h][b], halves_to_floats(shift_right(head, 16)));
     }
+    store_scales<Minimum>(heads, tile, h, blocks);
   }
 };
 
@@ -84,7 +92,7 @@ using Q5_0 = HalfBytes<blocks::Q5_0, true, false>;
 using Q5_1 = HalfBytes<blocks::Q5_1, true, true>;
 
 struct IQ4_NL {
-  static constexpr int scale_columns = 32, min_columns = 0, block_elements = 32;
+  static constexpr int scale_columns = 32, min_columns = 0, offset = 128;
   static constexpr bool row_scales = false;
 
   ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int columns, UnpackedTile& tile, int h) {
@@ -100,16 +108,16 @@ struct IQ4_NL {
       load_rows(rows, b * size + 2, v);
 #pragma GCC unroll 4
       for (int k = 0; k < 4; ++k) {
-        store(tile.quants[h][b * 8 + k], look_up(table, low_half(v[k])));
-        store(tile.quants[h][b * 8 + 4 + k], look_up(table, high_half(v[k])));
+        store(tile.quants[b * 8 + k][h], look_up(table, low_half(v[k])));
+        store(tile.quants[b * 8 + 4 + k][h], look_up(table, high_half(v[k])));
       }
-      store(tile.scales[h][b], halves_to_floats(_mm512_load_si512(heads[b])));
     }
+    store_scales<false>(heads, tile, h, blocks);
   }
 };
 
 struct Q8_0 {
-  static constexpr int scale_columns = 32, min_columns = 0, block_elements = 32;
+  static constexpr int scale_columns = 32, min_columns = 0, offset = 128;
   static constexpr bool row_scales = false;
 
   ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int columns, UnpackedTile& tile, int h) {
@@ -123,35 +131,26 @@ struct Q8_0 {
         load_rows(rows, b * size + 2 + half * 16, v);
 #pragma GCC unroll 4
         for (int k = 0; k < 4; ++k) {
-          store(tile.quants[h][b * 8 + half * 4 + k], _mm512_xor_si512(v[k], bytes(128)));
+          store(tile.quants[b * 8 + half * 4 + k][h], _mm512_xor_si512(v[k], bytes(128)));
         }
       }
-      store(tile.scales[h][b], halves_to_floats(_mm512_load_si512(heads[b])));
     }
+    store_scales<false>(heads, tile, h, blocks);
   }
 };
 
-/// One scale per row, which the caller stores; columns need not be whole blocks.
+/// One scale per row, which the caller stores; what is missing of 256 columns is zeros.
 struct Int8 {
-  static constexpr int scale_columns = 256, min_columns = 0, block_elements = 1;
+  static constexpr int scale_columns = 256, min_columns = 0, offset = 128;
   static constexpr bool row_scales = true;
 
-  ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int columns, UnpackedTile& tile, int h) {
-    alignas(64) std::byte padded[tile_rows][256];
-    Rows from = rows;
-    if (columns < 256) {
-      for (int r = 0; r < tile_rows; ++r) {
-        std::memcpy(padded[r], rows.at[r], static_cast<std::size_t>(columns));
-        std::memset(padded[r] + columns, 0, static_cast<std::size_t>(256 - columns));
-        from.at[r] = padded[r];
-      }
-    }
+  ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile& tile, int h) {
     for (int part = 0; part < 16; ++part) {
       __m512i v[4];
-      load_rows(from, part * 16, v);
+      load_rows(rows, part * 16, v);
 #pragma GCC unroll 4
       for (int k = 0; k < 4; ++k) {
-        store(tile.quants[h][part * 4 + k], _mm512_xor_si512(v[k], bytes(128)));
+        store(tile.quants[part * 4 + k][h], _mm512_xor_si512(v[k], bytes(128)));
       }
     }
   }
