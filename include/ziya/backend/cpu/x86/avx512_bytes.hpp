@@ -90,6 +90,34 @@ ZIYA_TARGET_AVX512 inline void load_rows(const Rows& rows, std::int64_t offset, 
   v[3] = _mm512_maskz_unpackhi_epi64(0xff, ab_high, cd_high);
 }
 
+/// A sink that keeps the quants for many tokens.
+struct KeepQuants {
+  UnpackedTile& tile;
+  int h;
+
+  ZIYA_TARGET_AVX512 void put(int piece, const __m512i (&v)[4]) const {
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) store(tile.quants[4 * piece + k][h], v[k]);
+  }
+};
+
+/// A sink for a single token: the sums over 16 columns of 16 rows.
+struct MeetToken {
+  const ActivationGroup& x;
+  std::int32_t (&dots)[16][tile_rows];
+
+  ZIYA_TARGET_AVX512 void put(int piece, const __m512i (&v)[4]) const {
+    __m512i sum = _mm512_setzero_si512();
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) {
+      std::int32_t four;
+      std::memcpy(&four, x.values + 16 * piece + 4 * k, sizeof four);
+      sum = _mm512_dpbusd_epi32(sum, v[k], words(four));
+    }
+    _mm512_store_si512(dots[piece], sum);
+  }
+};
+
 /// As baseline::quantise, to the same bits.
 ZIYA_TARGET_AVX512 inline void quantise(ActivationGroup* groups, std::int64_t stride,
                                         const float* x, std::int64_t columns) {

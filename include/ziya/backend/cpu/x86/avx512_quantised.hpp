@@ -107,6 +107,33 @@ ZIYA_TARGET_AVX512 inline void tile_times_tokens(const UnpackedTile& tile, int s
   }
 }
 
+/// The same for half `h` of a tile and one token, from sums over 16 columns.
+template <class Format>
+ZIYA_TARGET_AVX512 inline void finish_token(const UnpackedTile& tile, int h, int steps,
+                                            const std::int32_t (&dots)[16][tile_rows],
+                                            const ActivationGroup& x, const TileOutputs& outputs) {
+  constexpr int pieces = Format::scale_columns / 16;
+  __m512 f = zero();
+  for (int b = 0; b * pieces < steps / 4; ++b) {
+    __m512i dot = start_of<Format>(x, b);
+    for (int p = b * pieces; p < std::min((b + 1) * pieces, steps / 4); ++p) {
+      dot = _mm512_add_epi32(dot, _mm512_load_si512(dots[p]));
+    }
+    f = fma(to_floats(dot), load(tile.scales[b][h]), f);
+    if constexpr (Format::min_columns > 0) {
+      constexpr int minima = Format::scale_columns / Format::min_columns;
+      for (int m = b * minima; m < (b + 1) * minima; ++m) {
+        f = fma(load(tile.minima[m][h]), set(Format::min_columns == 16 ? x.sum_16[m] : x.sum_32[m]),
+                f);
+      }
+    }
+  }
+  float* y = outputs.y + h * tile_rows;
+  const __mmask16 rows = outputs.rows[h];
+  const __m512 before = outputs.first ? zero() : _mm512_maskz_loadu_ps(rows, y);
+  _mm512_mask_storeu_ps(y, rows, fma(f, set(x.scale), before));
+}
+
 /// Requests one part in `parts` of what the next rows will need, in four streams.
 ZIYA_TARGET_AVX512 inline void request(const std::byte* from, std::int64_t bytes, std::int64_t part,
                                        std::int64_t parts) {
@@ -146,6 +173,7 @@ template <class Format>
 ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::int64_t begin,
                                                 std::int64_t end) {
   UnpackedTile tile;
+  alignas(64) std::int32_t dots[16][tile_rows];
   std::byte scratch[tile_rows * group_bytes];
   const std::int64_t row_bytes = bytes_of(m.dtype, m.weight_stride);
   const std::int64_t bytes_of_group = bytes_of(m.dtype, ActivationGroup::columns);
@@ -166,6 +194,10 @@ ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::i
     for (std::int64_t g = 0; g < groups; ++g) {
       const int columns = static_cast<int>(
           std::min(ActivationGroup::columns, m.columns - g * ActivationGroup::columns));
+      const ActivationGroup* x = m.groups + g * m.tokens;
+      const int steps = (columns + 31) / 32 * 8;
+      outputs.y = m.y + row;
+      outputs.first = g == 0;
       for (int h = 0; h < 2; ++h) {
         if (next > 0) {
           request(m.weight + (row + 2 * tile_rows) * row_bytes, next * row_bytes, 2 * g + h,
@@ -176,12 +208,14 @@ ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::i
           rows = padded(scratch, rows, counts[h], bytes_of(m.dtype, columns));
         }
         if (g + 1 < groups) request_rows(rows, bytes_of_group);
-        Format::unpack(rows, columns, tile, h);
+        if (m.tokens == 1) {
+          Format::unpack(rows, columns, tile, h, MeetToken{x[0], dots});
+          finish_token<Format>(tile, h, steps, dots, x[0], outputs);
+        } else {
+          Format::unpack(rows, columns, tile, h, KeepQuants{tile, h});
+        }
       }
-      const ActivationGroup* x = m.groups + g * m.tokens;
-      const int steps = (columns + 31) / 32 * 8;
-      outputs.y = m.y + row;
-      outputs.first = g == 0;
+      if (m.tokens == 1) continue;
       std::int64_t t = 0;
       for (; t + 7 <= m.tokens; t += 7, outputs.y += 7 * m.y_stride) {
         tile_times_tokens<Format, 7>(tile, steps, x + t, outputs);

@@ -38,7 +38,9 @@ struct ScaledHalfBytes {
   static constexpr int scale_columns = 32, min_columns = 32, offset = 0;
   static constexpr bool row_scales = false;
 
-  ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile& tile, int h) {
+  template <class Sink>
+  ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile& tile, int h,
+                                        const Sink& sink) {
     __m512i head[4];
     load_rows(rows, 0, head);
     const __m512 d = halves_to_floats(head[0]);
@@ -58,24 +60,34 @@ struct ScaledHalfBytes {
       store(tile.scales[g][h], multiply(d, byte_of(scales[g / 4], g % 4)));
       store(tile.minima[g][h], multiply(dmin, byte_of(minima[g / 4], g % 4)));
     }
-    for (int half = 0; half < 2; ++half) {
-      __m512i high[4] = {};
-      if constexpr (Fifth) load_rows(rows, 16 + half * 16, high);
+    __m512i high[2][4] = {};
+    if constexpr (Fifth) {
+      load_rows(rows, 16, high[0]);
+      load_rows(rows, 32, high[1]);
+    }
 #pragma GCC unroll 4
-      for (int chunk = 0; chunk < 4; ++chunk) {
-        __m512i v[4];
+    for (int chunk = 0; chunk < 4; ++chunk) {
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+        __m512i v[4], low[4], up[4];
         load_rows(rows, (Fifth ? 48 : 16) + chunk * 32 + half * 16, v);
 #pragma GCC unroll 4
         for (int k = 0; k < 4; ++k) {
-          __m512i low = low_half(v[k]), up = high_half(v[k]);
+          low[k] = low_half(v[k]), up[k] = high_half(v[k]);
           if constexpr (Fifth) {
-            const __m512i bits = shift_right(high[k], static_cast<unsigned>(2 * chunk));
-            low = and_or(shift_left(bits, 4), bytes(16), low);
-            up = and_or(shift_left(bits, 3), bytes(16), up);
+            const __m512i bits = high[half][k];
+            const __m512i first = chunk < 2
+                                      ? shift_left(bits, static_cast<unsigned>(4 - 2 * chunk))
+                                      : shift_right(bits, static_cast<unsigned>(2 * chunk - 4));
+            const __m512i second = chunk < 2
+                                       ? shift_left(bits, static_cast<unsigned>(3 - 2 * chunk))
+                                       : shift_right(bits, static_cast<unsigned>(2 * chunk - 3));
+            low[k] = and_or(first, bytes(16), low[k]);
+            up[k] = and_or(second, bytes(16), up[k]);
           }
-          store(tile.quants[chunk * 16 + half * 4 + k][h], low);
-          store(tile.quants[chunk * 16 + 8 + half * 4 + k][h], up);
         }
+        sink.put(chunk * 4 + half, low);
+        sink.put(chunk * 4 + 2 + half, up);
       }
     }
   }
@@ -88,7 +100,9 @@ struct Q6_K {
   static constexpr int scale_columns = 16, min_columns = 0, offset = 32;
   static constexpr bool row_scales = false;
 
-  ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile& tile, int h) {
+  template <class Sink>
+  ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile& tile, int h,
+                                        const Sink& sink) {
     const __m512 d = scale_of(rows, 208);
     __m512i scales[4];
     load_rows(rows, 192, scales);
@@ -102,17 +116,16 @@ struct Q6_K {
         load_rows(rows, 128 + n * 32 + half * 16, high);
 #pragma GCC unroll 2
         for (int side = 0; side < 2; ++side) {  // parts `side` and `side` + 2 of 32 columns
-          __m512i v[4];
+          __m512i v[4], low[4], up[4];
           load_rows(rows, n * 64 + side * 32 + half * 16, v);
 #pragma GCC unroll 4
           for (int k = 0; k < 4; ++k) {
             const __m512i bits = shift_right(high[k], static_cast<unsigned>(2 * side));
-            const __m512i low = and_or(shift_left(bits, 4), bytes(48), low_half(v[k]));
-            const __m512i up = and_or(bits, bytes(48), high_half(v[k]));
-            const int step = n * 32 + side * 8 + half * 4 + k;
-            store(tile.quants[step][h], low);
-            store(tile.quants[step + 16][h], up);
+            low[k] = and_or(shift_left(bits, 4), bytes(48), low_half(v[k]));
+            up[k] = and_or(bits, bytes(48), high_half(v[k]));
           }
+          sink.put(n * 8 + side * 2 + half, low);
+          sink.put(n * 8 + 4 + side * 2 + half, up);
         }
       }
     }
@@ -143,7 +156,9 @@ struct Q2_K {
   static constexpr int scale_columns = 256, min_columns = 16, offset = 0;
   static constexpr bool row_scales = false;
 
-  ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile& tile, int h) {
+  template <class Sink>
+  ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile& tile, int h,
+                                        const Sink& sink) {
     const __m512 dmin = subtract(zero(), scale_of(rows, 82));
     store(tile.scales[0][h], scale_of(rows, 80));
     __m512i heads[4];
@@ -160,11 +175,13 @@ struct Q2_K {
         for (int pair = 0; pair < 4; ++pair) {
           const int g = n * 8 + pair * 2 + half;
           const __m512i table = multiples(spread(low_half(heads[n * 2 + pair / 2]), g % 4));
+          __m512i quants[4];
 #pragma GCC unroll 4
           for (int k = 0; k < 4; ++k) {
             const __m512i q = index_of(shift_right(v[k], static_cast<unsigned>(2 * pair)));
-            store(tile.quants[g * 4 + k][h], look_up(table, q));
+            quants[k] = look_up(table, q);
           }
+          sink.put(g, quants);
         }
       }
     }
@@ -176,7 +193,9 @@ struct Q3_K {
   static constexpr int scale_columns = 256, min_columns = 0, offset = 128;
   static constexpr bool row_scales = false;
 
-  ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile& tile, int h) {
+  template <class Sink>
+  ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile& tile, int h,
+                                        const Sink& sink) {
     store(tile.scales[0][h], subtract(zero(), scale_of(rows, 108)));
     __m512i tail[4];
     load_rows(rows, 94, tail);  // 2 bytes of quants, 12 of scales, d
@@ -201,16 +220,18 @@ struct Q3_K {
         for (int pair = 0; pair < 4; ++pair) {
           const int g = n * 8 + pair * 2 + half;
           const __m512i scale = spread(scales[n * 2 + pair / 2], g % 4);
-          const __m512i table = multiples(scale);
+          const __m512i table = _mm512_xor_si512(multiples(scale), bytes(128));
+          __m512i quants[4];
           const __m512i four =
               _mm512_add_epi8(_mm512_add_epi8(scale, scale), _mm512_add_epi8(scale, scale));
 #pragma GCC unroll 4
           for (int k = 0; k < 4; ++k) {
             const __m512i q = index_of(shift_right(v[k], static_cast<unsigned>(2 * pair)));
             const __mmask64 without = _mm512_testn_epi8_mask(high[k], bytes(1 << (g / 2)));
-            const __m512i low = _mm512_xor_si512(look_up(table, q), bytes(128));
-            store(tile.quants[g * 4 + k][h], _mm512_mask_sub_epi8(low, without, low, four));
+            const __m512i low = look_up(table, q);
+            quants[k] = _mm512_mask_sub_epi8(low, without, low, four);
           }
+          sink.put(g, quants);
         }
       }
     }

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "ziya/backend/cpu/x86/avx512_bytes.hpp"
 #include "ziya/core/blocks.hpp"
@@ -17,31 +18,42 @@
 ZIYA_NAMESPACE_BEGIN
 namespace avx512 {
 
-// A format says how many columns share a scale and how many a minimum (0: none), how much its
-// quants are too large (`offset`), and unpacks `columns` ≤ 256 columns of 16 rows into half `h` of
-// a tile.
+// A format says how many columns share a scale and how many a minimum (0: none) and how much its
+// quants are too large (`offset`). It unpacks `columns` ≤ 256 columns of 16 rows: scales and minima
+// into half `h` of a tile, and 16 columns of quants at a time into a sink.
 
-/// 32 bits from `offset` of each block of each row.
-template <int Stride>
-ZIYA_TARGET_AVX512 inline void gather(std::uint32_t (&words_of)[8][tile_rows], const Rows& rows,
+/// One `Word` from `offset` of each block of each row, a row's words side by side.
+template <int Stride, class Word>
+ZIYA_TARGET_AVX512 inline void gather(Word (&heads)[tile_rows][8], const Rows& rows,
                                       std::int64_t offset, int blocks) {
   for (int r = 0; r < tile_rows; ++r) {
-    for (int b = 0; b < blocks; ++b) {
-      std::memcpy(&words_of[b][r], rows.first + r * rows.stride + b * Stride + offset,
-                  sizeof(std::uint32_t));
-    }
+    const std::byte* from = rows.first + r * rows.stride + offset;
+    for (int b = 0; b < blocks; ++b) std::memcpy(&heads[r][b], from + b * Stride, sizeof(Word));
   }
 }
 
-/// Scales and minima from the first halves of what was gathered; long after it, because vectors
-/// wait for the short stores to leave for the cache.
-template <bool Minimum>
-ZIYA_TARGET_AVX512 inline void store_scales(const std::uint32_t (&heads)[8][tile_rows],
-                                            UnpackedTile& tile, int h, int blocks) {
-  for (int b = 0; b < blocks; ++b) {
-    const __m512i head = _mm512_load_si512(heads[b]);
-    store(tile.scales[b][h], halves_to_floats(head));
-    if constexpr (Minimum) store(tile.minima[b][h], halves_to_floats(shift_right(head, 16)));
+/// What was gathered as scales, or scales and minima; long after it, because vectors wait for the
+/// short stores to reach the cache.
+ZIYA_TARGET_AVX512 inline void store_scales(const std::uint16_t (&heads)[tile_rows][8],
+                                            UnpackedTile& tile, int h) {
+  __m512i v[4];
+  load_rows({reinterpret_cast<const std::byte*>(heads), sizeof heads[0]}, 0, v);
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k) {
+    store(tile.scales[2 * k][h], halves_to_floats(v[k]));
+    store(tile.scales[2 * k + 1][h], halves_to_floats(shift_right(v[k], 16)));
+  }
+}
+ZIYA_TARGET_AVX512 inline void store_scales(const std::uint32_t (&heads)[tile_rows][8],
+                                            UnpackedTile& tile, int h) {
+  for (int half = 0; half < 2; ++half) {
+    __m512i v[4];
+    load_rows({reinterpret_cast<const std::byte*>(heads), sizeof heads[0]}, half * 16, v);
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) {
+      store(tile.scales[half * 4 + k][h], halves_to_floats(v[k]));
+      store(tile.minima[half * 4 + k][h], halves_to_floats(shift_right(v[k], 16)));
+    }
   }
 }
 
@@ -60,29 +72,41 @@ struct HalfBytes {
   static constexpr int offset = Minimum ? 0 : Fifth ? 16 : 8;
   static constexpr bool row_scales = false;
 
-  ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int columns, UnpackedTile& tile, int h) {
+  template <class Sink>
+  ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int columns, UnpackedTile& tile, int h,
+                                        const Sink& sink) {
     constexpr int header = Minimum ? 4 : 2, size = sizeof(Block);
     const int blocks = columns / 32;
-    alignas(64) std::uint32_t heads[8][tile_rows], high[8][tile_rows];
+    alignas(64) std::conditional_t<Minimum, std::uint32_t, std::uint16_t> heads[tile_rows][8] = {};
     gather<size>(heads, rows, 0, blocks);
-    if constexpr (Fifth) gather<size>(high, rows, header, blocks);
-    for (int b = 0; b < blocks; ++b) {
+    __m512i fifths[8] = {};
+    if constexpr (Fifth) {
+      alignas(64) std::uint32_t words_of[tile_rows][8] = {};
+      gather<size>(words_of, rows, header, blocks);
+      const Rows from{reinterpret_cast<const std::byte*>(words_of), sizeof words_of[0]};
       __m512i v[4];
+      load_rows(from, 0, v);
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; ++k) fifths[k] = v[k];
+      load_rows(from, 16, v);
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; ++k) fifths[k + 4] = v[k];
+    }
+    for (int b = 0; b < blocks; ++b) {
+      __m512i v[4], low[4], up[4];
       load_rows(rows, b * size + header + (Fifth ? 4 : 0), v);
-      __m512i fifth = _mm512_setzero_si512();
-      if constexpr (Fifth) fifth = _mm512_load_si512(high[b]);
 #pragma GCC unroll 4
       for (int k = 0; k < 4; ++k) {
-        __m512i low = low_half(v[k]), up = high_half(v[k]);
+        low[k] = low_half(v[k]), up[k] = high_half(v[k]);
         if constexpr (Fifth) {
-          low = _mm512_or_si512(low, fifth_bits(fifth, k));
-          up = _mm512_or_si512(up, fifth_bits(fifth, k + 4));
+          low[k] = _mm512_or_si512(low[k], fifth_bits(fifths[b], k));
+          up[k] = _mm512_or_si512(up[k], fifth_bits(fifths[b], k + 4));
         }
-        store(tile.quants[b * 8 + k][h], low);
-        store(tile.quants[b * 8 + 4 + k][h], up);
       }
+      sink.put(2 * b, low);
+      sink.put(2 * b + 1, up);
     }
-    store_scales<Minimum>(heads, tile, h, blocks);
+    store_scales(heads, tile, h);
   }
 };
 
@@ -95,24 +119,28 @@ struct IQ4_NL {
   static constexpr int scale_columns = 32, min_columns = 0, offset = 128;
   static constexpr bool row_scales = false;
 
-  ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int columns, UnpackedTile& tile, int h) {
+  template <class Sink>
+  ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int columns, UnpackedTile& tile, int h,
+                                        const Sink& sink) {
     constexpr int size = sizeof(blocks::IQ4_NL);
     const int blocks = columns / 32;
-    alignas(64) std::uint32_t heads[8][tile_rows];
+    alignas(64) std::uint16_t heads[tile_rows][8] = {};
     gather<size>(heads, rows, 0, blocks);
     // the type's 16 values plus 128, four to a word
     const __m512i table = _mm512_set4_epi32(static_cast<int>(0xf1d9c5b5u),
                                             static_cast<int>(0xa6998d81u), 0x766a5d4f, 0x3f2d1801);
     for (int b = 0; b < blocks; ++b) {
-      __m512i v[4];
+      __m512i v[4], low[4], up[4];
       load_rows(rows, b * size + 2, v);
 #pragma GCC unroll 4
       for (int k = 0; k < 4; ++k) {
-        store(tile.quants[b * 8 + k][h], look_up(table, low_half(v[k])));
-        store(tile.quants[b * 8 + 4 + k][h], look_up(table, high_half(v[k])));
+        low[k] = look_up(table, low_half(v[k]));
+        up[k] = look_up(table, high_half(v[k]));
       }
+      sink.put(2 * b, low);
+      sink.put(2 * b + 1, up);
     }
-    store_scales<false>(heads, tile, h, blocks);
+    store_scales(heads, tile, h);
   }
 };
 
@@ -120,22 +148,21 @@ struct Q8_0 {
   static constexpr int scale_columns = 32, min_columns = 0, offset = 128;
   static constexpr bool row_scales = false;
 
-  ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int columns, UnpackedTile& tile, int h) {
+  template <class Sink>
+  ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int columns, UnpackedTile& tile, int h,
+                                        const Sink& sink) {
     constexpr int size = sizeof(blocks::Q8_0);
     const int blocks = columns / 32;
-    alignas(64) std::uint32_t heads[8][tile_rows];
+    alignas(64) std::uint16_t heads[tile_rows][8] = {};
     gather<size>(heads, rows, 0, blocks);
-    for (int b = 0; b < blocks; ++b) {
-      for (int half = 0; half < 2; ++half) {
-        __m512i v[4];
-        load_rows(rows, b * size + 2 + half * 16, v);
+    for (int piece = 0; piece < 2 * blocks; ++piece) {
+      __m512i v[4];
+      load_rows(rows, piece / 2 * size + 2 + piece % 2 * 16, v);
 #pragma GCC unroll 4
-        for (int k = 0; k < 4; ++k) {
-          store(tile.quants[b * 8 + half * 4 + k][h], _mm512_xor_si512(v[k], bytes(128)));
-        }
-      }
+      for (int k = 0; k < 4; ++k) v[k] = _mm512_xor_si512(v[k], bytes(128));
+      sink.put(piece, v);
     }
-    store_scales<false>(heads, tile, h, blocks);
+    store_scales(heads, tile, h);
   }
 };
 
@@ -144,14 +171,15 @@ struct Int8 {
   static constexpr int scale_columns = 256, min_columns = 0, offset = 128;
   static constexpr bool row_scales = true;
 
-  ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile& tile, int h) {
-    for (int part = 0; part < 16; ++part) {
+  template <class Sink>
+  ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile&, int,
+                                        const Sink& sink) {
+    for (int piece = 0; piece < 16; ++piece) {
       __m512i v[4];
-      load_rows(rows, part * 16, v);
+      load_rows(rows, piece * 16, v);
 #pragma GCC unroll 4
-      for (int k = 0; k < 4; ++k) {
-        store(tile.quants[part * 4 + k][h], _mm512_xor_si512(v[k], bytes(128)));
-      }
+      for (int k = 0; k < 4; ++k) v[k] = _mm512_xor_si512(v[k], bytes(128));
+      sink.put(piece, v);
     }
   }
 };
