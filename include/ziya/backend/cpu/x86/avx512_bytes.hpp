@@ -90,23 +90,45 @@ ZIYA_TARGET_AVX512 inline void load_rows(const Rows& rows, std::int64_t offset, 
   v[3] = _mm512_maskz_unpackhi_epi64(0xff, ab_high, cd_high);
 }
 
+/// What will be needed a tile later, `Bytes` bytes per piece in four streams: spread over the
+/// work, because requests in a row keep the loads behind them waiting.
+template <int Bytes>
+struct Ahead {
+  const std::byte* from;
+  std::int64_t stream;  ///< bytes from stream to stream
+
+  ZIYA_TARGET_AVX512 void request(int piece) const {
+    const std::byte* p = from + piece % 4 * stream + piece / 4 * Bytes;
+#pragma GCC unroll 8
+    for (int i = 0; i < Bytes; i += 64) {
+      _mm_prefetch(reinterpret_cast<const char*>(p + i), _MM_HINT_T1);
+    }
+  }
+};
+
 /// A sink that keeps the quants for many tokens.
+template <int Bytes>
 struct KeepQuants {
   UnpackedTile& tile;
   int h;
+  Ahead<Bytes> ahead;
 
   ZIYA_TARGET_AVX512 void put(int piece, const __m512i (&v)[4]) const {
+    ahead.request(piece);
 #pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) store(tile.quants[4 * piece + k][h], v[k]);
   }
 };
 
 /// A sink for a single token: the sums over 16 columns of 16 rows.
+template <int Bytes>
 struct MeetToken {
   const ActivationGroup& x;
   std::int32_t (&dots)[16][tile_rows];
+  Ahead<Bytes> ahead;
 
   ZIYA_TARGET_AVX512 void put(int piece, const __m512i (&v)[4]) const {
+    ahead.request(piece);
     __m512i sum = _mm512_setzero_si512();
 #pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) {

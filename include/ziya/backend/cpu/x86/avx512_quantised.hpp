@@ -134,27 +134,6 @@ ZIYA_TARGET_AVX512 inline void finish_token(const UnpackedTile& tile, int h, int
   _mm512_mask_storeu_ps(y, rows, fma(f, set(x.scale), before));
 }
 
-/// Requests one part in `parts` of what the next rows will need, in four streams.
-ZIYA_TARGET_AVX512 inline void request(const std::byte* from, std::int64_t bytes, std::int64_t part,
-                                       std::int64_t parts) {
-  const std::int64_t stream = bytes / 4;
-  const std::int64_t begin = stream * part / parts / 64 * 64;
-  const std::int64_t end = stream * (part + 1) / parts / 64 * 64;
-  for (std::int64_t i = begin; i < end; i += 64) {
-    for (int s = 0; s < 4; ++s) {
-      _mm_prefetch(reinterpret_cast<const char*>(from + s * stream + i), _MM_HINT_T1);
-    }
-  }
-}
-
-/// Brings the next `bytes` bytes of 16 rows into the first-level cache.
-ZIYA_TARGET_AVX512 inline void request_rows(const Rows& rows, std::int64_t bytes) {
-  for (std::int64_t r = 0; r < tile_rows; ++r) {
-    const auto* from = reinterpret_cast<const char*>(rows.first + r * rows.stride + bytes);
-    for (std::int64_t i = 0; i < bytes; i += 64) _mm_prefetch(from + i, _MM_HINT_T0);
-  }
-}
-
 /// Bytes of 256 columns of any format, at most.
 inline constexpr std::int64_t group_bytes = 272;
 
@@ -176,7 +155,6 @@ ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::i
   alignas(64) std::int32_t dots[16][tile_rows];
   std::byte scratch[tile_rows * group_bytes];
   const std::int64_t row_bytes = bytes_of(m.dtype, m.weight_stride);
-  const std::int64_t bytes_of_group = bytes_of(m.dtype, ActivationGroup::columns);
   const std::int64_t groups = activation_groups(m.columns);
   for (std::int64_t row = begin; row < end; row += 2 * tile_rows) {
     TileOutputs outputs{m.y + row, m.y_stride, {}, true};
@@ -190,7 +168,10 @@ ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::i
         }
       }
     }
-    const std::int64_t next = std::min<std::int64_t>(2 * tile_rows, end - row - 2 * tile_rows);
+    // the next 32 rows, or these again where there are none
+    const bool more = row + 4 * tile_rows <= end;
+    const std::byte* next = m.weight + (more ? row + 2 * tile_rows : row) * row_bytes;
+    const std::int64_t stream = more ? tile_rows / 2 * row_bytes : 0;
     for (std::int64_t g = 0; g < groups; ++g) {
       const int columns = static_cast<int>(
           std::min(ActivationGroup::columns, m.columns - g * ActivationGroup::columns));
@@ -199,20 +180,17 @@ ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::i
       outputs.y = m.y + row;
       outputs.first = g == 0;
       for (int h = 0; h < 2; ++h) {
-        if (next > 0) {
-          request(m.weight + (row + 2 * tile_rows) * row_bytes, next * row_bytes, 2 * g + h,
-                  2 * groups);
-        }
-        Rows rows{m.weight + (row + h * tile_rows) * row_bytes + g * bytes_of_group, row_bytes};
+        const Ahead<Format::group_size> ahead{
+            next + (more ? (2 * g + h) * 4 * Format::group_size : 0), stream};
+        Rows rows{m.weight + (row + h * tile_rows) * row_bytes + g * Format::group_size, row_bytes};
         if (counts[h] < tile_rows || (Format::row_scales && columns < 256)) {
           rows = padded(scratch, rows, counts[h], bytes_of(m.dtype, columns));
         }
-        if (g + 1 < groups) request_rows(rows, bytes_of_group);
         if (m.tokens == 1) {
-          Format::unpack(rows, columns, tile, h, MeetToken{x[0], dots});
+          Format::unpack(rows, columns, tile, h, MeetToken<Format::group_size>{x[0], dots, ahead});
           finish_token<Format>(tile, h, steps, dots, x[0], outputs);
         } else {
-          Format::unpack(rows, columns, tile, h, KeepQuants{tile, h});
+          Format::unpack(rows, columns, tile, h, KeepQuants<Format::group_size>{tile, h, ahead});
         }
       }
       if (m.tokens == 1) continue;

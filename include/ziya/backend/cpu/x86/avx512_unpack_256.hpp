@@ -35,7 +35,7 @@ ZIYA_TARGET_AVX512 inline __m512 scale_of(const Rows& rows, std::int64_t offset)
 /// Q4_K and Q5_K: a scale and a minimum of 6 bits for every 32 columns.
 template <class Block, bool Fifth>
 struct ScaledHalfBytes {
-  static constexpr int scale_columns = 32, min_columns = 32, offset = 0;
+  static constexpr int scale_columns = 32, min_columns = 32, offset = 0, group_size = sizeof(Block);
   static constexpr bool row_scales = false;
 
   template <class Sink>
@@ -97,7 +97,8 @@ using Q4_K = ScaledHalfBytes<blocks::Q4_K, false>;
 using Q5_K = ScaledHalfBytes<blocks::Q5_K, true>;
 
 struct Q6_K {
-  static constexpr int scale_columns = 16, min_columns = 0, offset = 32;
+  static constexpr int scale_columns = 16, min_columns = 0, offset = 32,
+                       group_size = sizeof(blocks::Q6_K);
   static constexpr bool row_scales = false;
 
   template <class Sink>
@@ -153,7 +154,8 @@ ZIYA_TARGET_AVX512 inline __m512i spread(__m512i v, int j) {
 
 /// Scales of 4 bits times quants of 2 fit a byte: one scale for 256 columns remains.
 struct Q2_K {
-  static constexpr int scale_columns = 256, min_columns = 16, offset = 0;
+  static constexpr int scale_columns = 256, min_columns = 16, offset = 0,
+                       group_size = sizeof(blocks::Q2_K);
   static constexpr bool row_scales = false;
 
   template <class Sink>
@@ -190,7 +192,8 @@ struct Q2_K {
 
 /// (scale − 32) · (4 − quant) lies in −128 … 127: one scale, −d, for 256 columns remains.
 struct Q3_K {
-  static constexpr int scale_columns = 256, min_columns = 0, offset = 128;
+  static constexpr int scale_columns = 256, min_columns = 0, offset = 128,
+                       group_size = sizeof(blocks::Q3_K);
   static constexpr bool row_scales = false;
 
   template <class Sink>

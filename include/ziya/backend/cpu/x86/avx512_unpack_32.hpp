@@ -19,7 +19,8 @@ ZIYA_NAMESPACE_BEGIN
 namespace avx512 {
 
 // A format says how many columns share a scale and how many a minimum (0: none) and how much its
-// quants are too large (`offset`). It unpacks `columns` ≤ 256 columns of 16 rows: scales and minima
+// quants are too large (`offset`), and
+// the bytes of 256 columns. It unpacks `columns` ≤ 256 columns of 16 rows: scales and minima
 // into half `h` of a tile, and 16 columns of quants at a time into a sink.
 
 /// One `Word` from `offset` of each block of each row, a row's words side by side.
@@ -69,7 +70,7 @@ ZIYA_TARGET_AVX512 inline __m512i fifth_bits(__m512i high, int k) {
 template <class Block, bool Fifth, bool Minimum>
 struct HalfBytes {
   static constexpr int scale_columns = 32, min_columns = Minimum ? 32 : 0;
-  static constexpr int offset = Minimum ? 0 : Fifth ? 16 : 8;
+  static constexpr int offset = Minimum ? 0 : Fifth ? 16 : 8, group_size = 8 * sizeof(Block);
   static constexpr bool row_scales = false;
 
   template <class Sink>
@@ -116,7 +117,8 @@ using Q5_0 = HalfBytes<blocks::Q5_0, true, false>;
 using Q5_1 = HalfBytes<blocks::Q5_1, true, true>;
 
 struct IQ4_NL {
-  static constexpr int scale_columns = 32, min_columns = 0, offset = 128;
+  static constexpr int scale_columns = 32, min_columns = 0, offset = 128,
+                       group_size = 8 * sizeof(blocks::IQ4_NL);
   static constexpr bool row_scales = false;
 
   template <class Sink>
@@ -145,7 +147,8 @@ struct IQ4_NL {
 };
 
 struct Q8_0 {
-  static constexpr int scale_columns = 32, min_columns = 0, offset = 128;
+  static constexpr int scale_columns = 32, min_columns = 0, offset = 128,
+                       group_size = 8 * sizeof(blocks::Q8_0);
   static constexpr bool row_scales = false;
 
   template <class Sink>
@@ -168,7 +171,7 @@ struct Q8_0 {
 
 /// One scale per row, which the caller stores; what is missing of 256 columns is zeros.
 struct Int8 {
-  static constexpr int scale_columns = 256, min_columns = 0, offset = 128;
+  static constexpr int scale_columns = 256, min_columns = 0, offset = 128, group_size = 256;
   static constexpr bool row_scales = true;
 
   template <class Sink>

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products with every quantised type and int8, on every instruction set, against loops in double
+// over the dequantised weights and the activations as the path rounds them.
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "support/contexts.hpp"
+#include "support/random.hpp"
+#include "support/tolerance.hpp"
+#include "ziya/backend/cpu/activations.hpp"
+#include "ziya/backend/cpu/quantize/dequantise_row.hpp"
+#include "ziya/ops/matmul.hpp"
+
+using ziya::ActivationGroup;
+using ziya::Context;
+using ziya::Cpu;
+using ziya::DType;
+using ziya::Isa;
+using ziya::View;
+using ziya::Weight;
+
+namespace {
+
+struct Stored {
+  std::vector<std::byte> bytes;
+  std::vector<float> row_scales;
+  Weight<Cpu> weight;
+};
+
+/// Any bits but for the 16-bit scales, which are ordinary numbers of both signs.
+Stored random_blocks(DType dtype, std::int64_t rows, std::int64_t columns, std::uint64_t seed) {
+  ziya::Random random{.seed = seed};
+  Stored w;
+  w.bytes.resize(static_cast<std::size_t>(rows * ziya::bytes_of(dtype, columns)));
+  for (std::byte& byte : w.bytes) byte = static_cast<std::byte>(random.uniform() * 256);
+  const auto scale = [&] { return ziya::to_half(static_cast<float>(random.uniform() - 0.5)); };
+  if (ziya::is_quantised(dtype)) {
+    for (std::size_t at = 0; at < w.bytes.size();) {
+      ziya::quantize::with_block(dtype, [&](auto block) {
+        std::memcpy(&block, w.bytes.data() + at, sizeof block);
+        block.d = scale();
+        if constexpr (requires { block.m; }) block.m = scale();
+        if constexpr (requires { block.dmin; }) block.dmin = scale();
+        std::memcpy(w.bytes.data() + at, &block, sizeof block);
+        at += sizeof block;
+      });
+    }
+  }
+  w.weight = {dtype, rows, columns, w.bytes.data(), nullptr};
+  if (dtype == DType::i8) {
+    w.row_scales = test::random_values(rows, seed + 1);
+    w.weight.row_scales = w.row_scales.data();
+  }
+  return w;
+}
+
+/// Extremes of the integers: every quant and every packed scale at its largest or smallest.
+void saturate(Stored& w, std::byte value) {
+  const DType dtype = w.weight.dtype;
+  std::fill(w.bytes.begin(), w.bytes.end(), value);
+  for (std::size_t at = 0; at < w.bytes.size();) {
+    ziya::quantize::with_block(dtype, [&](auto block) {
+      std::memcpy(&block, w.bytes.data() + at, sizeof block);
+      block.d = ziya::to_half(0.5f);
+      if constexpr (requires { block.m; }) block.m = ziya::to_half(0.25f);
+      if constexpr (requires { block.dmin; }) block.dmin = ziya::to_half(0.25f);
+      std::memcpy(w.bytes.data() + at, &block, sizeof block);
+      at += sizeof block;
+    });
+  }
+}
+
+/// One row of x as the kernels of the context read it, from the definition.
+std::vector<double> seen(const Context<Cpu>& ctx, const float* x, std::int64_t columns) {
+  std::vector<double> result(x, x + columns);
+  if (ctx.kernels().quantise == nullptr) return result;
+  for (std::int64_t i = 0; i < columns; i += ActivationGroup::columns) {
+    const std::int64_t end = std::min(columns, i + ActivationGroup::columns);
+    float largest = 0;
+    for (std::int64_t j = i; j < end; ++j) largest = std::max(largest, std::abs(x[j]));
+    const float inverse = largest > 0 ? 127.0f / largest : 0.0f, scale = largest / 127.0f;
+    for (std::int64_t j = i; j < end; ++j) {
+      result[static_cast<std::size_t>(j)] =
+          static_cast<double>(scale) * static_cast<double>(std::nearbyint(x[j] * inverse));
+    }
+  }
+  return result;
+}
+
+std::vector<double> expected(const Context<Cpu>& ctx, const std::vector<float>& x,
+                             const Weight<Cpu>& w) {
+  std::vector<double> y;
+  std::vector<float> row(static_cast<std::size_t>(w.columns));
+  const std::int64_t tokens = static_cast<std::int64_t>(x.size()) / w.columns;
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    const std::vector<double> a = seen(ctx, x.data() + t * w.columns, w.columns);
+    for (std::int64_t r = 0; r < w.rows; ++r) {
+      ziya::quantize::dequantise_row(w.dtype, w.row(r), row.data(), w.columns, w.row_scale(r));
+      double sum = 0;
+      for (std::size_t i = 0; i < a.size(); ++i) sum += a[i] * static_cast<double>(row[i]);
+      y.push_back(sum);
+    }
+  }
+  return y;
+}
+
+std::vector<float> product(Context<Cpu>& ctx, const float* x, std::int64_t tokens,
+                           const Weight<Cpu>& w) {
+  std::vector<float> y(static_cast<std::size_t>(tokens * w.rows), -1);
+  ziya::ops::matmul(ctx, View<float>(y.data(), {tokens, w.rows}), {x, {tokens, w.columns}}, w);
+  return y;
+}
+
+std::vector<DType> formats() {
+  std::vector<DType> result{DType::i8};
+  for (int i = 0; i < ziya::dtype_count; ++i) {
+    if (ziya::is_quantised(static_cast<DType>(i))) result.push_back(static_cast<DType>(i));
+  }
+  return result;
+}
+
+}  // namespace
+
+TEST_CASE("matmul: every format, every path, any cut of tokens and rows", "[matmul]") {
+  for (const DType dtype : formats()) {
+    for (const std::int64_t columns : {5, 32, 256, 288, 300, 1024}) {
+      if (columns % ziya::info(dtype).block_elements != 0) continue;
+      for (const std::int64_t rows : {9, 16, 53}) {
+        constexpr std::int64_t tokens = 17;
+        CAPTURE(ziya::name(dtype), columns, rows);
+        const Stored w = random_blocks(dtype, rows, columns, 7);
+        const auto x = test::random_values(tokens * columns, 3);
+        test::on_every_isa([&](Isa isa) {
+          const auto whole = test::on_threads(
+              isa, [&](Context<Cpu>& ctx) { return product(ctx, x.data(), tokens, w.weight); });
+          Context<Cpu> ctx({.threads = 1, .isa = isa});
+          CHECK(test::row_error(whole, expected(ctx, x, w.weight), rows) < test::op_tolerance);
+          for (const std::int64_t count : {1, 2, 3, 7, 11}) {
+            const auto part = product(ctx, x.data() + columns, count, w.weight);
+            const std::vector<float> same(whole.begin() + rows, whole.begin() + rows * (count + 1));
+            CHECK(test::same_bits(part, same));
+          }
+        });
+      }
+    }
+  }
+}
+
+TEST_CASE("matmul: integers at their limits do not overflow", "[matmul]") {
+  for (const DType dtype : formats()) {
+    if (dtype == DType::i8) continue;
+    for (const int value : {0, 255}) {
+      CAPTURE(ziya::name(dtype), value);
+      Stored w = random_blocks(dtype, 17, 512, 1);
+      saturate(w, static_cast<std::byte>(value));
+      for (const float sign : {1.0f, -1.0f}) {
+        const std::vector<float> x(512 * 8, sign);
+        test::on_every_isa([&](Isa isa) {
+          Context<Cpu> ctx({.threads = 1, .isa = isa});
+          for (const std::int64_t tokens : {1, 8}) {
+            const std::vector<float> some(x.begin(), x.begin() + 512 * tokens);
+            const auto y = product(ctx, x.data(), tokens, w.weight);
+            CHECK(test::row_error(y, expected(ctx, some, w.weight), 17) < test::op_tolerance);
+          }
+        });
+      }
+    }
+  }
+}
+
+TEST_CASE("matmul: 8-bit activations of zeros, tiny and infinite rows", "[matmul]") {
+  const Stored w = random_blocks(DType::q4_0, 20, 256, 5);
+  test::on_every_isa([&](Isa isa) {
+    Context<Cpu> ctx({.threads = 1, .isa = isa});
+    std::vector<float> x(256, 0.0f);
+    CHECK(product(ctx, x.data(), 1, w.weight) == std::vector<float>(20, 0.0f));
+    x[3] = 1e-40f;
+    for (const float y : product(ctx, x.data(), 1, w.weight)) CHECK(std::abs(y) < 1e-37f);
+    x[3] = std::numeric_limits<float>::infinity();
+    for (const float y : product(ctx, x.data(), 1, w.weight)) CHECK(!std::isfinite(y));
+    x[3] = std::numeric_limits<float>::quiet_NaN();
+    for (const float y : product(ctx, x.data(), 1, w.weight)) CHECK(std::isnan(y));
+  });
+}
