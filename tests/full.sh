@@ -22,3 +22,6 @@ bash tests/fuzz/coverage.sh
 
 # Everything below text/ on aarch64, under emulation.
 bash tests/aarch64/run.sh
+
+# Merges killed and terminated at fifty random points.
+python3 tests/examples/interrupted_merge.py build/tests/ziya examples --points 50

@@ -111,6 +111,7 @@ CLI::App* add_inspect(CLI::App& app, InspectOptions& options) {
   auto* command = app.add_subcommand("inspect", "what a folder holds and what it needs");
   model_argument(*command, options.model);
   flag(*command, "--json", options.json, "print one JSON object");
+  flag(*command, "--fingerprint", options.fingerprint, "hash the tensors, which reads them all");
   const auto scan = [&options](bool value) { return [&options, value] { options.scan = value; }; };
   auto* with = command->add_flag_callback(
       "--scan", scan(true),

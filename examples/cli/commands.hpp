@@ -19,13 +19,14 @@ struct UsageError : ziya::ArgumentError {
 /// The model and how it is run.
 struct ModelOptions {
   std::string model;
+  std::string base, delta;               // instead of a model: merged while loading
   std::string device = "auto";           // auto, cpu
   std::string dtype = "auto";            // auto: as stored; f32, f16, bf16, int8: a copy
   std::string cache_dtype = "f32";       // of keys and values
   std::string isa = "auto";              // instruction set
   int threads = 0;                       // 0: what the machine grants
   std::string prompt_template = "auto";  // auto, ziya, raw
-  std::vector<std::string> adapters{};     // folders of LoRA adapters beside the model
+  std::vector<std::string> adapters{};   // folders of LoRA adapters beside the model
 };
 
 /// What is not given is the preset's.
@@ -81,14 +82,40 @@ struct TokenizeOptions {
 struct InspectOptions {
   std::string model;
   bool json = false;
+  bool fingerprint = false;
   std::optional<bool> scan;  // none: when the weights are small enough to be quick
 };
 
 struct MergeOptions {
   std::string base, delta, target;
+  std::string type = "f16";            // of the sums
+  std::string format = "safetensors";  // of the files; or bin
   bool overwrite = false;
+  bool resume = false;
   std::string max_shard_size;  // "4GB"; empty: the library's default
-  bool low_cpu_mem = false;    // without effect: memory is always low
+  int threads = 0;
+  bool low_cpu_mem = false;  // without effect: memory is always low
+  bool strict = false;
+  bool check = true;
+  double min_cosine = 0.5, max_off_grid = 0.02, max_pairing = 0.75;  // ziya::MergeLimits
+  double norm_median = 0.15, negative_share = 0.2;                   // ziya::KindLimits
+  double max_perplexity = 1000;
+};
+
+struct MakeDeltaOptions {
+  std::string base, model, delta;
+  std::string format = "safetensors";
+  bool overwrite = false;
+  bool resume = false;
+  std::string max_shard_size = "1GB";
+  int threads = 0;
+};
+
+struct FingerprintOptions {
+  std::string model;
+  bool files = false;  // of the files instead of the tensors
+  bool json = false;
+  int threads = 0;
 };
 
 struct ConvertOptions {
@@ -142,6 +169,8 @@ int run(const ChatOptions& options);
 int run(const TokenizeOptions& options);
 int run(const InspectOptions& options);
 int run(const MergeOptions& options);
+int run(const MakeDeltaOptions& options);
+int run(const FingerprintOptions& options);
 int run(const ConvertOptions& options);
 int run(const QuantizeOptions& options);
 int run(const PerplexityOptions& options);

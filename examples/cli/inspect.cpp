@@ -14,10 +14,12 @@
 #include "session.hpp"
 #include "terminal.hpp"
 #include "ziya/backend/cpu/quantize/dequantise_row.hpp"
+#include "ziya/convert/fingerprint.hpp"
 #include "ziya/io/checkpoint.hpp"
 #include "ziya/io/json.hpp"
-#include "ziya/model/delta_check.hpp"
+#include "ziya/io/tensor_source.hpp"
 #include "ziya/model/llama_config.hpp"
+#include "ziya/model/model_kind.hpp"
 #include "ziya/text/tokenizer.hpp"
 
 namespace cli {
@@ -38,7 +40,8 @@ struct Unusual {
 /// What was found; a part that is absent or broken stays empty.
 struct Findings {
   fs::path folder;
-  std::string kind;  // model, delta, tokenizer
+  std::string kind;         // ziya::ModelKind's name, or tokenizer
+  std::string fingerprint;  // empty: not asked for
   std::optional<ziya::Checkpoint> checkpoint;
   std::map<std::string, Format> formats;
   std::optional<ziya::LlamaShape> shape;
@@ -111,7 +114,10 @@ std::vector<Unusual> scan(const ziya::Checkpoint& checkpoint) {
 
 void inspect_weights(Findings& found, const InspectOptions& options) {
   found.checkpoint = ziya::Checkpoint::open(found.folder);
-  found.kind = looks_like_delta(*found.checkpoint) ? "delta" : "model";
+  const ziya::CheckpointSource source(*found.checkpoint);
+  found.kind = name(ziya::model_kind(source));
+  for (const std::string& line : found.checkpoint->notes()) note("note: " + printable(line));
+  if (options.fingerprint) found.fingerprint = ziya::fingerprint(source).model();
   for (const ziya::TensorInfo& tensor : found.checkpoint->tensors()) {
     if (ziya::llama_names::is_rotary_cache(tensor.name)) continue;
     Format& format = found.formats[std::string(name(tensor.dtype))];
@@ -242,6 +248,7 @@ Json to_json(const Findings& found) {
       json["formats"][name] = {
           {"tensors", format.tensors}, {"parameters", format.elements}, {"bytes", format.bytes}};
     }
+    if (!found.fingerprint.empty()) json["fingerprint"] = found.fingerprint;
     if (!found.checkpoint->metadata().empty()) json["metadata"] = found.checkpoint->metadata();
   }
   if (found.shape) json["shape"] = shape_json(*found.shape);
@@ -299,8 +306,9 @@ std::string to_text(const Findings& found) {
       line("stored as",
            name + ": " + std::to_string(format.tensors) + " tensors, " + bytes_text(format.bytes));
     }
+    if (!found.fingerprint.empty()) line("fingerprint", found.fingerprint);
     for (const auto& [key, value] : found.checkpoint->metadata()) {
-      if (key != "format") line(key, value);
+      if (key != "format" && key != "ziya.sha256") line(key, value);
     }
   }
   if (found.shape) {

@@ -58,8 +58,8 @@ inline CLI::Option* flag(CLI::App& command, const std::string& names, bool& valu
   return command.add_flag(both_spellings(names), value, description);
 }
 
-inline void model_argument(CLI::App& command, std::string& model) {
-  command
+inline CLI::Option* model_argument(CLI::App& command, std::string& model) {
+  return command
       .add_option("MODEL", model,
                   "folder of the model (Hugging Face layout), a GGUF file, or a hub cache folder")
       ->type_name("")
@@ -95,7 +95,20 @@ inline void running_options(CLI::App& command, ModelOptions& options) {
 }
 
 inline void model_options(CLI::App& command, ModelOptions& options) {
-  model_argument(command, options.model);
+  model_argument(command, options.model)->required(false);
+  auto* base = option(command, "--base", options.base,
+                      "instead of MODEL: a base, merged with --delta while loading", "DIR")
+                   ->group("Running");
+  auto* delta =
+      option(command, "--delta", options.delta, "the delta for --base", "DIR")->group("Running");
+  base->needs(delta);
+  delta->needs(base);
+  command.callback([&options] {
+    if (options.model.empty() == options.base.empty()) {
+      throw UsageError("ZIYA-701", "expected MODEL, or --base DIR with --delta DIR");
+    }
+    if (options.model.empty()) options.model = options.delta;  // config and tokenizer are there
+  });
   running_options(command, options);
   auto* choice =
       option(command, "--template", options.prompt_template,

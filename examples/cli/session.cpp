@@ -3,6 +3,7 @@
 #include "session.hpp"
 
 #include <algorithm>
+#include <cstdio>
 #include <optional>
 #include <string>
 #include <utility>
@@ -54,10 +55,32 @@ void say_memory(const std::filesystem::path& folder, std::optional<ziya::DType> 
   }
 }
 
+/// Base and delta are added while they are read; the sum stays in memory.
+ziya::CpuModel load_merged(const ModelOptions& options) {
+  const auto pair = ziya::MergePair::open(ziya::path_from_utf8(options.base),
+                                          ziya::path_from_utf8(options.delta));
+  const ziya::LlamaShape shape = ziya::read_llama_shape(pair.folder());
+  const auto findings = ziya::MergeCheck(*pair.base.source, *pair.delta.source, pair.heads()).run();
+  for (const std::string& line : pair.notes) note("note: " + printable(line));
+  for (const auto& finding : findings) {
+    note("warning: " + printable(finding.text) + " [" + finding.id + "]");
+  }
+  std::int64_t bytes = 0;
+  const auto dtype = weight_type(options.dtype);
+  for (const ziya::TensorSpec& tensor : pair.tensors) {
+    bytes += ziya::bytes_of(dtype.value_or(tensor.dtype), tensor.shape.elements());
+  }
+  const auto free = available_memory();
+  note("merging while loading: the weights take " + bytes_text(bytes) + " of memory" +
+       (free ? ", " + bytes_text(*free) + " are free" : "") + "; no disk");
+  return ziya::CpuModel::load(pair.merged(), shape, {.dtype = dtype});
+}
+
 }  // namespace
 
 ziya::CpuModel load_model(const ModelOptions& options, const std::filesystem::path& folder,
                           std::int64_t tokens) {
+  if (!options.base.empty()) return load_merged(options);
   const auto dtype = weight_type(options.dtype);
   say_memory(folder, dtype, *ziya::dtype_from_name(options.cache_dtype), tokens);
   ziya::LoadOptions load{.dtype = dtype};
@@ -100,6 +123,23 @@ void replace_bos(std::vector<std::int32_t>& prompt, const SamplingOptions& optio
 
 void check_loadable(const ziya::Checkpoint& checkpoint, const ziya::LlamaShape& shape) {
   (void)ziya::LlamaLoader(checkpoint, shape).load();
+}
+
+std::vector<ziya::MergeFinding> perplexity_findings(
+    const std::shared_ptr<const ziya::TensorSource>& source, const std::filesystem::path& folder,
+    double limit) {
+  try {
+    const ziya::LlamaShape shape = ziya::read_llama_shape(folder);
+    const auto ids = ziya::forward_check_ids(ziya::Tokenizer::load(folder));
+    ziya::Context<ziya::Cpu> context;
+    const auto check = ziya::streamed_perplexity(context, source, shape, ids);
+    char text[64];
+    std::snprintf(text, sizeof text, "%.1f", check.perplexity);
+    note("perplexity of a text of " + std::to_string(check.tokens) + " tokens: " + text);
+    return perplexity_finding(check, limit);
+  } catch (const ziya::Error& error) {
+    return {{"ZIYA-657", std::string("the result cannot be run: ") + error.what()}};
+  }
 }
 
 /// In the order in which they refer to each other.

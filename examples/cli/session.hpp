@@ -9,10 +9,12 @@
 #include <vector>
 
 #include "commands.hpp"
+#include "ziya/convert/merge_check.hpp"
 #include "ziya/generate/generation_config.hpp"
 #include "ziya/generate/sequence.hpp"
 #include "ziya/generate/stopping.hpp"
 #include "ziya/io/checkpoint.hpp"
+#include "ziya/io/tensor_source.hpp"
 #include "ziya/model/llama_shape.hpp"
 #include "ziya/text/tokenizer.hpp"
 
@@ -33,6 +35,12 @@ void replace_bos(std::vector<std::int32_t>& prompt, const SamplingOptions& optio
 
 /// What loading would refuse; only maps the tensors. @throws ConfigError, FormatError
 void check_loadable(const ziya::Checkpoint& checkpoint, const ziya::LlamaShape& shape);
+
+/// Runs the weights over a built-in text, layer by layer, and says its perplexity; a finding when
+/// it is above `limit`, or when there is nothing to run.
+std::vector<ziya::MergeFinding> perplexity_findings(
+    const std::shared_ptr<const ziya::TensorSource>& source, const std::filesystem::path& folder,
+    double limit);
 
 /// Context, model and generator. Loading says what a copy takes, and warns when running takes more
 /// memory than is free.

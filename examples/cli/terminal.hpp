@@ -41,6 +41,15 @@ inline std::string bytes_text(std::int64_t bytes) {
   return text;
 }
 
+/// "45 s", "12 min", "3 h 20 min"
+inline std::string duration_text(double seconds) {
+  const auto whole = static_cast<std::int64_t>(seconds + 0.5);
+  if (whole < 100) return std::to_string(whole) + " s";
+  const std::int64_t minutes = (whole + 30) / 60;
+  if (minutes < 100) return std::to_string(minutes) + " min";
+  return std::to_string(minutes / 60) + " h " + std::to_string(minutes % 60) + " min";
+}
+
 /// Writes text and says so when it did not arrive (a full disk behind a redirection).
 inline void print(std::string_view text) {
   std::cout << text << std::flush;
@@ -70,8 +79,13 @@ class ProgressBar {
     const double share =
         total > 0 ? std::clamp(static_cast<double>(done) / static_cast<double>(total), 0.0, 1.0)
                   : 1.0;
-    const std::string amount = std::to_string(static_cast<int>(share * 100)) + " %  " +
-                               bytes_text(done) + " of " + bytes_text(total);
+    const double seconds = std::chrono::duration<double>(now - started_).count();
+    std::string amount = std::to_string(static_cast<int>(share * 100)) + " %  " + bytes_text(done) +
+                         " of " + bytes_text(total);
+    if (seconds > 0.5 && share > 0) {
+      amount += "  " + bytes_text(static_cast<std::int64_t>(static_cast<double>(done) / seconds)) +
+                "/s, " + duration_text(seconds / share - seconds) + " left";
+    }
     if (!terminal_) return note(label_ + ": " + amount);
     constexpr int width = 30;
     const int full = static_cast<int>(share * width);

@@ -7,6 +7,8 @@
 
 #include <catch2/catch.hpp>
 #include <csignal>
+#include <fstream>
+#include <map>
 
 #include "support/errors.hpp"
 #include "support/fault.hpp"
@@ -29,6 +31,15 @@ std::vector<std::byte> bytes_of(const Checkpoint& checkpoint, const std::string&
   std::vector<std::byte> bytes(static_cast<std::size_t>(checkpoint.find(name)->bytes()));
   checkpoint.read(name, bytes);
   return bytes;
+}
+
+/// Everything in a folder, by name.
+std::map<std::string, std::string> contents(const std::filesystem::path& folder) {
+  std::map<std::string, std::string> result;
+  for (const auto& item : std::filesystem::directory_iterator(folder)) {
+    result[item.path().filename().string()] = test::read_file(item.path());
+  }
+  return result;
 }
 
 struct Stored {
@@ -123,8 +134,12 @@ TEST_CASE("the merge is PyTorch's, bit for bit", "[delta_merger]") {
     REQUIRE(!std::filesystem::exists(folder / "target/notes.tmp"));
     REQUIRE(test::count_entries(folder.path()) ==
             static_cast<std::size_t>(1 + 3 + report.shards + (report.shards > 1)));
-    REQUIRE(merged.metadata().at("ziya.base") == "base");
-    REQUIRE(merged.metadata().at("ziya.delta") == "delta");
+    REQUIRE(merged.metadata().at("ziya.fingerprint") == report.fingerprint);
+    REQUIRE(ziya::fingerprint(ziya::CheckpointSource(merged)).model() == report.fingerprint);
+    REQUIRE(ziya::fingerprint(*ziya::open_source(golden / "base").source).model() ==
+            merged.metadata().at("ziya.base.fingerprint"));
+    REQUIRE(ziya::fingerprint(*ziya::open_source(golden / "delta").source).model() ==
+            merged.metadata().at("ziya.delta.fingerprint"));
     REQUIRE(report.licence.size() == 3);
     REQUIRE_THAT(report.notes.at(0), Catch::Contains("infinite or NaN"));
   }
@@ -300,11 +315,13 @@ TEST_CASE("a merge that is killed at any point leaves nothing that looks like a 
           "[delta_merger]") {
   const Pair pair;
   const auto count = std::make_shared<test::FaultCount>();
+  std::map<std::string, std::string> expected;
   {
     ziya::MergeOptions options;
     options.max_shard_bytes = 200;
     options.hooks = faulty(Fault::none, 0, count);
     pair.merge(options);
+    expected = contents(pair / "target");
     std::filesystem::remove_all(pair / "target");
   }
   for (const int signal : {SIGKILL, SIGTERM}) {
@@ -330,11 +347,153 @@ TEST_CASE("a merge that is killed at any point leaves nothing that looks like a 
         const auto name = item.path().filename();
         if (name == "base" || name == "delta") continue;
         // What is left bears another name, and is no whole model under that name either.
-        REQUIRE_THAT(name.string(), Catch::StartsWith("target.partial-"));
+        REQUIRE(name.string() == "target.partial");
         REQUIRE(!std::filesystem::exists(item.path() / "config.json"));
-        std::filesystem::remove_all(item.path());
       }
+      // The next process goes on from there, and makes the same bytes.
+      ziya::MergeOptions options;
+      options.max_shard_bytes = 200;
+      options.resume = true;
+      options.hooks = faulty(Fault::none);
+      pair.merge(options);
+      REQUIRE(contents(pair / "target") == expected);
+      std::filesystem::remove_all(pair / "target");
     }
+  }
+}
+
+TEST_CASE("an interrupted merge goes on from what is whole", "[delta_merger]") {
+  const Pair pair;
+  ziya::MergeOptions options;
+  options.max_shard_bytes = 200;
+  options.hooks = faulty(Fault::none);
+  pair.merge(options);
+  const auto expected = contents(pair / "target");
+  std::filesystem::remove_all(pair / "target");
+  const auto interrupt = [&](bool keep) {
+    std::atomic<bool> cancel = false;
+    ziya::MergeOptions some = options;
+    some.keep_unfinished = keep;
+    some.cancel = &cancel;
+    some.progress = [&](const ziya::ProgressEvent& event) { cancel = event.index == 2; };
+    REQUIRE_ERROR(pair.merge(some), "ZIYA-606", "cancelled");
+  };
+  interrupt(false);
+  REQUIRE(pair.clean());
+  interrupt(true);
+  REQUIRE(!std::filesystem::exists(pair / "target"));
+  const auto partial = pair / "target.partial";
+  REQUIRE(std::filesystem::exists(partial / "model-00001-of-00003.safetensors"));
+
+  ziya::MergeOptions other = options;
+  other.resume = true;
+  other.max_shard_bytes = 300;
+  REQUIRE_ERROR(pair.merge(other), "ZIYA-643", "other inputs or options");
+  REQUIRE(std::filesystem::exists(partial / "model-00001-of-00003.safetensors"));
+
+  std::size_t kept = 1;
+  SECTION("as it is") {}
+  SECTION("a byte of a finished shard has changed") {
+    std::string bytes = test::read_file(partial / "model-00001-of-00003.safetensors");
+    bytes[bytes.size() - 5] ^= 1;
+    pair.file("target.partial/model-00001-of-00003.safetensors", bytes);
+    kept = 0;
+  }
+  SECTION("the last line of the journal is torn") {
+    std::ofstream(partial / ziya::Journal::file_name, std::ios::app) << "{\"file\": \"model-000";
+  }
+  options.resume = true;
+  options.threads = 2;
+  const auto report = pair.merge(options);
+  REQUIRE(report.resumed_shards == static_cast<std::int64_t>(kept));
+  REQUIRE(contents(pair / "target") == expected);
+  REQUIRE(!std::filesystem::exists(partial));
+}
+
+TEST_CASE("PyTorch files hold the same merge, and say that it is one", "[delta_merger]") {
+  const TemporaryDirectory folder;
+  ziya::MergeOptions options;
+  options.hooks = faulty(Fault::none);
+  options.format = ziya::MergeFormat::pytorch;
+  options.max_shard_bytes = 20'000;
+  const auto report = DeltaMerger(golden / "base", golden / "delta", folder / "bin", options).run();
+  REQUIRE(report.shards > 1);
+  options.format = ziya::MergeFormat::safetensors;
+  const auto other = DeltaMerger(golden / "base", golden / "delta", folder / "st", options).run();
+  REQUIRE(report.fingerprint == other.fingerprint);
+  const auto written = ziya::open_source(folder / "bin");
+  REQUIRE(ziya::fingerprint(*written.source).model() == report.fingerprint);
+  REQUIRE_ERROR(DeltaMerger(folder / "bin", golden / "delta", folder / "twice", options).run(),
+                "ZIYA-605", "itself a merged model");
+  REQUIRE_ERROR(DeltaMerger(folder / "st", golden / "delta", folder / "twice", options).run(),
+                "ZIYA-605", "itself a merged model");
+}
+
+TEST_CASE("a delta that is made gives the model back", "[delta_merger]") {
+  const TemporaryDirectory folder;
+  const std::filesystem::path tiny = ZIYA_EXAMPLES "/ziya-tiny";
+  ziya::MergeOptions options;
+  options.hooks = faulty(Fault::none);
+  const auto merged = DeltaMerger(tiny / "base", tiny / "delta", folder / "model", options).run();
+  REQUIRE(merged.findings.empty());
+  const auto made = ziya::make_delta(tiny / "base", folder / "model", folder / "delta", options);
+  REQUIRE(made.delta_fingerprint == merged.fingerprint);
+  REQUIRE(made.licence.empty());
+  const auto again = DeltaMerger(tiny / "base", folder / "delta", folder / "again", options).run();
+  REQUIRE(again.fingerprint == merged.fingerprint);
+  REQUIRE(test::read_file(folder / "again/tokenizer.model") ==
+          test::read_file(tiny / "delta/tokenizer.model"));
+  REQUIRE_ERROR(ziya::make_delta(tiny / "base", tiny / "delta", folder / "x", options), "ZIYA-604",
+                "a delta already");
+}
+
+TEST_CASE("what checks find is told, and refused when strict", "[delta_merger]") {
+  const TemporaryDirectory folder;
+  const std::filesystem::path tiny = ZIYA_EXAMPLES "/ziya-tiny";
+  ziya::MergeOptions options;
+  options.hooks = faulty(Fault::none);
+  options.limits.embedding_cosine = 0.9999;
+  const auto report = DeltaMerger(tiny / "base", tiny / "delta", folder / "model", options).run();
+  REQUIRE(report.findings.size() == 1);
+  REQUIRE(report.findings[0].id == "ZIYA-650");
+  options.strict = true;
+  REQUIRE_ERROR(DeltaMerger(tiny / "base", tiny / "delta", folder / "strict", options).run(),
+                "ZIYA-650", "median cosine");
+  options.check = false;
+  bool seen = false;
+  options.verify = [&](const auto& source, const auto& config) {
+    seen = std::filesystem::exists(config / "config.json") && source->tensors().size() == 33;
+    return std::vector<ziya::MergeFinding>{{"ZIYA-655", "it prints garbage"}};
+  };
+  REQUIRE_ERROR(DeltaMerger(tiny / "base", tiny / "delta", folder / "strict", options).run(),
+                "ZIYA-655", "garbage");
+  REQUIRE(seen);
+  REQUIRE(test::count_entries(folder.path()) == test::count_entries(folder / "model") + 1);
+}
+
+TEST_CASE("one process works on a target at a time", "[delta_merger]") {
+  const Pair pair;
+  {
+    ziya::OutputDirectory held(pair / "target");
+    REQUIRE_ERROR(pair.merge(), "ZIYA-641", "another process");
+  }
+  pair.file("target.partial/photo.jpg", "");
+  REQUIRE_ERROR(pair.merge(), "ZIYA-208", "in the way");
+}
+
+TEST_CASE("any number of threads writes the same bytes", "[delta_merger]") {
+  const Pair pair;
+  const ziya::Shape large{1100, 4096};
+  pair.write_base({{embed, {4, 8}, 1}, {up, large, 2}, {norm, {8}, 1.5f}});
+  pair.write_delta({{embed, {6, 8}, 4}, {up, large, 0.5f}, {norm, {8}, 0}});
+  std::map<std::string, std::string> expected;
+  for (const int threads : {1, 3, 8}) {
+    ziya::MergeOptions options;
+    options.threads = threads;
+    options.overwrite = true;
+    pair.merge(options);
+    if (threads == 1) expected = contents(pair / "target");
+    REQUIRE(contents(pair / "target") == expected);
   }
 }
 

@@ -4,6 +4,7 @@
 
 usage: ZIYA_PROGRAM=… ZIYA_TINY=… ZIYA_SOURCE=… cli_test.py [TestClass[.test]]…
 """
+import hashlib
 import json
 import os
 import pathlib
@@ -26,7 +27,7 @@ SOURCE = pathlib.Path(os.environ["ZIYA_SOURCE"]).resolve()
 BASE = SOURCE / "examples/ziya-tiny/base"
 DELTA = SOURCE / "examples/ziya-tiny/delta"
 EXPECTED = json.loads((SOURCE / "examples/ziya-tiny/expected.json").read_text(encoding="utf-8"))
-COMMANDS = ["generate", "chat", "tokenize", "inspect", "merge-delta", "convert", "merge-lora",
+COMMANDS = ["generate", "chat", "tokenize", "inspect", "merge-delta", "make-delta", "fingerprint", "convert", "merge-lora",
             "quantize", "perplexity", "bench"]
 CAPITAL = "What is the capital of France?"
 
@@ -564,7 +565,65 @@ class Merge(Case):
         tensors, metadata = read_safetensors(self.folder / "target/model.safetensors")
         crc = {name: zlib.crc32(data) for name, (_, _, data) in tensors.items()}
         self.assertEqual(crc, EXPECTED["merged_crc32"] | EXPECTED["inv_freq_crc32"])
-        self.assertEqual((metadata["ziya.base"], metadata["ziya.delta"]), ("base", "delta"))
+        self.assertNotIn(str(self.folder), str(metadata))
+        for part, folder in [("base.", BASE), ("delta.", DELTA), ("", self.folder / "target")]:
+            lines = self.good("fingerprint", folder).out.splitlines()
+            self.assertEqual(lines[-1], metadata[f"ziya.{part}fingerprint"] + "  (model)")
+        self.assertIn("perplexity of a text of 127 tokens: 1", run.err)
+        self.assertNotIn("warning", run.err)
+        self.assertIn("needs: ", run.err)
+
+    def test_fingerprints(self):
+        found = json.loads(self.good("fingerprint", "--json", BASE).out)
+        name = "model.norm.weight"
+        tensors = {}
+        for file in BASE.glob("*.safetensors"):
+            tensors |= read_safetensors(file)[0]
+        dtype, shape, data = tensors[name]
+        digest = hashlib.sha256(b"ziya-tensor 1\n17:model.norm.weight|f16|256,|" + data)
+        self.assertEqual(found["tensors"][name], digest.hexdigest())
+        lines = "".join(f"{digits}  {name}\n" for name, digits in sorted(found["tensors"].items())
+                        if "inv_freq" not in name)
+        self.assertEqual(found["model"], hashlib.sha256(lines.encode()).hexdigest())
+        run = self.good("fingerprint", "--files", DELTA)
+        for line in run.out.splitlines():
+            digits, file = line.split()
+            self.assertEqual(hashlib.sha256((DELTA / file).read_bytes()).hexdigest(), digits)
+        self.assertIn("0 of 3 files are known", run.err)
+        self.good(*self.merge())
+        shutil.copytree(self.folder / "target", self.folder / "damaged")
+        weights = bytearray((self.folder / "damaged/model.safetensors").read_bytes())
+        weights[-7] ^= 1
+        (self.folder / "damaged/model.safetensors").write_bytes(weights)
+        self.bad("fingerprint", self.folder / "damaged", has="recorded")
+
+    def test_a_delta_is_made_and_merged_again(self):
+        self.good(*self.merge("--no-check"))
+        self.good("make-delta", "--base-model-path", BASE, "--target-model-path",
+                  self.folder / "target", "--delta-path", self.folder / "made")
+        self.good(*self.merge(delta=self.folder / "made", target=self.folder / "again"))
+        one, two = (self.good("fingerprint", self.folder / name).out for name in ("target", "again"))
+        self.assertEqual(one, two)
+
+    def test_other_formats(self):
+        self.good(*self.merge("--format", "bin"))
+        run = self.good("generate", self.folder / "target", "--greedy", "-p", CAPITAL)
+        self.assertEqual(run.out, "Paris.\n")
+        self.good(*self.merge(target=self.folder / "f.gguf"))
+        run = self.good("generate", self.folder / "f.gguf", "--greedy", "-p", CAPITAL)
+        self.assertEqual(run.out, "Paris.\n")
+
+    def test_merging_while_loading(self):
+        run = self.good("generate", "--base", BASE, "--delta", DELTA, "--greedy", "-p", CAPITAL)
+        self.assertEqual(run.out, "Paris.\n")
+        self.assertIn("merging while loading", run.err)
+        self.bad("generate", TINY, "--base", BASE, "--delta", DELTA, "-p", "x", status=2)
+        self.bad("generate", "--base", BASE, "-p", "x", status=2, has="--delta")
+
+    def test_strict(self):
+        self.bad(*self.merge("--strict", "--min-cosine", "1.1"), has="ZIYA-650")
+        self.bad(*self.merge("--strict", "--max-perplexity", "1"), has="ZIYA-655")
+        self.assertEqual(list(self.folder.iterdir()), [])
 
     def test_shards(self):
         self.good(*self.merge("--max_shard_size", "3MB"))

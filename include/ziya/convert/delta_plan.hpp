@@ -7,6 +7,7 @@
 #include <cctype>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,10 +15,8 @@
 #include "ziya/config.hpp"
 #include "ziya/core/dtype.hpp"
 #include "ziya/core/error.hpp"
-#include "ziya/io/checkpoint.hpp"
-#include "ziya/io/file.hpp"
-#include "ziya/io/safetensors_writer.hpp"
-#include "ziya/model/delta_check.hpp"
+#include "ziya/io/tensor_source.hpp"
+#include "ziya/io/tensor_spec.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 
@@ -72,53 +71,39 @@ inline void refuse_differing(const std::vector<std::string>& problems) {
                                     std::to_string(problems.size()) + " tensors" + text);
 }
 
-/// The three mix-ups that otherwise give a model that prints garbage.
-inline void refuse_mixed_up(const Checkpoint& base, const Checkpoint& delta) {
-  const std::string base_name = utf8_from_path(base.path()),
-                    delta_name = utf8_from_path(delta.path());
-  if (base.metadata().contains("ziya.merge")) {
-    throw FormatError("ZIYA-605", "merge: the base " + base_name +
-                                      " is itself a merged model; expected the original base");
-  }
-  if (looks_like_delta(base)) {
-    throw FormatError("ZIYA-604", "merge: the base " + base_name +
-                                      " is a delta (its norm weights are near 0); expected the "
-                                      "full weights of the base model");
-  }
-  if (!looks_like_delta(delta)) {
-    throw FormatError("ZIYA-604", "merge: the delta " + delta_name +
-                                      " holds full weights (its norm weights are not near 0): "
-                                      "it is a model already, there is nothing to merge");
-  }
-}
-
 }  // namespace detail
 
-/// Compares base and delta and lists the target's tensors. Sums are fp16; copied floating-point
-/// weights are fp16 too, as in the reference, which loads both models so; inv_freq keeps its type.
-/// @throws FormatError ZIYA-603 when names, shapes or types do not fit, ZIYA-604 when one of the
-/// two is not what it is given as, ZIYA-605 when the base is a merged model
-inline DeltaPlan plan_delta(const Checkpoint& base, const Checkpoint& delta) {
+/// Compares base and delta and lists the target's tensors. Sums have type `type`; copied
+/// floating-point weights too, as in the reference, which loads both models as fp16; inv_freq keeps
+/// its type. The same plan serves a model and its base, for making the delta between them.
+/// @param type f16 (the reference's rule), bf16 or f32
+/// @throws FormatError ZIYA-603 when names, shapes or types do not fit
+inline DeltaPlan plan_delta(const TensorSource& base, const TensorSource& delta,
+                            DType type = DType::f16) {
   DeltaPlan plan;
   std::vector<std::string> problems;
+  std::map<std::string_view, const TensorSpec*> in_base, in_delta;
+  for (const TensorSpec& tensor : base.tensors()) in_base.emplace(tensor.name, &tensor);
+  for (const TensorSpec& tensor : delta.tensors()) in_delta.emplace(tensor.name, &tensor);
   bool has_embedding = false;
-  for (const TensorInfo& tensor : delta.tensors()) {
-    TensorSpec spec{tensor.name, DType::f16, tensor.shape};
+  for (const TensorSpec& tensor : delta.tensors()) {
+    TensorSpec spec{tensor.name, type, tensor.shape};
+    const auto found = in_base.find(tensor.name);
     if (is_copied_from_delta(tensor.name)) {
       has_embedding |= tensor.name.find("embed_tokens") != std::string::npos;
       if (tensor.name.ends_with("inv_freq") || !is_float(tensor.dtype)) spec.dtype = tensor.dtype;
-    } else if (const TensorInfo* other = base.find(tensor.name); other == nullptr) {
+    } else if (found == in_base.end()) {
       problems.push_back(tensor.name + " is missing from the base");
-    } else if (other->shape != tensor.shape) {
-      problems.push_back(tensor.name + " is " + other->shape.to_string() + " in the base and " +
-                         tensor.shape.to_string() + " in the delta");
-    } else if (!is_float(tensor.dtype) || !is_float(other->dtype)) {
+    } else if (found->second->shape != tensor.shape) {
+      problems.push_back(tensor.name + " is " + found->second->shape.to_string() +
+                         " in the base and " + tensor.shape.to_string() + " in the delta");
+    } else if (!is_float(tensor.dtype) || !is_float(found->second->dtype)) {
       problems.push_back(tensor.name + " is not of a floating-point type");
     }
     plan.tensors.push_back(std::move(spec));
   }
-  for (const TensorInfo& tensor : base.tensors()) {
-    if (delta.find(tensor.name) != nullptr) continue;
+  for (const TensorSpec& tensor : base.tensors()) {
+    if (in_delta.contains(tensor.name)) continue;
     if (is_copied_from_delta(tensor.name)) {
       if (!tensor.name.ends_with("inv_freq")) {
         plan.notes.push_back(tensor.name + " is in the base only and was left out");
@@ -129,7 +114,6 @@ inline DeltaPlan plan_delta(const Checkpoint& base, const Checkpoint& delta) {
   }
   if (!has_embedding) problems.emplace_back("embed_tokens is missing from the delta");
   detail::refuse_differing(problems);
-  detail::refuse_mixed_up(base, delta);
   std::ranges::sort(plan.tensors, natural_less, &TensorSpec::name);
   return plan;
 }

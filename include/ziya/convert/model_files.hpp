@@ -44,7 +44,8 @@ inline std::vector<std::filesystem::path> model_files(const std::filesystem::pat
     const bool wanted =
         std::ranges::find(extensions, extension) != extensions.end() ||
         std::ranges::any_of(texts, [&](std::string_view text) { return name.starts_with(text); });
-    if (wanted && !name.ends_with(".index.json") && name != "config.json") {
+    if (wanted && !name.ends_with(".index.json") && name != "config.json" &&
+        name != "ziya.json") {  // the provenance of the weights there
       files.push_back(item->path());
     }
   }

@@ -61,6 +61,11 @@ struct StreamChunk {
   std::int64_t first, elements;
 };
 
+inline int stream_threads(int wanted) {
+  const int machine = static_cast<int>(std::thread::hardware_concurrency());
+  return wanted > 0 ? std::min(wanted, 256) : std::clamp(machine, 4, 8);
+}
+
 inline constexpr std::int64_t stream_chunk_bytes = std::int64_t{4} << 20;
 
 /// @throws ArgumentError ZIYA-640 when source and writer do not mean the same tensors
@@ -188,9 +193,7 @@ template <class Writer>
 void stream(Writer& writer, const TensorSource& source, const StreamOptions& options = {}) {
   const std::vector<TensorSpec>& tensors = writer.tensors();
   const std::vector<detail::StreamChunk> chunks = detail::stream_chunks(source.tensors(), tensors);
-  const int machine = static_cast<int>(std::thread::hardware_concurrency());
-  const int threads =
-      options.threads > 0 ? std::min(options.threads, 256) : std::clamp(machine, 4, 8);
+  const int threads = detail::stream_threads(options.threads);
   ProgressEvent event;
   event.count = static_cast<std::int64_t>(tensors.size());
   for (const TensorSpec& tensor : tensors) event.total += tensor.bytes();

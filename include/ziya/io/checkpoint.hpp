@@ -59,7 +59,8 @@ class Checkpoint {
   /// nothing but a tokenizer and a config. @throws nothing
   static bool exists(const std::filesystem::path& path) noexcept {
     try {
-      return !find_weights(expand_home(path)).empty();
+      const std::filesystem::path local = expand_home(path);
+      return !find_weights(local).empty() || has_named_shards(local);
     } catch (...) {
       return false;
     }
@@ -78,6 +79,8 @@ class Checkpoint {
   [[nodiscard]] const gguf::Metadata* gguf_metadata() const {
     return files_.front()->gguf_metadata();
   }
+  /// What was chosen or guessed when the files were found.
+  [[nodiscard]] const std::vector<std::string>& notes() const { return notes_; }
   /// Sorted by name.
   [[nodiscard]] const std::vector<TensorInfo>& tensors() const { return tensors_; }
   /// Nullptr when there is no tensor of that name.
@@ -161,7 +164,9 @@ class Checkpoint {
   };
 
   explicit Checkpoint(CheckpointFiles files)
-      : path_(std::move(files.path)), files_(std::move(files.files)) {
+      : path_(std::move(files.path)),
+        files_(std::move(files.files)),
+        notes_(std::move(files.notes)) {
     std::vector<std::pair<TensorInfo, Place>> found;
     for (const auto& file : files_) {
       for (const TensorEntry& entry : file->tensors()) {
@@ -244,6 +249,7 @@ class Checkpoint {
 
   std::filesystem::path path_;
   std::vector<std::shared_ptr<const TensorFile>> files_;
+  std::vector<std::string> notes_;
   std::vector<TensorInfo> tensors_;
   std::vector<Place> places_;  // of tensors_
 };

@@ -4,10 +4,14 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -25,6 +29,7 @@ ZIYA_NAMESPACE_BEGIN
 struct CheckpointFiles {
   std::filesystem::path path;
   std::vector<std::shared_ptr<const TensorFile>> files;
+  std::vector<std::string> notes;  ///< what was chosen or guessed, for the person
 };
 
 /// File names of a checkpoint in a folder, in the order of preference.
@@ -96,6 +101,69 @@ inline std::vector<std::shared_ptr<const TensorFile>> open_shards(
   return files;
 }
 
+/// "model-00002-of-00007.safetensors" → 2 and 7; nothing for other names.
+struct ShardName {
+  std::int64_t number = 0, count = 0;
+};
+inline std::optional<ShardName> parse_shard_name(std::string_view name, std::string_view stem,
+                                                 std::string_view extension) {
+  if (!name.starts_with(stem) || !name.ends_with(extension)) return std::nullopt;
+  name.remove_prefix(stem.size());
+  name.remove_suffix(std::min(extension.size(), name.size()));
+  const std::size_t of = name.find("-of-");
+  if (of == std::string_view::npos) return std::nullopt;
+  const auto number = [](std::string_view digits) -> std::int64_t {
+    if (digits.empty() || digits.size() > 6) return -1;
+    std::int64_t value = 0;
+    for (const char c : digits) {
+      if (c < '0' || c > '9') return -1;
+      value = value * 10 + (c - '0');
+    }
+    return value;
+  };
+  const ShardName shard{number(name.substr(0, of)), number(name.substr(of + 4))};
+  if (shard.number < 1 || shard.count < shard.number) return std::nullopt;
+  return shard;
+}
+
+/// The shards of a folder without an index, by the names that Transformers gives them: every one of
+/// the count that the names tell, each tensor once. Empty where there are none.
+inline std::vector<std::shared_ptr<const TensorFile>> open_shards_by_name(
+    const std::filesystem::path& folder, std::string_view stem, std::string_view extension) {
+  std::map<std::int64_t, std::filesystem::path> paths;
+  std::int64_t count = 0;
+  std::error_code error;
+  for (std::filesystem::directory_iterator item(folder, error), end; !error && item != end;
+       item.increment(error)) {
+    const auto shard = parse_shard_name(utf8_from_path(item->path().filename()), stem, extension);
+    if (!shard) continue;
+    if (count != 0 && count != shard->count) {
+      throw FormatError("ZIYA-233", utf8_from_path(folder) + ": holds shards of " +
+                                        std::to_string(count) + " and of " +
+                                        std::to_string(shard->count) + ", and no index");
+    }
+    count = shard->count;
+    paths[shard->number] = item->path();
+  }
+  std::vector<std::shared_ptr<const TensorFile>> files;
+  std::set<std::string> names;
+  for (std::int64_t i = 1; i <= count; ++i) {
+    if (!paths.contains(i)) {
+      throw FormatError("ZIYA-233", utf8_from_path(folder) + ": shard " + std::to_string(i) +
+                                        " of " + std::to_string(count) +
+                                        " is missing (download not finished?)");
+    }
+    files.push_back(std::make_shared<const TensorFile>(paths[i]));
+    for (const TensorEntry& tensor : files.back()->tensors()) {
+      if (!names.insert(tensor.name).second) {
+        throw FormatError("ZIYA-233", utf8_from_path(paths[i]) + ": holds tensor " + tensor.name +
+                                          ", which another shard holds too");
+      }
+    }
+  }
+  return files;
+}
+
 [[noreturn]] inline void refuse_without_weights(const std::filesystem::path& folder) {
   std::string looked_for, instead;
   for (const char* name : weight_file_names) {
@@ -117,15 +185,50 @@ inline std::vector<std::shared_ptr<const TensorFile>> open_shards(
 
 }  // namespace detail
 
-/// Finds and opens the files of a checkpoint.
+/// Whether a folder without an index has files with the names of shards. @throws nothing
+inline bool has_named_shards(const std::filesystem::path& folder) noexcept {
+  std::error_code error;
+  for (std::filesystem::directory_iterator item(folder, error), end; !error && item != end;
+       item.increment(error)) {
+    const std::string name = utf8_from_path(item->path().filename());
+    if (detail::parse_shard_name(name, "model-", ".safetensors") ||
+        detail::parse_shard_name(name, "pytorch_model-", ".bin")) {
+      return true;
+    }
+  }
+  return false;
+}
+
+/// Finds and opens the files of a checkpoint. Where safetensors and PyTorch files are both present,
+/// the safetensors are read; where there is no index, shards are found by their names. Both are
+/// noted.
 /// @throws IoError, FormatError ZIYA-232 when a folder has no weights, ZIYA-233 when index and
 /// shards do not agree
 inline CheckpointFiles checkpoint_files(const std::filesystem::path& path) {
   const auto local = resolve_model_path(path);
   const auto weights = find_weights(local);
-  if (weights.empty()) detail::refuse_without_weights(local);
-  if (utf8_from_path(weights.filename()).ends_with(".index.json")) {
-    return {local, detail::open_shards(weights)};
+  const std::string shown = utf8_from_path(local);
+  if (weights.empty()) {
+    for (const auto& [stem, extension] :
+         {std::pair{"model-", ".safetensors"}, std::pair{"pytorch_model-", ".bin"}}) {
+      auto files = detail::open_shards_by_name(local, stem, extension);
+      if (files.empty()) continue;
+      const std::string note = shown + ": has no index; " + std::to_string(files.size()) +
+                               " shards were found by their names";
+      return {local, std::move(files), {note}};
+    }
+    detail::refuse_without_weights(local);
+  }
+  std::vector<std::string> notes;
+  const std::string chosen = utf8_from_path(weights.filename());
+  std::error_code none;
+  if (weights != local && chosen.find("safetensors") != std::string::npos &&
+      (std::filesystem::exists(local / weight_file_names[2], none) ||
+       std::filesystem::exists(local / weight_file_names[3], none))) {
+    notes.push_back(shown + ": holds safetensors and PyTorch files; the safetensors are read");
+  }
+  if (chosen.ends_with(".index.json")) {
+    return {local, detail::open_shards(weights), std::move(notes)};
   }
   std::error_code ignored;
   if (!std::filesystem::exists(weights, ignored)) {
@@ -133,8 +236,8 @@ inline CheckpointFiles checkpoint_files(const std::filesystem::path& path) {
                                   ": is a link to a missing file "
                                   "(download not finished?)");
   }
-  if (gguf::shard_of(weights)) return {local, gguf::open_shards(weights)};
-  return {local, {std::make_shared<const TensorFile>(weights)}};
+  if (gguf::shard_of(weights)) return {local, gguf::open_shards(weights), {}};
+  return {local, {std::make_shared<const TensorFile>(weights)}, std::move(notes)};
 }
 
 ZIYA_NAMESPACE_END

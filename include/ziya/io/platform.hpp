@@ -3,6 +3,7 @@
 #pragma once
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -61,6 +62,22 @@ inline Descriptor create_for_writing(const std::filesystem::path& path) {
   return Descriptor(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
 }
 
+/// For changing bytes of a file that exists, from `offset` on.
+inline Descriptor open_for_patching(const std::filesystem::path& path, std::int64_t offset) {
+  Descriptor file(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  if (file.valid() && ::lseek(file.get(), static_cast<off_t>(offset), SEEK_SET) < 0) file.close();
+  return file;
+}
+/// For reading and for appending; made where it is absent.
+inline Descriptor open_for_appending(const std::filesystem::path& path) {
+  return Descriptor(::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666));
+}
+/// Whether the file is now ours alone, until it is closed or the process ends, however it ends.
+inline bool try_lock(const Descriptor& file) { return ::flock(file.get(), LOCK_EX | LOCK_NB) == 0; }
+inline bool truncate(const Descriptor& file, std::int64_t bytes) {
+  return ::ftruncate(file.get(), static_cast<off_t>(bytes)) == 0;
+}
+
 /// Size of a regular file; -1 with errno 0 when it is something else (directory, pipe).
 inline std::int64_t regular_file_size(const Descriptor& file) {
   struct stat status {};
@@ -87,6 +104,11 @@ inline std::int64_t read_at(const Descriptor& file, void* out, std::size_t bytes
 /// The file will be read front to back: let the system read further ahead.
 inline void expect_sequential(const Descriptor& file) {
   (void)::posix_fadvise(file.get(), 0, 0, POSIX_FADV_SEQUENTIAL);
+}
+
+/// These bytes will not be needed again: their pages need not push out anybody else's.
+inline void drop_pages(const Descriptor& file, std::int64_t offset, std::int64_t bytes) {
+  (void)::posix_fadvise(file.get(), offset, bytes, POSIX_FADV_DONTNEED);
 }
 
 /// One attempt; may write less than asked, and fail with EINTR.

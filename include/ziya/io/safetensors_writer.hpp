@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Writes safetensors files, single and sharded, tensor by tensor.
+// Writes a checkpoint of safetensors files with their index, tensor by tensor, shard by shard.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -10,7 +9,7 @@
 #include <deque>
 #include <filesystem>
 #include <functional>
-#include <set>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -18,142 +17,40 @@
 #include <vector>
 
 #include "ziya/config.hpp"
-#include "ziya/core/dtype.hpp"
-#include "ziya/core/error.hpp"
 #include "ziya/io/file.hpp"
 #include "ziya/io/json.hpp"
 #include "ziya/io/safetensors.hpp"
+#include "ziya/io/safetensors_file_writer.hpp"
 #include "ziya/io/tensor_spec.hpp"
 #include "ziya/io/writer.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 
-namespace safetensors {
-
-/// The widest types first, otherwise unchanged: written so, every tensor is aligned for its type.
-inline std::vector<TensorSpec> aligned_order(std::vector<TensorSpec> tensors) {
-  std::ranges::stable_sort(tensors, std::ranges::greater{},
-                           [](const TensorSpec& tensor) { return info(tensor.dtype).block_bytes; });
-  return tensors;
-}
-
-/// @throws ArgumentError ZIYA-215 for a name that occurs twice or means something else
-inline void check_names(const std::vector<TensorSpec>& tensors) {
-  std::set<std::string_view> names{"__metadata__"};
-  for (const TensorSpec& tensor : tensors) {
-    if (!names.insert(tensor.name).second) {
-      throw ArgumentError("ZIYA-215", "safetensors: there can be only one tensor " + tensor.name);
-    }
-  }
-}
-
-/// The JSON of a header with its eight bytes of length, padded so that the data is aligned to 8.
-/// @throws ArgumentError ZIYA-215, ZIYA-239 for a name that is not UTF-8
-inline std::string make_header(const std::vector<TensorSpec>& tensors, const Metadata& metadata) {
-  std::string json = "{\"__metadata__\":{";
-  const char* separator = "";
-  for (const auto& [key, value] : metadata) {
-    json += separator + json_quote(key) + ":" + json_quote(value);
-    separator = ",";
-  }
-  json += "}";
-  check_names(tensors);
-  std::int64_t offset = 0;
-  for (const TensorSpec& tensor : tensors) {
-    std::string extents;
-    for (const std::int64_t extent : tensor.shape.extents()) {
-      extents += (extents.empty() ? "" : ",") + std::to_string(extent);
-    }
-    json += "," + json_quote(tensor.name) + ":{\"dtype\":\"" +
-            std::string(dtype_name(tensor.dtype)) + "\",\"shape\":[" + extents +
-            "],\"data_offsets\":[" + std::to_string(offset) + "," +
-            std::to_string(offset + tensor.bytes()) + "]}";
-    offset += tensor.bytes();
-  }
-  json += "}";
-  json.resize((json.size() + 7) / 8 * 8, ' ');
-  std::string header;
-  for (int i = 0; i < 8; ++i) header += static_cast<char>(json.size() >> (8 * i) & 0xff);
-  return header + json;
-}
-
-}  // namespace safetensors
-
-/// One safetensors file. Tensors are written in the order of tensors(), each in as many pieces as
-/// the caller likes.
-class SafetensorsWriter {
- public:
-  /// @param metadata texts for `__metadata__`; "format" is set to "pt", which loaders demand
-  /// @throws IoError, ArgumentError ZIYA-215
-  SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorSpec> tensors,
-                    safetensors::Metadata metadata = {}, WriteHooks hooks = {})
-      : tensors_(safetensors::aligned_order(std::move(tensors))), file_(path, std::move(hooks)) {
-    metadata.emplace("format", "pt");
-    file_.write(safetensors::make_header(tensors_, metadata));
-    skip_empty();
-  }
-
-  /// In the order of the data (safetensors::aligned_order), which is the order of writing.
-  [[nodiscard]] const std::vector<TensorSpec>& tensors() const { return tensors_; }
-  [[nodiscard]] bool complete() const { return next_ == tensors_.size(); }
-
-  /// The next bytes of tensor `name`, row-major.
-  /// @throws ArgumentError ZIYA-215 when it is not its turn or not so long; IoError
-  void write(std::string_view name, std::span<const std::byte> data) {
-    if (data.empty()) return;
-    if (complete() || tensors_[next_].name != name ||
-        static_cast<std::int64_t>(data.size()) > tensors_[next_].bytes() - written_) {
-      throw ArgumentError("ZIYA-215", utf8_from_path(file_.path()) + ": " +
-                                          std::to_string(data.size()) + " bytes of tensor " +
-                                          std::string(name) + " are not what comes next");
-    }
-    file_.write(data);
-    written_ += static_cast<std::int64_t>(data.size());
-    skip_empty();
-  }
-
-  /// Every tensor is written and on the disk; the file does not bear its name yet.
-  /// @throws ArgumentError ZIYA-215 when tensors are missing, IoError
-  void finish() {
-    if (!complete()) {
-      throw ArgumentError("ZIYA-215", utf8_from_path(file_.path()) + ": tensor " +
-                                          tensors_[next_].name + " was not written");
-    }
-    file_.finish();
-  }
-  /// Finishes, and gives the file its name.
-  void commit() {
-    finish();
-    file_.commit();
-  }
-  [[nodiscard]] const std::filesystem::path& path() const { return file_.path(); }
-
- private:
-  /// Moves to the next tensor that has bytes left.
-  void skip_empty() {
-    while (!complete() && written_ == tensors_[next_].bytes()) {
-      ++next_;
-      written_ = 0;
-    }
-  }
-
-  std::vector<TensorSpec> tensors_;
-  OutputFile file_;
-  std::size_t next_ = 0;
-  std::int64_t written_ = 0;  // bytes of tensors_[next_]
+/// How work that may be interrupted takes part in writing the shards of a checkpoint.
+struct ShardEvents {
+  using Shard = std::vector<TensorSpec>;  ///< in the order of the data
+  /// Metadata of this shard alone, beside that of all.
+  std::function<safetensors::Metadata(const Shard&)> metadata{};
+  /// Whether the file is there already and right; then it is not written.
+  std::function<bool(const std::string& file, const Shard&)> keep{};
+  /// The file is whole, on the disk and bears its name. Without this, files get their names
+  /// together, by commit().
+  std::function<void(const std::string& file, const Shard&)> finished{};
 };
 
 /// A checkpoint as Transformers writes it: `model.safetensors`, or where it does not fit one file
-/// `model-00001-of-0000n.safetensors` … with `model.safetensors.index.json`. No file bears its name
-/// before commit().
+/// `model-00001-of-0000n.safetensors` … with `model.safetensors.index.json`.
 class ShardedSafetensorsWriter {
  public:
   /// @param max_shard_bytes of the tensors in one file; a larger tensor has a file of its own
-  /// @throws IoError, ArgumentError ZIYA-215
+  /// @throws IoError, ArgumentError ZIYA-215, and what `events.keep` throws
   ShardedSafetensorsWriter(std::filesystem::path directory, const std::vector<TensorSpec>& tensors,
                            std::int64_t max_shard_bytes, safetensors::Metadata metadata = {},
-                           WriteHooks hooks = {})
-      : directory_(std::move(directory)), metadata_(std::move(metadata)), hooks_(std::move(hooks)) {
+                           WriteHooks hooks = {}, ShardEvents events = {})
+      : directory_(std::move(directory)),
+        metadata_(std::move(metadata)),
+        hooks_(std::move(hooks)),
+        events_(std::move(events)) {
     safetensors::check_names(tensors);
     plan_.emplace_back();
     std::int64_t bytes = 0;
@@ -166,55 +63,84 @@ class ShardedSafetensorsWriter {
       bytes += tensor.bytes();
       total_bytes_ += tensor.bytes();
     }
-    for (auto& shard : plan_) {
-      shard = safetensors::aligned_order(std::move(shard));
-      tensors_.insert(tensors_.end(), shard.begin(), shard.end());
+    for (std::size_t i = 0; i < plan_.size(); ++i) {
+      plan_[i] = safetensors::aligned_order(std::move(plan_[i]));
+      if (events_.keep && events_.keep(file_name(i), plan_[i])) continue;
+      missing_.push_back(i);
+      tensors_.insert(tensors_.end(), plan_[i].begin(), plan_[i].end());
     }
     open_next();
   }
 
   [[nodiscard]] std::size_t shards() const { return plan_.size(); }
+  /// Of these, how many were there already.
+  [[nodiscard]] std::size_t kept_shards() const { return plan_.size() - missing_.size(); }
   [[nodiscard]] std::int64_t total_bytes() const { return total_bytes_; }
-  /// All tensors, in the order in which they must be written.
+  /// All tensors of the shards that have to be written, in the order of writing.
   [[nodiscard]] const std::vector<TensorSpec>& tensors() const { return tensors_; }
+  /// Files of all shards, and the tensors in each in the order of its data.
+  [[nodiscard]] std::vector<std::string> files() const {
+    std::vector<std::string> names;
+    for (std::size_t i = 0; i < plan_.size(); ++i) names.push_back(file_name(i));
+    return names;
+  }
+  [[nodiscard]] const std::vector<std::vector<TensorSpec>>& plan() const { return plan_; }
 
   /// The next bytes of tensor `name`; see SafetensorsWriter::write.
   void write(std::string_view name, std::span<const std::byte> data) {
     if (data.empty()) return;
-    while (writers_.back().complete() && writers_.size() < plan_.size()) open_next();
-    writers_.back().write(name, data);
+    while (writer_ && writer_->complete() && next_ < missing_.size()) open_next();
+    if (!writer_)
+      throw ArgumentError("ZIYA-215", "tensor " + std::string(name) + " is not missing");
+    writer_->write(name, data);
   }
 
-  /// All files get their names, the index last. @throws ArgumentError ZIYA-215 when tensors are
+  /// All files have their names, the index last. @throws ArgumentError ZIYA-215 when tensors are
   /// missing, IoError
   void commit() {
-    while (writers_.back().complete() && writers_.size() < plan_.size()) open_next();
-    for (SafetensorsWriter& writer : writers_) writer.finish();
-    for (SafetensorsWriter& writer : writers_) writer.commit();
+    while (writer_ && writer_->complete() && next_ < missing_.size()) open_next();
+    finish();
+    for (SafetensorsWriter& writer : waiting_) writer.commit();
     if (plan_.size() > 1) {
       write_text_file(directory_ / "model.safetensors.index.json", make_index(), hooks_);
     }
   }
 
  private:
+  [[nodiscard]] std::string file_name(std::size_t shard) const {
+    if (plan_.size() == 1) return "model.safetensors";
+    std::array<char, 64> text{};
+    std::snprintf(text.data(), text.size(), "model-%05zu-of-%05zu.safetensors", shard + 1,
+                  plan_.size());
+    return text.data();
+  }
   void open_next() {
-    if (!writers_.empty()) writers_.back().finish();
-    std::string name = "model.safetensors";
-    if (plan_.size() > 1) {
-      std::array<char, 64> text{};
-      std::snprintf(text.data(), text.size(), "model-%05zu-of-%05zu.safetensors",
-                    writers_.size() + 1, plan_.size());
-      name = text.data();
+    finish();
+    if (next_ == missing_.size()) return;
+    const std::size_t shard = missing_[next_++];
+    safetensors::Metadata metadata = metadata_;
+    if (events_.metadata) metadata.merge(events_.metadata(plan_[shard]));
+    writer_.emplace(directory_ / file_name(shard), plan_[shard], std::move(metadata), hooks_);
+  }
+  /// The shard being written is whole.
+  void finish() {
+    if (!writer_) return;
+    writer_->finish();
+    const std::size_t shard = missing_[next_ - 1];
+    if (events_.finished) {
+      writer_->commit();
+      writer_.reset();
+      events_.finished(file_name(shard), plan_[shard]);
+    } else {
+      waiting_.push_back(std::move(*writer_));
+      writer_.reset();
     }
-    writers_.emplace_back(directory_ / name, plan_[writers_.size()], metadata_, hooks_);
   }
   [[nodiscard]] std::string make_index() const {
     nlohmann::json index;
     index["metadata"]["total_size"] = total_bytes_;
-    for (const SafetensorsWriter& writer : writers_) {
-      for (const TensorSpec& tensor : writer.tensors()) {
-        index["weight_map"][tensor.name] = utf8_from_path(writer.path().filename());
-      }
+    for (std::size_t i = 0; i < plan_.size(); ++i) {
+      for (const TensorSpec& tensor : plan_[i]) index["weight_map"][tensor.name] = file_name(i);
     }
     return index.dump(2) + "\n";
   }
@@ -222,9 +148,13 @@ class ShardedSafetensorsWriter {
   std::filesystem::path directory_;
   safetensors::Metadata metadata_;
   WriteHooks hooks_;
+  ShardEvents events_;
   std::vector<std::vector<TensorSpec>> plan_;  // by shard
   std::vector<TensorSpec> tensors_;
-  std::deque<SafetensorsWriter> writers_;
+  std::vector<std::size_t> missing_;  // shards to write
+  std::size_t next_ = 0;              // of missing_
+  std::optional<SafetensorsWriter> writer_;
+  std::deque<SafetensorsWriter> waiting_;  // for their names
   std::int64_t total_bytes_ = 0;
 };
 

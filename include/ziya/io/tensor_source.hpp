@@ -2,12 +2,19 @@
 // Named tensors that can be read piece by piece, whatever they are made from.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
+#include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "ziya/config.hpp"
+#include "ziya/core/device.hpp"
+#include "ziya/core/dtype.hpp"
 #include "ziya/io/checkpoint.hpp"
 #include "ziya/io/tensor_spec.hpp"
 
@@ -26,7 +33,39 @@ class TensorSource {
   /// Elements [first, first + out.size() / element size) of tensors()[index], row-major; of a
   /// quantised type, whole blocks. @throws IoError, FormatError
   virtual void read(std::size_t index, std::int64_t first, std::span<std::byte> out) const = 0;
+
+  /// The whole tensor as memory: where it lies, if it lies somewhere as it is, otherwise read into
+  /// memory of its own. @throws IoError, FormatError
+  [[nodiscard]] virtual MappedTensor map(std::size_t index) const {
+    const TensorSpec& tensor = tensors().at(index);
+    const auto bytes = static_cast<std::size_t>(tensor.bytes());
+    const std::shared_ptr<void> copy(Memory<Cpu>::allocate(bytes), Memory<Cpu>::release);
+    auto* data = static_cast<std::byte*>(copy.get());
+    const DTypeInfo type = info(tensor.dtype);
+    const std::int64_t step = (std::int64_t{4} << 20) / type.block_bytes * type.block_elements;
+    for (std::int64_t first = 0; first < tensor.shape.elements(); first += step) {
+      const std::int64_t count = std::min(step, tensor.shape.elements() - first);
+      read(index, first,
+           {data + bytes_of(tensor.dtype, first),
+            static_cast<std::size_t>(bytes_of(tensor.dtype, count))});
+    }
+    return {tensor.dtype, tensor.shape, data, copy};
+  }
+
+  /// The file that a tensor lies in, for messages; empty where there is none.
+  [[nodiscard]] virtual std::string place(std::size_t index) const {
+    (void)index;
+    return {};
+  }
 };
+
+/// Index of the tensor of that name among source.tensors(); their number where there is none.
+inline std::size_t find_tensor(const TensorSource& source, std::string_view name) {
+  const std::vector<TensorSpec>& tensors = source.tensors();
+  std::size_t i = 0;
+  while (i < tensors.size() && tensors[i].name != name) ++i;
+  return i;
+}
 
 /// The tensors of a checkpoint as they are.
 class CheckpointSource final : public TensorSource {
@@ -43,6 +82,12 @@ class CheckpointSource final : public TensorSource {
     const auto count =
         static_cast<std::int64_t>(out.size()) / stored.block_bytes * stored.block_elements;
     checkpoint_.read_elements(tensor.name, first, count, out);
+  }
+  [[nodiscard]] MappedTensor map(std::size_t index) const override {
+    return checkpoint_.map(tensors_.at(index).name);
+  }
+  [[nodiscard]] std::string place(std::size_t index) const override {
+    return utf8_from_path(checkpoint_.find(tensors_.at(index).name)->file.filename());
   }
   [[nodiscard]] const Checkpoint& checkpoint() const { return checkpoint_; }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -15,6 +16,7 @@
 #include "ziya/core/decode_hook.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/io/checkpoint.hpp"
+#include "ziya/io/tensor_source.hpp"
 #include "ziya/model/batch.hpp"
 #include "ziya/model/llama_config.hpp"
 #include "ziya/model/llama_shape.hpp"
@@ -65,15 +67,21 @@ class LlamaModel {
   /// Maps a Hugging Face directory or a GGUF file. @throws ConfigError, FormatError, IoError
   static LlamaModel load(const std::filesystem::path& directory,
                          const LoadOptions& options = {}) requires std::is_same_v<Device, Cpu> {
-    const Checkpoint checkpoint = Checkpoint::open(directory);
-    LlamaShape shape = read_llama_shape(directory);
+    return load(std::make_shared<const CheckpointSource>(Checkpoint::open(directory)),
+                read_llama_shape(directory), options);
+  }
+  /// From any source: what lies in files stays there, what is computed (a merge) comes into memory.
+  static LlamaModel load(std::shared_ptr<const TensorSource> source, LlamaShape shape,
+                         const LoadOptions& options = {}) requires std::is_same_v<Device, Cpu> {
     if (shape.vocabulary == unknown_vocabulary) {
-      const auto* table = checkpoint.find(llama_names::embedding);
-      if (table != nullptr && table->shape.rank() == 2) shape.vocabulary = table->shape[0];
+      const std::size_t table = find_tensor(*source, llama_names::embedding);
+      if (table < source->tensors().size() && source->tensors()[table].shape.rank() == 2) {
+        shape.vocabulary = source->tensors()[table].shape[0];
+      }
     }
-    LlamaWeights<Cpu> weights = LlamaLoader(checkpoint, shape, options.dtype).load();
+    LlamaWeights<Cpu> weights = LlamaLoader(source, shape, options.dtype).load();
     for (const auto& adapter : options.adapters) {
-      attach_lora(weights, LoraAdapter::open(adapter), utf8_from_path(directory));
+      attach_lora(weights, LoraAdapter::open(adapter), "the model");
     }
     return LlamaModel(shape, std::move(weights));
   }

@@ -2,11 +2,14 @@
 // From named tensors of a checkpoint to the layers of a model.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "ziya/config.hpp"
@@ -15,9 +18,10 @@
 #include "ziya/core/weight.hpp"
 #include "ziya/io/checkpoint.hpp"
 #include "ziya/io/gguf_names.hpp"
-#include "ziya/model/delta_check.hpp"
+#include "ziya/io/tensor_source.hpp"
 #include "ziya/model/llama_names.hpp"
 #include "ziya/model/llama_shape.hpp"
+#include "ziya/model/model_kind.hpp"
 #include "ziya/nn/attention.hpp"
 #include "ziya/nn/mlp.hpp"
 #include "ziya/nn/norm.hpp"
@@ -57,15 +61,22 @@ struct LlamaWeights {
   }
 };
 
-/// Reads the tensors of one checkpoint, checking each against the shape that config.json
-/// promises.
+/// Reads the tensors of a checkpoint, or of any other source, checking each against the shape that
+/// config.json promises.
 class LlamaLoader {
  public:
   /// @param dtype another type than the stored one makes a copy of every matrix; i8: integers with
   /// one scale per row
+  LlamaLoader(std::shared_ptr<const TensorSource> source, const LlamaShape& shape,
+              std::optional<DType> dtype = std::nullopt)
+      : source_(std::move(source)), shape_(shape), dtype_(dtype) {
+    for (std::size_t i = 0; i < source_->tensors().size(); ++i) {
+      indices_.emplace(source_->tensors()[i].name, i);
+    }
+  }
   LlamaLoader(const Checkpoint& checkpoint, const LlamaShape& shape,
               std::optional<DType> dtype = std::nullopt)
-      : checkpoint_(checkpoint), shape_(shape), dtype_(dtype) {}
+      : LlamaLoader(std::make_shared<const CheckpointSource>(checkpoint), shape, dtype) {}
 
   /// Matrices stay where they are mapped; norms and biases become float.
   /// @throws ConfigError when tensors are missing, superfluous or of another shape than
@@ -74,16 +85,22 @@ class LlamaLoader {
     refuse_delta();
     refuse_unexpected();
     LlamaWeights<Cpu> weights;
-    weights.embedding = matrix(llama_names::embedding, shape_.vocabulary, shape_.hidden);
+    weights.embedding = embedding();
     for (std::int64_t i = 0; i < shape_.layers; ++i) weights.layers.push_back(layer(i));
-    weights.final_norm = norm(std::string(llama_names::final_norm));
-    weights.head.weight = shape_.tied_head
-                              ? weights.embedding
-                              : matrix(llama_names::head, shape_.vocabulary, shape_.hidden);
+    weights.final_norm = final_norm();
+    weights.head.weight = shape_.tied_head ? weights.embedding : head();
     return weights;
   }
 
- private:
+  // Parts of load(), for going through a model one layer at a time; they throw the same.
+  Weight<Cpu> embedding() const {
+    return matrix(llama_names::embedding, shape_.vocabulary, shape_.hidden);
+  }
+  Weight<Cpu> head() const {
+    return matrix(shape_.tied_head ? llama_names::embedding : llama_names::head, shape_.vocabulary,
+                  shape_.hidden);
+  }
+  nn::RmsNorm<Cpu> final_norm() const { return norm(std::string(llama_names::final_norm)); }
   LlamaLayer<Cpu> layer(std::int64_t index) const {
     const auto named = [&](std::string_view part) { return llama_names::of_layer(index, part); };
     const std::int64_t queries = shape_.query_heads * shape_.head_dim;
@@ -107,6 +124,7 @@ class LlamaLoader {
     return layer;
   }
 
+ private:
   nn::Linear<Cpu> linear(const std::string& name, std::int64_t out, std::int64_t in,
                          bool bias) const {
     nn::Linear<Cpu> result;
@@ -119,32 +137,34 @@ class LlamaLoader {
   }
 
   MappedTensor mapped(std::string_view name, const Shape& expected) const {
-    const auto* tensor = checkpoint_.find(name);
-    if (tensor == nullptr) {
+    const auto found = indices_.find(name);
+    if (found == indices_.end()) {
       throw ConfigError("ZIYA-431",
                         "model: tensor " + std::string(name) + " is missing from the checkpoint");
     }
-    if (tensor->shape != expected) {
-      throw ConfigError("ZIYA-432", "model: tensor " + std::string(name) + " in " +
-                                        tensor->file.filename().string() + " is " +
-                                        tensor->shape.to_string() + ", config.json asks for " +
+    const TensorSpec& tensor = source_->tensors()[found->second];
+    if (tensor.shape != expected) {
+      const std::string place = source_->place(found->second);
+      throw ConfigError("ZIYA-432", "model: tensor " + std::string(name) +
+                                        (place.empty() ? "" : " in " + place) + " is " +
+                                        tensor.shape.to_string() + ", config.json asks for " +
                                         expected.to_string());
     }
-    const bool quantised = is_quantised(tensor->dtype) && expected.rank() == 2;
-    if (!is_plain_float(tensor->dtype) && !quantised) {
+    const bool quantised = is_quantised(tensor.dtype) && expected.rank() == 2;
+    if (!is_plain_float(tensor.dtype) && !quantised) {
       throw FormatError("ZIYA-433", "model: tensor " + std::string(name) + " is stored as " +
-                                        std::string(ziya::name(tensor->dtype)) +
+                                        std::string(ziya::name(tensor.dtype)) +
                                         ", expected f32, f16 or bf16" +
                                         (expected.rank() == 2 ? " or a quantised type" : ""));
     }
-    const std::int64_t block = info(tensor->dtype).block_elements;
+    const std::int64_t block = info(tensor.dtype).block_elements;
     if (expected[expected.rank() - 1] % block != 0) {
       throw FormatError("ZIYA-433", "model: rows of tensor " + std::string(name) + " are " +
                                         std::to_string(expected[expected.rank() - 1]) +
                                         " wide, which blocks of " + std::to_string(block) + " (" +
-                                        std::string(ziya::name(tensor->dtype)) + ") do not divide");
+                                        std::string(ziya::name(tensor.dtype)) + ") do not divide");
     }
-    return checkpoint_.map(name);
+    return source_->map(found->second);
   }
 
   Weight<Cpu> matrix(std::string_view name, std::int64_t rows, std::int64_t columns) const {
@@ -163,7 +183,7 @@ class LlamaLoader {
   }
 
   void refuse_delta() const {
-    if (looks_like_delta(checkpoint_)) {
+    if (is_delta(norm_statistics(*source_))) {
       throw FormatError("ZIYA-434",
                         "model: the norm weights are near zero, so this is a delta, not a model; "
                         "merge it with its base first: ziya merge-delta --base BASE --delta DELTA "
@@ -188,9 +208,11 @@ class LlamaLoader {
         parts.push_back(std::string("mlp.") + part + "_proj.bias");
       }
     }
-    const bool is_gguf = checkpoint_.format() == CheckpointFormat::gguf;
-    for (const auto& tensor : checkpoint_.tensors()) {
-      if (is_gguf && !gguf::gguf_name(tensor.name)) {
+    const auto* files = dynamic_cast<const CheckpointSource*>(source_.get());
+    const bool gguf_names =
+        files != nullptr && files->checkpoint().format() == CheckpointFormat::gguf;
+    for (const TensorSpec& tensor : source_->tensors()) {
+      if (gguf_names && !gguf::gguf_name(tensor.name)) {
         throw ConfigError("ZIYA-435", "model: tensor " + tensor.name +
                                           " has no place in a model of the LLaMA architecture");
       }
@@ -222,7 +244,8 @@ class LlamaLoader {
     return false;
   }
 
-  const Checkpoint& checkpoint_;
+  std::shared_ptr<const TensorSource> source_;
+  std::map<std::string_view, std::size_t> indices_;  // by name
   LlamaShape shape_;
   std::optional<DType> dtype_;
   mutable std::unique_ptr<Context<Cpu>> context_;  // for conversions, made when there is one

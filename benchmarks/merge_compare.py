@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A merge of real bytes in the layout of LLaMA-13B: time, memory, plain copies and the reference way.
+
+usage: merge_compare.py PROGRAM FOLDER [--layers N] [--reference PYTHON] [--sparse] [--check]
+       merge_compare.py PROGRAM FOLDER --prepare [--layers N]    writes the inputs for a later run
+
+Writes a base and a delta of N layers (635 MB each, and 655 MB of embedding and head) of random
+halves into FOLDER, merges them with a cold page cache (every file is dropped from it with
+posix_fadvise), samples the process's anonymous memory (smaps_rollup) 20 times a second, and
+compares with plain reads of both inputs and a write of the target with fsync, buffers of 8 MB. With
+--sparse the files are holes of the full 40 layers: for memory, under prlimit --data=536870912.
+With --reference, PYTHON (which has torch) loads both, adds and saves, as the reference does.
+Everything is removed in the end.
+"""
+import argparse
+import json
+import os
+import pathlib
+import random
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+BUFFER = 8 << 20
+REFERENCE = """
+import json, pathlib, sys, torch
+from safetensors.torch import load_file, save_file
+base, delta, target = map(pathlib.Path, sys.argv[1:])
+target.mkdir()
+def load(folder):
+    tensors = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        tensors.update(load_file(file))
+    return tensors
+a, b = load(base), load(delta)
+for name in b:
+    if not any(part in name for part in ("embed_tokens", "lm_head.weight", "inv_freq")):
+        b[name] += a[name]
+shard, size, number = {}, 0, 0
+def flush():
+    global shard, size, number
+    number += 1
+    save_file(shard, target / f"model-{number:05}.safetensors")
+    shard, size = {}, 0
+for name, tensor in b.items():
+    if size + tensor.nbytes > 4e9: flush()
+    shard[name] = tensor
+    size += tensor.nbytes
+flush()
+import os
+for file in target.glob("*"):
+    with open(file) as opened: os.fsync(opened.fileno())
+"""
+
+
+def shapes(layers, vocabulary, hidden=5120, intermediate=13824):
+    result = {"model.embed_tokens.weight": [vocabulary, hidden]}
+    for i in range(layers):
+        p = f"model.layers.{i}."
+        for name in "qkvo":
+            result[f"{p}self_attn.{name}_proj.weight"] = [hidden, hidden]
+        for name in ("gate", "up"):
+            result[f"{p}mlp.{name}_proj.weight"] = [intermediate, hidden]
+        result[f"{p}mlp.down_proj.weight"] = [hidden, intermediate]
+        result[p + "input_layernorm.weight"] = [hidden]
+        result[p + "post_attention_layernorm.weight"] = [hidden]
+    result["model.norm.weight"] = [hidden]
+    result["lm_head.weight"] = [vocabulary, hidden]
+    return result
+
+
+def write_model(folder, tensors, norm, exponent, sparse, shard_bytes=4_000_000_000):
+    """Halves of random signs and fractions below 2^(exponent - 15); holes when sparse."""
+    folder.mkdir()
+    block = bytearray(random.Random(exponent).randbytes(64 << 20))
+    block[1::2] = bytes(b & 0x83 | exponent << 2 for b in block[1::2])
+    shards, size = [{}], 0
+    for name, shape in tensors.items():
+        count = 2 * (shape[0] if len(shape) == 1 else shape[0] * shape[1])
+        if size + count > shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = (shape, count)
+        size += count
+    weight_map = {}
+    for number, shard in enumerate(shards, 1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        header, offset = {}, 0
+        for name, (shape, count) in shard.items():
+            header[name] = {"dtype": "F16", "shape": shape,
+                            "data_offsets": [offset, offset + count]}
+            offset += count
+            weight_map[name] = file
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        with open(folder / file, "wb") as out:
+            out.write(struct.pack("<Q", len(text)) + text)
+            for name, (shape, count) in shard.items():
+                if len(shape) == 1:
+                    out.write(struct.pack("<e", norm) * shape[0])
+                elif sparse:
+                    out.seek(count, os.SEEK_CUR)
+                else:
+                    for begin in range(0, count, len(block)):
+                        out.write(block[:min(len(block), count - begin)])
+            out.truncate()
+            out.flush()
+            os.fsync(out.fileno())
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "config.json").write_text(json.dumps({
+        "model_type": "llama", "hidden_size": 5120, "intermediate_size": 13824,
+        "num_attention_heads": 40, "rms_norm_eps": 1e-6, "vocab_size": 39424,
+        "num_hidden_layers": sum(".input_layernorm" in name for name in tensors)}))
+
+
+def files(folder):
+    return sorted(folder.glob("*.safetensors"))
+
+
+def drop_cache(*folders):
+    for folder in folders:
+        for file in files(folder):
+            with open(file, "rb") as opened:
+                os.fsync(opened.fileno())
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read(folder):
+    begin, total, buffer = time.monotonic(), 0, bytearray(BUFFER)
+    for file in files(folder):
+        with open(file, "rb", buffering=0) as opened:
+            while count := opened.readinto(buffer):
+                total += count
+    return total, time.monotonic() - begin
+
+
+def write(path, total):
+    data = random.Random(0).randbytes(BUFFER)
+    begin = time.monotonic()
+    with open(path, "wb", buffering=0) as out:
+        for at in range(0, total, BUFFER):
+            out.write(data[:min(BUFFER, total - at)])
+        os.fsync(out.fileno())
+    seconds = time.monotonic() - begin
+    path.unlink()
+    return seconds
+
+
+def run(command):
+    """Seconds, and the largest anonymous and private memory of the process, in bytes."""
+    begin = time.monotonic()
+    process = subprocess.Popen([str(word) for word in command])
+    peak, samples = 0, 0
+
+    def sample():
+        nonlocal peak, samples
+        while process.poll() is None:
+            try:
+                text = pathlib.Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+            except OSError:
+                break
+            for line in text.splitlines():
+                if line.startswith("Anonymous:"):
+                    peak = max(peak, int(line.split()[1]) * 1024)
+            samples += 1
+            time.sleep(0.05)
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    status = process.wait()
+    seconds = time.monotonic() - begin
+    sampler.join()
+    if status != 0:
+        sys.exit(f"{command[0]} failed with {status}")
+    return seconds, peak, samples
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program", type=pathlib.Path)
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("--layers", type=int, default=15)
+    parser.add_argument("--reference", type=pathlib.Path)
+    parser.add_argument("--sparse", action="store_true")
+    parser.add_argument("--prepare", action="store_true", help="only write base and delta")
+    parser.add_argument("--check", action="store_true", help="with the checks of merge-delta")
+    options = parser.parse_args()
+    layers = 40 if options.sparse else options.layers
+    folder = options.folder / "merge-compare"
+    base, delta, target = folder / "base", folder / "delta", folder / "target"
+    if not folder.exists():
+        folder.mkdir()
+        write_model(base, shapes(layers, 32000), 1.0, 9, options.sparse)
+        write_model(delta, shapes(layers, 39424), 0.001, 3, options.sparse)
+    if options.prepare:
+        return
+    try:
+        size = sum(file.stat().st_size for file in files(delta))
+        command = [options.program, "merge-delta", "--base", base, "--delta", delta, "--target",
+                   target] + ([] if options.check else ["--no-check"])
+        if options.sparse:
+            command = ["prlimit", "--data=536870912", *command]
+        drop_cache(base, delta)
+        seconds, peak, samples = run(command)
+        print(f"ziya: {size / 1e9:.2f} GB in {seconds:.1f} s, anonymous memory at most "
+              f"{peak / 1e6:.0f} MB in {samples} samples ({samples / seconds:.0f} per second)",
+              flush=True)
+        shutil.rmtree(target)
+        if options.sparse:
+            return
+        drop_cache(base, delta)
+        total, plain = 0, 0.0
+        for source in (base, delta):
+            count, part = read(source)
+            total, plain = total + count, plain + part
+        written = write(folder / "plain", size)
+        print(f"plain: reads of {total / 1e9:.2f} GB {plain:.1f} s, write with fsync of "
+              f"{size / 1e9:.2f} GB {written:.1f} s; together / merge = "
+              f"{(plain + written) / seconds:.2f}", flush=True)
+        if options.reference:
+            drop_cache(base, delta)
+            slow, memory, _ = run([options.reference, "-c", REFERENCE, base, delta, target])
+            print(f"reference: {slow:.1f} s ({slow / seconds:.1f} times), anonymous memory "
+                  f"{memory / 1e6:.0f} MB ({memory / peak:.0f} times)", flush=True)
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

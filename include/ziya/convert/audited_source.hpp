@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+// A source that hashes what is read through it, in the same pass.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ziya/config.hpp"
+#include "ziya/convert/digest.hpp"
+#include "ziya/convert/fingerprint.hpp"
+#include "ziya/convert/half_add.hpp"
+#include "ziya/convert/stream.hpp"
+#include "ziya/core/dtype.hpp"
+#include "ziya/io/tensor_source.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+
+/// Passes reads on, and hashes the bytes of each tensor in their order though threads read them in
+/// any. A piece that comes too early is kept until those before it have come; the thread whose
+/// piece was missing hashes what was waiting, so the pieces kept are those that are under way.
+/// When every read of a tensor's pieces has returned, its hash is complete.
+class AuditedSource final : public TensorSource {
+ public:
+  explicit AuditedSource(std::shared_ptr<const TensorSource> source)
+      : source_(std::move(source)), states_(source_->tensors().size()) {
+    for (std::size_t i = 0; i < states_.size(); ++i) {
+      if (tensors()[i].bytes() != 0) continue;  // nothing of it will be read
+      Sha256 hash;
+      hash.update(fingerprint_preamble(tensors()[i]));
+      states_[i].digest = hash.hex_value();
+    }
+  }
+
+  [[nodiscard]] const std::vector<TensorSpec>& tensors() const override {
+    return source_->tensors();
+  }
+  void read(std::size_t index, std::int64_t first, std::span<std::byte> out) const override {
+    source_->read(index, first, out);
+    audit(index, bytes_of(tensors()[index].dtype, first), out);
+  }
+
+  /// 64 hexadecimal digits; empty while parts of the tensor have not been read.
+  [[nodiscard]] std::string digest(std::size_t index) const {
+    State& state = states_[index];
+    const std::lock_guard lock(state.mutex);
+    return state.digest;
+  }
+  /// NaN and infinities among what was read.
+  [[nodiscard]] std::int64_t non_finite(std::size_t index) const {
+    const std::lock_guard lock(states_[index].mutex);
+    return states_[index].non_finite;
+  }
+  /// What an earlier process has found.
+  void set_digest(std::size_t index, std::string digest) const {
+    const std::lock_guard lock(states_[index].mutex);
+    states_[index].digest = std::move(digest);
+  }
+
+  /// Reads every tensor that nobody has read. @throws as fingerprint()
+  void read_rest(const StreamOptions& options = {}) const {
+    Rest rest;
+    for (std::size_t i = 0; i < states_.size(); ++i) {
+      if (digest(i).empty()) rest.specs.push_back(tensors()[i]);
+    }
+    StreamOptions quiet = options;
+    quiet.progress = nullptr;
+    stream(rest, *this, quiet);
+  }
+  /// Of all tensors, once all are read.
+  [[nodiscard]] Fingerprint fingerprint() const {
+    Fingerprint result;
+    for (std::size_t i = 0; i < states_.size(); ++i) result.tensors[tensors()[i].name] = digest(i);
+    return result;
+  }
+
+ private:
+  struct State {
+    std::mutex mutex;
+    std::optional<Sha256> hash;
+    std::int64_t next = 0;  // byte that is hashed next
+    bool busy = false;      // a thread is hashing
+    std::map<std::int64_t, std::vector<std::byte>> early;
+    std::string digest;
+    std::int64_t non_finite = 0;
+  };
+  struct Rest {
+    std::vector<TensorSpec> specs;
+    [[nodiscard]] const std::vector<TensorSpec>& tensors() const { return specs; }
+    void write(std::string_view, std::span<const std::byte>) {}
+  };
+
+  void audit(std::size_t index, std::int64_t begin, std::span<const std::byte> bytes) const {
+    const TensorSpec& tensor = tensors()[index];
+    const std::int64_t unusual = count_unusual(tensor.dtype, bytes);
+    State& state = states_[index];
+    std::unique_lock lock(state.mutex);
+    state.non_finite += unusual;
+    if (!state.digest.empty() || begin < state.next) return;  // has been read before
+    if (begin > state.next || state.busy) {
+      state.early.try_emplace(begin, bytes.begin(), bytes.end());
+      return;
+    }
+    if (!state.hash) {
+      state.hash.emplace();
+      state.hash->update(fingerprint_preamble(tensor));
+    }
+    std::vector<std::byte> held;
+    state.busy = true;
+    while (true) {
+      lock.unlock();
+      state.hash->update(bytes);
+      lock.lock();
+      state.next += static_cast<std::int64_t>(bytes.size());
+      const auto follower = state.early.find(state.next);
+      if (follower == state.early.end()) break;
+      held = std::move(follower->second);
+      bytes = held;
+      state.early.erase(follower);
+    }
+    state.busy = false;
+    if (state.next == tensor.bytes()) {
+      state.digest = state.hash->hex_value();
+      state.hash.reset();
+    }
+  }
+
+  static std::int64_t count_unusual(DType dtype, std::span<const std::byte> bytes) {
+    const auto count = [&]<class T>(T) {
+      std::int64_t sum = 0;
+      const auto* values = reinterpret_cast<const T*>(bytes.data());
+      for (std::size_t i = 0; i < bytes.size() / sizeof(T); ++i) {
+        sum += !std::isfinite(to_float(values[i]));
+      }
+      return sum;
+    };
+    switch (dtype) {
+      case DType::f16:
+        return count_non_finite({reinterpret_cast<const Half*>(bytes.data()), bytes.size() / 2});
+      case DType::bf16:
+        return count(BFloat16{});
+      case DType::f32:
+        return count(0.0f);
+      default:
+        return 0;
+    }
+  }
+
+  std::shared_ptr<const TensorSource> source_;
+  mutable std::deque<State> states_;
+};
+
+ZIYA_NAMESPACE_END
