@@ -231,9 +231,11 @@ TEST_CASE("every answer that ends parses and satisfies the schema") {
     while (!sequence.finished()) {
       for (float& logit : logits) logit = normal(draw);
       for (std::int32_t id = 3; id < 259; ++id) logits[static_cast<std::size_t>(id)] += 3;
-      for (const char* mark : {"\"", "}", "]", ","}) {
-        if (const auto id = tiny.tokenizer().id_of(mark))
-          logits[static_cast<std::size_t>(*id)] += 8;
+      for (const char mark : {'"', '}', ']'}) {
+        logits[static_cast<std::size_t>(3 + mark)] += mark == '}' ? 9 : 6;  // its byte token
+        if (const auto id = tiny.tokenizer().id_of(std::string(1, mark))) {
+          logits[static_cast<std::size_t>(*id)] += 9;
+        }
       }
       sequence.accept(ctx, View<const float, Cpu>(logits.data(),
                                                   Shape{static_cast<std::int64_t>(logits.size())}));
