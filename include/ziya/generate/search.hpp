@@ -52,15 +52,19 @@ std::vector<float> logits_row(const Tensor<float, Device>& logits, std::size_t r
   return result;
 }
 
-/// log softmax of that row.
+/// log softmax of row `row`, over all columns as the reference has it, and then without those that
+/// pad the vocabulary.
 template <class Device>
 std::vector<float> log_softmax_row(const Tensor<float, Device>& logits, std::size_t row,
                                    const Tokenizer& tokenizer) {
-  std::vector<float> result = logits_row(logits, row, tokenizer);
+  std::vector<float> result(static_cast<std::size_t>(logits.view().columns()));
+  copy(Cpu{}, result.data(), Device{}, logits.view().row(static_cast<std::int64_t>(row)),
+       result.size() * sizeof(float));
   const float highest = *std::max_element(result.begin(), result.end());
   double total = 0;
   for (const float logit : result) total += std::exp(double{logit} - highest);
   const double log_sum = highest + std::log(total);
+  result.resize(static_cast<std::size_t>(tokenizer.vocabulary_size()));
   for (float& logit : result) logit = static_cast<float>(logit - log_sum);
   return result;
 }
