@@ -366,9 +366,43 @@ def schemas():
     schema("open", "{")
 
 
+def sessions():
+    good = {"format": "ziya-session", "version": 1, "model": "0123456789abcdef", "seed": 7,
+            "conversation": {"template": "ziya", "start": [1], "turns": [[4377, 5, 2]],
+                             "system": "s"}}
+    put("session", "good", json.dumps(good))
+    put("session", "format", json.dumps({**good, "format": "other"}))
+    put("session", "version", json.dumps({**good, "version": 2}))
+    put("session", "no_conversation", json.dumps({**good, "conversation": [1]}))
+    put("session", "seed_negative", json.dumps({**good, "seed": -1}))
+    put("session", "seed_largest", json.dumps({**good, "seed": 2**64 - 1}))
+    put("session", "deep", json.dumps({**good, "conversation": {"a": [[[[[[[[1]]]]]]]]}}))
+    put("session", "list", "[]")
+    put("session", "cut", json.dumps(good)[:80])
+    put("session", "surrogate", json.dumps(good)[:-1].encode() + b', "x": "\\ud800"}')
+
+
+def templates():
+    good = {"name": "n", "bos": False, "strip": True, "before_system": "a", "after_system": "b",
+            "system": "s", "system_first": True, "before_query": "<human>:", "after_query": "x",
+            "closing": "</s>", "tokens": ["<human>", "</s>"], "strip_around": ["<human>"],
+            "stop": ["#"]}
+    put("template", "good", json.dumps(good))
+    put("template", "empty", "{}")
+    put("template", "list", "[]")
+    put("template", "unknown", json.dumps({**good, "colour": 1}))
+    put("template", "tokens_text", json.dumps({**good, "tokens": "x"}))
+    put("template", "token_empty", json.dumps({**good, "tokens": [""]}))
+    put("template", "token_number", json.dumps({**good, "tokens": [3]}))
+    put("template", "many_tokens", json.dumps({**good, "stop": ["x"] * 65}))
+    put("template", "bos_number", json.dumps({**good, "bos": 1}))
+
+
 if __name__ == "__main__":
     grammars()
     schemas()
+    sessions()
+    templates()
     configs()
     safetensors()
     pickles()

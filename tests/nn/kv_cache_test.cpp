@@ -74,3 +74,39 @@ TEST_CASE("a cache refuses what it cannot hold and stays as it was", "[kv_cache]
                     ziya::ArgumentError);
   REQUIRE_THROWS_AS(KvCache<Cpu>({1, 1, 4}, {.max_tokens = 0}), ziya::ArgumentError);
 }
+
+TEST_CASE("slots share pages, and copy a page before one of them changes it", "[kv_cache]") {
+  auto cache = small();
+  append(cache, std::vector<std::int32_t>(6, 0));
+  const auto page = [&](int slot, int index) {
+    const auto layer = cache.layer(0);
+    return layer.block_table[slot * layer.table_stride + index];
+  };
+  const auto byte = [&](int layer, int slot, int index) -> std::byte& {
+    const auto where = cache.layer(layer);
+    return where.values[where.block_table[slot * where.table_stride + index] * where.page_bytes];
+  };
+  for (const int layer : {0, 1}) byte(layer, 0, 1) = std::byte{7};
+  cache.share(0, 1, 5);
+  cache.share(0, 2, 4);
+  REQUIRE(cache.length(1) == 5);
+  REQUIRE(cache.used_pages() == 2);
+  REQUIRE(page(1, 0) == page(0, 0));
+  REQUIRE(page(2, 1) == -1);
+  REQUIRE(cache.pages_needed(1, 1) == 1);
+  REQUIRE(cache.pages_needed(2, 5) == 2);
+  append(cache, {1});
+  REQUIRE(page(1, 1) != page(0, 1));
+  for (const int layer : {0, 1}) REQUIRE(byte(layer, 1, 1) == std::byte{7});
+  REQUIRE(cache.pages_needed(0, 1) == 0);  // its page is its own again
+  append(cache, {0});
+  REQUIRE(cache.used_pages() == 3);
+  cache.release(0);
+  REQUIRE(cache.used_pages() == 2);  // the first page is still slot 1's and 2's
+  cache.release(1);
+  REQUIRE(cache.used_pages() == 1);
+  cache.release(2);
+  REQUIRE(cache.free_pages() == 9);
+  REQUIRE_THROWS_AS(cache.share(0, 0, 0), ziya::ArgumentError);
+  REQUIRE_THROWS_AS(cache.share(0, 1, 1), ziya::ArgumentError);
+}

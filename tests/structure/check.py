@@ -18,7 +18,7 @@ LAYERS = {
     "text": {"core", "io"},
     "nn": {"core", "ops"},
     "model": {"core", "ops", "nn", "io"},
-    "generate": {"core", "ops", "text", "nn", "model"},
+    "generate": {"core", "io", "ops", "text", "nn", "model"},
     "convert": {"core", "ops", "io", "model", "text"},
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.M)
