@@ -155,7 +155,7 @@ ZIYA_TARGET_AVX512 inline void quantise(ActivationGroup* groups, std::int64_t st
       largest = max(largest, _mm512_abs_ps(a));
       poison = fma(a, zero(), poison);
     }
-    const float extreme = _mm512_reduce_max_ps(largest), trouble = sum(poison);
+    const float extreme = largest_lane(largest), trouble = sum(poison);
     if (!(extreme > smallest_activation) || trouble != 0) {
       baseline::quantise(groups, stride, x + i, ActivationGroup::columns);
       continue;
@@ -177,8 +177,9 @@ ZIYA_TARGET_AVX512 inline void quantise(ActivationGroup* groups, std::int64_t st
           fours, _mm512_maskz_shuffle_epi32(all, fours, static_cast<_MM_PERM_ENUM>(0xb1)));
       const __m512i all_16 = _mm512_add_epi32(
           eights, _mm512_maskz_shuffle_epi32(all, eights, static_cast<_MM_PERM_ENUM>(0x4e)));
-      _mm_store_si128(reinterpret_cast<__m128i*>(sums + v * 4),
-                      _mm512_castsi512_si128(_mm512_maskz_compress_epi32(0x1111, all_16)));
+      _mm_store_si128(
+          reinterpret_cast<__m128i*>(sums + v * 4),
+          _mm512_maskz_extracti32x4_epi32(0xf, _mm512_maskz_compress_epi32(0x1111, all_16), 0));
     }
     set_sums(*groups, sums);
     groups->scale = extreme / 127.0f;

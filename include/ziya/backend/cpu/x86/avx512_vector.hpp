@@ -56,6 +56,14 @@ ZIYA_TARGET_AVX512 inline float sum(__m512 v) {
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
+ZIYA_TARGET_AVX512 inline float largest_lane(__m512 v) {
+  const __m512d pairs = _mm512_castps_pd(v);
+  const __m256 eight = _mm256_max_ps(_mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xf, pairs, 0)),
+                                     _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xf, pairs, 1)));
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
 /// y[n] = sum of the n-th, by the same additions.
 ZIYA_TARGET_AVX512 inline void store_sums(float* y, __m512 v0, __m512 v1, __m512 v2, __m512 v3) {
   const __m128 a = fold(v0), b = fold(v1), c = fold(v2), d = fold(v3);
