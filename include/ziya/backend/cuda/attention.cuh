@@ -69,8 +69,12 @@ ZIYA_HIDDEN void run_rows(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, C
       const bool whole = head_dim % wide == 0 && alignment_of(places.keys) == 16 &&
                          alignment_of(places.values) == 16 && places.key_stride % wide == 0 &&
                          places.value_stride % wide == 0 && places.page_bytes % 16 == 0;
-      launch(ctx, "attention", whole ? attention_rows<T, C, wide> : attention_rows<T, C, 1>, grid,
-             dim3(row_threads), 0, a);
+      constexpr std::int64_t few = 16 * wide * (wide == 4 ? 2 : 1);  // elements of 16 lanes
+      launch(ctx, "attention",
+             !whole            ? attention_rows<T, C, 1, 32>
+             : head_dim <= few ? attention_rows<T, C, wide, 16>
+                               : attention_rows<T, C, wide, 32>,
+             grid, dim3(row_threads), 0, a);
     });
   }
 }
@@ -106,7 +110,8 @@ ZIYA_HIDDEN void run_tiles(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, 
     a.visible = ctx.uploads().get(ctx.stream(), Upload::visible, visible);
     const dim3 grid(static_cast<unsigned>(tiles.size()), static_cast<unsigned>(q.extent(1)));
     const auto run = [&](auto kernel, int dim) {
-      const std::size_t shared = std::size_t{4} * tile_keys * static_cast<std::size_t>(dim + 8) * 2;
+      const std::size_t shared =
+          std::size_t{tile_rows + 4 * tile_keys} * static_cast<std::size_t>(dim + 8) * sizeof(T);
       check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  static_cast<int>(shared)),
             "attention");
@@ -144,15 +149,15 @@ void attention(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q,
                const CachedKeysValues<Cuda>& cache, const AttentionRows& rows, float scale) {
   if (q.rows() == 0) return;
   const CachedKeysValues<Cuda> placed = cuda::on_device(ctx, cache, rows.slots);
-  const cuda::KeyPlaces places{placed.keys,
-                               placed.values,
-                               placed.block_table,
-                               placed.table_stride,
-                               placed.page_tokens,
-                               placed.page_bytes,
-                               placed.page_tokens * placed.head_dim,
-                               placed.head_dim,
-                               placed.head_dim};
+  const cuda::KeyPlaces places{.keys = placed.keys,
+                               .values = placed.values,
+                               .table = placed.block_table,
+                               .table_stride = placed.table_stride,
+                               .page_tokens = static_cast<unsigned>(placed.page_tokens),
+                               .page_bytes = placed.page_bytes,
+                               .head_stride = placed.page_tokens * placed.head_dim,
+                               .key_stride = placed.head_dim,
+                               .value_stride = placed.head_dim};
   const std::int64_t group = q.extent(1) / cache.kv_heads;
   std::vector<cuda::Tile> tiles;
   std::int64_t longest = 0;
@@ -177,15 +182,15 @@ void attention(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q, Vie
                View<const T, Cuda> v, std::span<const Segment> segments, bool causal, float scale) {
   if (q.rows() == 0) return;
   const std::int64_t head_dim = q.extent(2);
-  const cuda::KeyPlaces places{reinterpret_cast<const std::byte*>(k.data()),
-                               reinterpret_cast<const std::byte*>(v.data()),
-                               nullptr,
-                               0,
-                               1,
-                               0,
-                               head_dim,
-                               k.row_stride(),
-                               v.row_stride()};
+  const cuda::KeyPlaces places{.keys = reinterpret_cast<const std::byte*>(k.data()),
+                               .values = reinterpret_cast<const std::byte*>(v.data()),
+                               .table = nullptr,
+                               .table_stride = 0,
+                               .page_tokens = 1,
+                               .page_bytes = 0,
+                               .head_stride = head_dim,
+                               .key_stride = k.row_stride(),
+                               .value_stride = v.row_stride()};
   const std::int64_t group = q.extent(1) / k.extent(1);
   std::vector<std::int64_t> visible(static_cast<std::size_t>(q.rows()), -1);
   std::vector<std::int64_t> first(visible.size(), 0);

@@ -8,29 +8,23 @@
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
-/// Where keys and values lie: token t of head h, seen from element 0 of its sequence's table.
+/// Where keys and values lie: strides in elements, a page in bytes.
 struct KeyPlaces {
   const std::byte *keys, *values;
   const std::int32_t* table;  ///< null: tokens follow each other
-  std::int64_t table_stride, page_tokens, page_bytes;
-  std::int64_t head_stride, key_stride, value_stride;  ///< elements
+  std::int64_t table_stride;
+  unsigned page_tokens;
+  std::int64_t page_bytes, head_stride, key_stride, value_stride;
 
-  /// Page and token within it.
-  __device__ std::int64_t page(std::int32_t slot, std::int64_t token) const {
-    return table == nullptr ? 0 : table[slot * table_stride + token / page_tokens];
-  }
-  __device__ std::int64_t within(std::int64_t token) const {
-    return table == nullptr ? token : token % page_tokens;
-  }
-  template <class C>
-  __device__ const C* key(std::int32_t slot, std::int64_t head, std::int64_t token) const {
-    return reinterpret_cast<const C*>(keys + page(slot, token) * page_bytes) + head * head_stride +
-           within(token) * key_stride;
-  }
-  template <class C>
-  __device__ const C* value(std::int32_t slot, std::int64_t head, std::int64_t token) const {
-    return reinterpret_cast<const C*>(values + page(slot, token) * page_bytes) +
-           head * head_stride + within(token) * value_stride;
+  /// Bytes from `keys` to token 0 of the page that holds `token`, and the token's place in it.
+  struct Place {
+    std::int64_t page;
+    std::int64_t token;
+  };
+  __device__ Place place(std::int32_t slot, std::int64_t token) const {
+    if (table == nullptr) return {0, token};
+    const auto index = static_cast<unsigned>(token);
+    return {table[slot * table_stride + index / page_tokens] * page_bytes, index % page_tokens};
   }
 };
 
@@ -52,12 +46,15 @@ struct RowArguments {
   std::uint32_t* counters;      ///< (rows, heads) zeros
 };
 
-/// Grid: (splits, heads, rows). `N` elements of a key per load.
-template <class T, class C, int N>
+/// Grid: (splits, heads, rows). `Lanes` threads share a key and load `N` elements of it at once.
+template <class T, class C, int N, int Lanes>
 ZIYA_KERNEL void __launch_bounds__(row_threads) attention_rows(RowArguments<T> a) {
-  constexpr int passes = N == 1 ? 8 : 2;  // × 32 lanes × N elements ≥ most_head_dim
+  constexpr int passes = N == 8 ? 1 : N == 4 ? 2 : 8;  // × Lanes × N elements ≥ the head size
+  constexpr int members = row_threads / Lanes, keys_each = split_keys / members;
+  static_assert(split_keys == 64);
   __shared__ float query[most_head_dim], scores[split_keys], sums[most_head_dim];
-  __shared__ float gathered[row_threads / 32 * most_head_dim];
+  __shared__ float gathered[row_threads / 32][most_head_dim];
+  __shared__ const C *key_rows[split_keys], *value_rows[split_keys];
   __shared__ bool last;
   wait_for_previous();
   release_next();
@@ -68,7 +65,6 @@ ZIYA_KERNEL void __launch_bounds__(row_threads) attention_rows(RowArguments<T> a
   const std::int64_t begin = std::int64_t{split} * split_keys;
   const auto count = static_cast<int>(
       min(static_cast<long long>(split_keys), static_cast<long long>(visible - begin)));
-  const std::int64_t key_head = head / a.group;
   T* out = a.out + row * a.out_stride + head * a.head_dim;
   if (visible <= 0) {
     if (split == 0 && visible == 0) {
@@ -77,84 +73,96 @@ ZIYA_KERNEL void __launch_bounds__(row_threads) attention_rows(RowArguments<T> a
     return;
   }
   if (count <= 0) return;
-  const std::int32_t slot = a.slots == nullptr ? 0 : a.slots[row];
-  const std::int64_t offset = begin + (a.first == nullptr ? 0 : a.first[row]);
+  if (thread < count) {
+    const std::int32_t slot = a.slots == nullptr ? 0 : a.slots[row];
+    const std::int64_t token = begin + thread + (a.first == nullptr ? 0 : a.first[row]);
+    const auto place = a.places.place(slot, token);
+    const std::int64_t to_head = head / a.group * a.places.head_stride;
+    key_rows[thread] = reinterpret_cast<const C*>(a.places.keys + place.page) + to_head +
+                       place.token * a.places.key_stride;
+    value_rows[thread] = reinterpret_cast<const C*>(a.places.values + place.page) + to_head +
+                         place.token * a.places.value_stride;
+  }
   for (int i = thread; i < a.head_dim; i += row_threads) {
     query[i] = widen(a.q[row * a.q_stride + head * a.head_dim + i]) * a.scale;
   }
   __syncthreads();
 
-  // `lanes` threads, a power of two, share a key.
-  int lanes = 1;
-  while (lanes < 32 && lanes * N < a.head_dim) lanes *= 2;
-  const int lane = thread % lanes, member = thread / lanes, members = row_threads / lanes;
-  float largest = -INFINITY;
-  for (int first = 0; first < count; first += members) {
-    const int j = first + member;
-    float sum = 0;
-    if (j < count) {
-      const C* key = a.places.template key<C>(slot, key_head, offset + j);
+  const int lane = thread % Lanes, member = thread / Lanes;
+  Pack<C, N> loaded[keys_each][passes];
+  const auto fetch = [&](const C* const* rows) {
+#pragma unroll
+    for (int n = 0; n < keys_each; ++n) {
+      const int j = n * members + member;
 #pragma unroll
       for (int pass = 0; pass < passes; ++pass) {
-        const int i = (pass * lanes + lane) * N;
-        if (i < a.head_dim) {
-          const auto k = *reinterpret_cast<const Pack<C, N>*>(key + i);
-#pragma unroll
-          for (int e = 0; e < N; ++e) sum = fmaf(query[i + e], widen(k.at[e]), sum);
+        const int i = (pass * Lanes + lane) * N;
+        if (j < count && i < a.head_dim) {
+          loaded[n][pass] = *reinterpret_cast<const Pack<C, N>*>(rows[j] + i);
         }
       }
     }
-    for (int apart = lanes / 2; apart > 0; apart /= 2) {
-      sum += __shfl_xor_sync(~0u, sum, apart);
-    }
-    if (j < count) {
-      largest = fmaxf(largest, sum);
-      if (lane == 0) scores[j] = sum;
-    }
-  }
-  largest = block_max(largest);
-  float total = 0;
-  for (int j = thread; j < count; j += row_threads) {
-    scores[j] = expf(scores[j] - largest);
-    total += scores[j];
-  }
-  total = block_sum(total);
-
-  float sum[passes][N] = {};
-  for (int j = member; j < count; j += members) {
-    const C* value = a.places.template value<C>(slot, key_head, offset + j);
-    const float weight = scores[j];
+  };
+  fetch(key_rows);
+#pragma unroll
+  for (int n = 0; n < keys_each; ++n) {
+    const int j = n * members + member;
+    float sum = 0;
 #pragma unroll
     for (int pass = 0; pass < passes; ++pass) {
-      const int i = (pass * lanes + lane) * N;
-      if (i < a.head_dim) {
-        const auto v = *reinterpret_cast<const Pack<C, N>*>(value + i);
+      const int i = (pass * Lanes + lane) * N;
+      if (i >= a.head_dim) continue;
 #pragma unroll
-        for (int e = 0; e < N; ++e) sum[pass][e] = fmaf(weight, widen(v.at[e]), sum[pass][e]);
+      for (int e = 0; e < N; ++e) sum = fmaf(query[i + e], widen(loaded[n][pass].at[e]), sum);
+    }
+#pragma unroll
+    for (int apart = Lanes / 2; apart > 0; apart /= 2) {
+      sum += __shfl_xor_sync(~0u, sum, apart);
+    }
+    if (lane == 0) scores[j] = j < count ? sum : -INFINITY;
+  }
+  fetch(value_rows);  // on their way while the scores become weights
+  __syncthreads();
+
+  // Every warp for itself.
+  const float one = scores[thread % 32], two = scores[thread % 32 + 32];
+  const float largest = warp_max(fmaxf(one, two));
+  const float total = warp_sum(expf(one - largest) + expf(two - largest));
+  float sum[passes][N] = {};
+#pragma unroll
+  for (int n = 0; n < keys_each; ++n) {
+    const int j = n * members + member;
+    if (j >= count) continue;
+    const float weight = expf(scores[j] - largest);
+#pragma unroll
+    for (int pass = 0; pass < passes; ++pass) {
+#pragma unroll
+      for (int e = 0; e < N; ++e) {
+        sum[pass][e] = fmaf(weight, widen(loaded[n][pass].at[e]), sum[pass][e]);
       }
     }
   }
-  // Within a warp by shuffles, then over the warps through shared memory.
 #pragma unroll
   for (int pass = 0; pass < passes; ++pass) {
 #pragma unroll
     for (int e = 0; e < N; ++e) {
-      for (int apart = 16; apart >= lanes; apart /= 2) {
+#pragma unroll
+      for (int apart = 16; apart >= Lanes; apart /= 2) {
         sum[pass][e] += __shfl_xor_sync(~0u, sum[pass][e], apart);
       }
-      const int i = (pass * lanes + lane) * N + e;
-      if (thread % 32 < lanes && i < a.head_dim)
-        gathered[thread / 32 * most_head_dim + i] = sum[pass][e];
+      const int i = (pass * Lanes + lane) * N + e;
+      if (thread % 32 < Lanes && i < a.head_dim) gathered[thread / 32][i] = sum[pass][e];
     }
   }
   __syncthreads();
   for (int i = thread; i < a.head_dim; i += row_threads) {
     float value = 0;
-    for (int warp = 0; warp < row_threads / 32; ++warp) value += gathered[warp * most_head_dim + i];
+#pragma unroll
+    for (int warp = 0; warp < row_threads / 32; ++warp) value += gathered[warp][i];
     sums[i] = value;
   }
-  __syncthreads();
 
+  // From here on a thread touches only what it wrote, until the last block reads the others' parts.
   const auto used = static_cast<int>((visible + split_keys - 1) / split_keys);
   if (used == 1) {
     for (int i = thread; i < a.head_dim; i += row_threads) out[i] = narrow<T>(sums[i] / total);

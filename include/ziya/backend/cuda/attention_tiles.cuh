@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernel of attention, 64 rows of one head at a time, on the tensor cores.
+// Kernel of attention, 128 rows of one head at a time, on the tensor cores.
 // Source: Dao, arXiv 2307.08691 (order of work); Milakov & Gimelshein, arXiv 1805.02867 (softmax)
 #pragma once
 
@@ -9,9 +9,9 @@
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
-inline constexpr int tile_rows = 64;
+inline constexpr int tile_rows = 128;
 inline constexpr int tile_keys = 64;
-inline constexpr int tile_threads = 128;  // each warp has 16 rows
+inline constexpr int tile_threads = 128;  // each warp has 32 rows
 
 /// Adjacent rows of one sequence.
 struct Tile {
@@ -81,163 +81,205 @@ __device__ inline void multiply(float (&c)[4], const unsigned (&a)[4], unsigned 
 
 template <class T>
 __device__ inline unsigned pair_of(float low, float high) {
-  return static_cast<unsigned>(narrow<T>(low).bits) | static_cast<unsigned>(narrow<T>(high).bits)
-                                                          << 16;
+  unsigned pair;
+  if constexpr (std::is_same_v<T, Half>) {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  } else {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  }
+  return pair;
+}
+
+/// 2^value to 22 bits; 0 for −infinity.
+__device__ inline float power_of_two(float value) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
+  return result;
 }
 
 /// Grid: (tiles, heads). `Dim`: head size rounded up to whole matrices; the rest is zeros.
+/// A block of keys lies in shared memory while the next one is on its way; a warp meets half of it
+/// at a time with two sets of 16 rows, so that every matrix of keys or values is used twice.
 template <class T, int Dim>
 ZIYA_KERNEL void __launch_bounds__(tile_threads) attention_tiles(TileArguments<T> a) {
   constexpr int pitch = Dim + 8;  // so that eight rows lie in different banks
-  constexpr int chunks = Dim / 8;
+  constexpr int chunks = Dim / 8, half_keys = tile_keys / 2;
   extern __shared__ __align__(16) std::byte shared[];
-  T* const keys = reinterpret_cast<T*>(shared);    // [2][tile_keys][pitch]
-  T* const values = keys + 2 * tile_keys * pitch;  // [2][tile_keys][pitch]
+  T* const queries = reinterpret_cast<T*>(shared);  // [tile_rows][pitch]
+  T* const keys = queries + tile_rows * pitch;      // [2][tile_keys][pitch]
+  T* const values = keys + 2 * tile_keys * pitch;   // [2][tile_keys][pitch]
   wait_for_previous();
   release_next();
   // Late rows see most keys: they begin first.
   const Tile tile = a.tiles[gridDim.x - 1 - blockIdx.x];
-  const std::int64_t head = blockIdx.y, key_head = head / a.group;
+  const std::int64_t head = blockIdx.y, to_head = head / a.group * a.places.head_stride;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int quad = lane / 4, within = lane % 4;
 
+  const bool whole_pages = a.places.table == nullptr || a.places.page_tokens % tile_keys == 0;
   const auto fetch = [&](int block) {
     T* const k_to = keys + (block % 2) * tile_keys * pitch;
     T* const v_to = values + (block % 2) * tile_keys * pitch;
+    const int token = block * tile_keys;
+    auto place = a.places.place(tile.slot, tile.first + token);
+#pragma unroll 4
     for (int i = thread; i < tile_keys * chunks; i += tile_threads) {
       const int j = i / chunks, part = i % chunks * 8;
-      const int token = block * tile_keys + j;
-      const bool present = token < tile.most && part < a.head_dim;
-      const std::int64_t at = present ? tile.first + token : tile.first;
-      const int column = present ? part : 0;
-      copy_async(k_to + j * pitch + part,
-                 a.places.template key<T>(tile.slot, key_head, at) + column, present);
-      copy_async(v_to + j * pitch + part,
-                 a.places.template value<T>(tile.slot, key_head, at) + column, present);
+      const bool present = token + j < tile.most && part < a.head_dim;
+      auto row = place;
+      if (whole_pages) {
+        row.token += j;
+      } else if (present) {
+        row = a.places.place(tile.slot, tile.first + token + j);
+      }
+      const T* k = reinterpret_cast<const T*>(a.places.keys + row.page) + to_head +
+                   row.token * a.places.key_stride + part;
+      const T* v = reinterpret_cast<const T*>(a.places.values + row.page) + to_head +
+                   row.token * a.places.value_stride + part;
+      // Nothing is read where nothing is present, but the address must be one of the cache.
+      copy_async(k_to + j * pitch + part, present ? k : reinterpret_cast<const T*>(a.places.keys),
+                 present);
+      copy_async(v_to + j * pitch + part, present ? v : reinterpret_cast<const T*>(a.places.values),
+                 present);
     }
     commit_copies();
   };
   const int blocks = (tile.most + tile_keys - 1) / tile_keys;
+  for (int i = thread; i < tile_rows * (Dim / 2); i += tile_threads) {
+    const int index = i / (Dim / 2), column = i % (Dim / 2) * 2;
+    const bool present = index < tile.count && column < a.head_dim;
+    *reinterpret_cast<unsigned*>(queries + index * pitch + column) =
+        present ? *reinterpret_cast<const unsigned*>(a.q + (tile.begin + index) * a.q_stride +
+                                                     head * a.head_dim + column)
+                : 0u;
+  }
   if (blocks > 0) fetch(0);
 
-  // Queries as operand a: rows quad and quad + 8 of the warp's 16, in registers throughout.
-  unsigned queries[Dim / 16][4];
-  int seen[2];
-  std::int64_t rows[2];
+  // Row r of a thread: set r / 2, of its 16 rows number quad + 8 (r % 2).
+  int seen[4], least = tile.most;
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const int index = warp * 16 + quad + 8 * r;
-    rows[r] = index < tile.count ? tile.begin + index : -1;
-    seen[r] = rows[r] < 0 ? 0 : static_cast<int>(a.visible[rows[r]]);
-#pragma unroll
-    for (int step = 0; step < Dim / 16; ++step) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int column = step * 16 + half * 8 + within * 2;
-        const bool present = rows[r] >= 0 && column < a.head_dim;
-        queries[step][r + 2 * half] =
-            present ? *reinterpret_cast<const unsigned*>(a.q + rows[r] * a.q_stride +
-                                                         head * a.head_dim + column)
-                    : 0u;
-      }
-    }
+  for (int r = 0; r < 4; ++r) {
+    const int index = warp * 32 + r / 2 * 16 + r % 2 * 8 + quad;
+    seen[r] = index < tile.count ? static_cast<int>(a.visible[tile.begin + index]) : 0;
+    least = min(least, seen[r]);
   }
-
-  float out[Dim / 8][4] = {};
-  float largest[2] = {-INFINITY, -INFINITY}, total[2] = {};
+  float out[2][Dim / 8][4] = {};
+  float largest[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY}, total[4] = {};
   const float scale = a.scale * 1.44269504f;  // powers of two instead of e
+  const T* const own = queries + (warp * 32 + lane % 16) * pitch + lane / 16 * 8;
   for (int block = 0; block < blocks; ++block) {
-    if (block + 1 < blocks) {
-      fetch(block + 1);
-      wait_for_copies<1>();
-    } else {
-      wait_for_copies<0>();
-    }
-    __syncthreads();
-    const T* k = keys + (block % 2) * tile_keys * pitch;
-    const T* v = values + (block % 2) * tile_keys * pitch;
-
-    float scores[tile_keys / 8][4] = {};
+    wait_for_copies<0>();
+    __syncthreads();  // this block has arrived, and everybody is done with the one before
+    if (block + 1 < blocks) fetch(block + 1);
+#pragma unroll 1
+    for (int part = 0; part < 2; ++part) {
+      const int first = block * tile_keys + part * half_keys;
+      const T* k = keys + ((block % 2) * tile_keys + part * half_keys) * pitch;
+      const T* v = values + ((block % 2) * tile_keys + part * half_keys) * pitch;
+      float scores[2][half_keys / 8][4] = {};
 #pragma unroll
-    for (int step = 0; step < Dim / 16; ++step) {
+      for (int step = 0; step < Dim / 16; ++step) {
+        unsigned rows[2][4];
+        load_matrices(rows[0], own + step * 16);
+        load_matrices(rows[1], own + 16 * pitch + step * 16);
 #pragma unroll
-      for (int n = 0; n < tile_keys / 16; ++n) {
-        unsigned b[4];
-        const int row = n * 16 + lane / 16 * 8 + lane % 8, column = step * 16 + lane / 8 % 2 * 8;
-        load_matrices(b, k + row * pitch + column);
-        multiply<T>(scores[2 * n], queries[step], b[0], b[1]);
-        multiply<T>(scores[2 * n + 1], queries[step], b[2], b[3]);
-      }
-    }
-    // Element e of a score matrix: row quad + 8 (e / 2), key 2 within + e % 2.
+        for (int n = 0; n < half_keys / 16; ++n) {
+          unsigned b[4];
+          load_matrices(
+              b, k + (n * 16 + lane / 16 * 8 + lane % 8) * pitch + step * 16 + lane / 8 % 2 * 8);
 #pragma unroll
-    for (int n = 0; n < tile_keys / 8; ++n) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int key = block * tile_keys + n * 8 + within * 2 + e % 2;
-        scores[n][e] = key < seen[e / 2] ? scores[n][e] * scale : -INFINITY;
-      }
-    }
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      float most = largest[r];
-#pragma unroll
-      for (int n = 0; n < tile_keys / 8; ++n) {
-        most = fmaxf(most, fmaxf(scores[n][2 * r], scores[n][2 * r + 1]));
-      }
-      most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
-      most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
-      const float base = most == -INFINITY ? 0.0f : most;  // a row that has seen nothing yet
-      const float shrink = exp2f(largest[r] - base);
-      largest[r] = most;
-      float sum = 0;
-#pragma unroll
-      for (int n = 0; n < tile_keys / 8; ++n) {
-#pragma unroll
-        for (int e = 2 * r; e < 2 * r + 2; ++e) {
-          scores[n][e] = exp2f(scores[n][e] - base);
-          sum += scores[n][e];
+          for (int set = 0; set < 2; ++set) {
+            multiply<T>(scores[set][2 * n], rows[set], b[0], b[1]);
+            multiply<T>(scores[set][2 * n + 1], rows[set], b[2], b[3]);
+          }
         }
       }
-      total[r] = total[r] * shrink + sum;
+      // Element e of a score matrix: row quad + 8 (e / 2), key 2 within + e % 2.
+      if (first + half_keys > least) {
 #pragma unroll
-      for (int d = 0; d < Dim / 8; ++d) {
-        out[d][2 * r] *= shrink;
-        out[d][2 * r + 1] *= shrink;
+        for (int set = 0; set < 2; ++set) {
+#pragma unroll
+          for (int n = 0; n < half_keys / 8; ++n) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+              const int key = first + n * 8 + within * 2 + e % 2;
+              if (key >= seen[2 * set + e / 2]) scores[set][n][e] = -INFINITY;
+            }
+          }
+        }
+      }
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        const int set = r / 2, e = r % 2 * 2;
+        float most = -INFINITY;
+#pragma unroll
+        for (int n = 0; n < half_keys / 8; ++n) {
+          most = fmaxf(most, fmaxf(scores[set][n][e], scores[set][n][e + 1]));
+        }
+        most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
+        most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
+        most = fmaxf(most * scale, largest[r]);
+        const float base = most == -INFINITY ? 0.0f : most;  // a row that has seen nothing yet
+        const float shrink = power_of_two(largest[r] - base);
+        largest[r] = most;
+        float sum = 0;
+#pragma unroll
+        for (int n = 0; n < half_keys / 8; ++n) {
+          scores[set][n][e] = power_of_two(fmaf(scores[set][n][e], scale, -base));
+          scores[set][n][e + 1] = power_of_two(fmaf(scores[set][n][e + 1], scale, -base));
+          sum += scores[set][n][e] + scores[set][n][e + 1];
+        }
+        total[r] = total[r] * shrink + sum;
+        if (__any_sync(~0u, shrink != 1.0f)) {
+#pragma unroll
+          for (int d = 0; d < Dim / 8; ++d) {
+            out[set][d][e] *= shrink;
+            out[set][d][e + 1] *= shrink;
+          }
+        }
+      }
+#pragma unroll
+      for (int step = 0; step < half_keys / 16; ++step) {
+        unsigned p[2][4];
+#pragma unroll
+        for (int set = 0; set < 2; ++set) {
+          const auto& s = scores[set];
+          p[set][0] = pair_of<T>(s[2 * step][0], s[2 * step][1]);
+          p[set][1] = pair_of<T>(s[2 * step][2], s[2 * step][3]);
+          p[set][2] = pair_of<T>(s[2 * step + 1][0], s[2 * step + 1][1]);
+          p[set][3] = pair_of<T>(s[2 * step + 1][2], s[2 * step + 1][3]);
+        }
+#pragma unroll
+        for (int d = 0; d < Dim / 16; ++d) {
+          unsigned b[4];
+          load_transposed(
+              b, v + (step * 16 + lane / 8 % 2 * 8 + lane % 8) * pitch + d * 16 + lane / 16 * 8);
+#pragma unroll
+          for (int set = 0; set < 2; ++set) {
+            multiply<T>(out[set][2 * d], p[set], b[0], b[1]);
+            multiply<T>(out[set][2 * d + 1], p[set], b[2], b[3]);
+          }
+        }
       }
     }
-#pragma unroll
-    for (int step = 0; step < tile_keys / 16; ++step) {
-      const unsigned p[4] = {pair_of<T>(scores[2 * step][0], scores[2 * step][1]),
-                             pair_of<T>(scores[2 * step][2], scores[2 * step][3]),
-                             pair_of<T>(scores[2 * step + 1][0], scores[2 * step + 1][1]),
-                             pair_of<T>(scores[2 * step + 1][2], scores[2 * step + 1][3])};
-#pragma unroll
-      for (int d = 0; d < Dim / 16; ++d) {
-        unsigned b[4];
-        const int row = step * 16 + lane / 8 % 2 * 8 + lane % 8, column = d * 16 + lane / 16 * 8;
-        load_transposed(b, v + row * pitch + column);
-        multiply<T>(out[2 * d], p, b[0], b[1]);
-        multiply<T>(out[2 * d + 1], p, b[2], b[3]);
-      }
-    }
-    __syncthreads();
   }
+  wait_for_copies<0>();
 
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
+  for (int r = 0; r < 4; ++r) {
     float sum = total[r];
     sum += __shfl_xor_sync(~0u, sum, 1);
     sum += __shfl_xor_sync(~0u, sum, 2);
     const float inverse = sum > 0 ? 1.0f / sum : 0.0f;
-    if (rows[r] < 0) continue;
-    T* to = a.out + rows[r] * a.out_stride + head * a.head_dim;
+    const int index = warp * 32 + r / 2 * 16 + r % 2 * 8 + quad, e = r % 2 * 2;
+    if (index >= tile.count) continue;
+    T* to = a.out + (tile.begin + index) * a.out_stride + head * a.head_dim;
 #pragma unroll
     for (int d = 0; d < Dim / 8; ++d) {
       const int column = d * 8 + within * 2;
       if (column < a.head_dim) {
         *reinterpret_cast<unsigned*>(to + column) =
-            pair_of<T>(out[d][2 * r] * inverse, out[d][2 * r + 1] * inverse);
+            pair_of<T>(out[r / 2][d][e] * inverse, out[r / 2][d][e + 1] * inverse);
       }
     }
   }

@@ -27,8 +27,8 @@
 ZIYA_NAMESPACE_BEGIN
 
 struct CudaOptions {
-  int device = 0;            ///< which GPU
-  int tried_algorithms = 6;  ///< of cuBLASLt, timed for each new shape of a product
+  int device = 0;             ///< which GPU
+  int tried_algorithms = 12;  ///< of cuBLASLt, timed for each new shape of a product
 };
 
 /// Belongs to one thread, whose current GPU it sets. Ops return when their work is enqueued;

@@ -97,8 +97,10 @@ ZIYA_HIDDEN void norm(Context<Cuda>& ctx, const char* name, const NormArguments<
                                          : whole_packs(a.residual, a.residual_stride, a.columns) &&
                                                whole_packs(a.delta, a.delta_stride, a.columns));
   const std::int64_t packs = whole ? a.columns / wide : a.columns;
-  const auto threads =
-      static_cast<unsigned>(std::clamp<std::int64_t>((packs + 31) / 32, 1, 32) * 32);
+  // A few rows want all threads they can get, many rows many blocks.
+  const std::int64_t each = rows > 4 * ctx.multiprocessors() ? norm_packs : 1;
+  const auto threads = static_cast<unsigned>(
+      std::clamp<std::int64_t>((packs + 32 * each - 1) / (32 * each), 1, 32) * 32);
   const dim3 grid(static_cast<unsigned>(rows));
   if (whole) {
     launch(ctx, name, norm_rows<T, wide>, grid, dim3(threads), 0, a);

@@ -2,6 +2,9 @@
 // Kernels of rope and of storing keys and values: a block per token.
 #pragma once
 
+#include <algorithm>
+#include <string>
+
 #include "ziya/backend/cuda/device.cuh"
 #include "ziya/backend/cuda/paged.hpp"
 #include "ziya/backend/cuda/rope.hpp"
@@ -24,65 +27,97 @@ struct RopeArguments {
   const std::int64_t* places;
 };
 
-template <class T, class C>
-__device__ inline void store_heads(const RopeArguments<T>& a, std::byte* to_base, const T* row) {
-  const std::int64_t head_dim = a.cache.head_dim;
-  const std::int32_t slot = a.slots[blockIdx.x];
-  const std::int64_t place = a.places[blockIdx.x];
-  const std::int64_t first = a.cache.offset(slot, 0, place);
-  const std::int64_t apart = a.cache.page_tokens * head_dim;
-  C* to = reinterpret_cast<C*>(to_base + first);
-  for (std::int64_t i = threadIdx.x; i < a.cache.kv_heads * head_dim; i += blockDim.x) {
-    to[i / head_dim * apart + i % head_dim] = narrow<C>(widen(row[i]));
-  }
-}
+inline constexpr int rope_threads = 128;
 
-template <class T>
-__device__ inline void turn_heads(const RopeArguments<T>& a, T* row, int heads,
-                                  const float2* turns) {
-  for (int i = static_cast<int>(threadIdx.x); i < heads * a.pairs;
-       i += static_cast<int>(blockDim.x)) {
-    const int head = i / a.pairs, pair = i % a.pairs;
-    T* first = row + head * 2 * a.pairs + (a.interleaved ? 2 * pair : pair);
-    T* second = first + (a.interleaved ? 1 : a.pairs);
-    const float x = widen(*first), y = widen(*second), c = turns[pair].x, s = turns[pair].y;
-    *first = narrow<T>(x * c - y * s);
-    *second = narrow<T>(y * c + x * s);
-  }
-}
-
-/// Angles are 32-bit products, as the reference computes them; one pair's angle is that of all
-/// heads.
-template <class T, class C>
-ZIYA_KERNEL void rope_rows(RopeArguments<T> a) {
+/// Angles are 32-bit products, as the reference computes them; a block takes some heads of one
+/// token: first those of q, then of k, then of v. A thread turns `N` pairs; more than one where the
+/// pairs are halves and their rows whole packs.
+template <class T, class C, int N>
+ZIYA_KERNEL void __launch_bounds__(rope_threads) rope_rows(RopeArguments<T> a, int block_heads) {
   extern __shared__ float2 turns[];
   wait_for_previous();
   release_next();
   const std::int64_t row = blockIdx.x;
   if (a.positions != nullptr) {
     const auto position = static_cast<float>(a.positions[row]);
-    for (int i = static_cast<int>(threadIdx.x); i < a.pairs; i += static_cast<int>(blockDim.x)) {
+    for (int i = static_cast<int>(threadIdx.x); i < a.pairs; i += rope_threads) {
       float s, c;
       sincosf(position * a.frequencies[i], &s, &c);
       turns[i] = make_float2(c, a.sign * s);
     }
     __syncthreads();
-    if (a.q != nullptr) turn_heads(a, a.q + row * a.q_stride, a.q_heads, turns);
-    turn_heads(a, a.k + row * a.k_stride, a.k_heads, turns);
   }
-  if (a.cache.keys == nullptr) return;
-  __syncthreads();
-  store_heads<T, C>(a, a.cache.keys, a.k + row * a.k_stride);
-  store_heads<T, C>(a, a.cache.values, a.v + row * a.v_stride);
+  const bool stored = a.cache.keys != nullptr;
+  std::int64_t place = 0, head_stride = 0;
+  if (stored) {
+    place = a.cache.offset(a.slots[row], 0, a.places[row]);
+    head_stride = a.cache.page_tokens * a.cache.head_dim;
+  }
+  const int heads = a.q_heads + a.k_heads + (stored ? a.k_heads : 0);
+  const int first_head = static_cast<int>(blockIdx.y) * block_heads;
+  const int here = min(block_heads, heads - first_head), units = a.pairs / N;
+  const int apart = a.interleaved ? 1 : a.pairs;
+  for (int i = static_cast<int>(threadIdx.x); i < here * units; i += rope_threads) {
+    int head = first_head + i / units;
+    const int pair = i % units * N, at = a.interleaved ? 2 * pair : pair;
+    T* from = nullptr;
+    std::byte* to = nullptr;
+    bool turned = a.positions != nullptr;
+    if (head < a.q_heads) {
+      from = a.q + row * a.q_stride + head * 2 * a.pairs;
+    } else if ((head -= a.q_heads) < a.k_heads) {
+      from = a.k + row * a.k_stride + head * 2 * a.pairs;
+      if (stored) to = a.cache.keys + place;
+    } else {
+      head -= a.k_heads;
+      from = const_cast<T*>(a.v) + row * a.v_stride + head * 2 * a.pairs;  // only read
+      to = a.cache.values + place;
+      turned = false;
+    }
+    auto first = *reinterpret_cast<const Pack<T, N>*>(from + at);
+    auto second = *reinterpret_cast<const Pack<T, N>*>(from + at + apart);
+    if (turned) {
+#pragma unroll
+      for (int e = 0; e < N; ++e) {
+        const float x = widen(first.at[e]), y = widen(second.at[e]);
+        const float c = turns[pair + e].x, s = turns[pair + e].y;
+        first.at[e] = narrow<T>(x * c - y * s);
+        second.at[e] = narrow<T>(y * c + x * s);
+      }
+      *reinterpret_cast<Pack<T, N>*>(from + at) = first;
+      *reinterpret_cast<Pack<T, N>*>(from + at + apart) = second;
+    }
+    if (to != nullptr) {
+      C* cached = reinterpret_cast<C*>(to) + head * head_stride;
+      Pack<C, N> one, two;
+#pragma unroll
+      for (int e = 0; e < N; ++e) {
+        one.at[e] = narrow<C>(widen(first.at[e]));
+        two.at[e] = narrow<C>(widen(second.at[e]));
+      }
+      *reinterpret_cast<Pack<C, N>*>(cached + at) = one;
+      *reinterpret_cast<Pack<C, N>*>(cached + at + apart) = two;
+    }
+  }
 }
 
 template <class T>
 ZIYA_HIDDEN void run_rope(Context<Cuda>& ctx, const char* name, const RopeArguments<T>& a,
                           std::int64_t rows) {
+  constexpr int wide = 16 / sizeof(T);
+  const bool whole =
+      !a.interleaved && a.pairs % wide == 0 && whole_packs(a.q, a.q_stride, 2 * a.pairs) &&
+      whole_packs(a.k, a.k_stride, 2 * a.pairs) && whole_packs(a.v, a.v_stride, 2 * a.pairs) &&
+      alignment_of(a.cache.keys) == 16 && alignment_of(a.cache.values) == 16 &&
+      a.cache.page_bytes % 32 == 0;
+  const int heads = a.q_heads + a.k_heads + (a.cache.keys == nullptr ? 0 : a.k_heads);
+  const int units = std::max(1, a.pairs / (whole ? wide : 1));
+  const int block_heads = std::max(1, rope_threads / units);
+  const dim3 grid(static_cast<unsigned>(rows), blocks_for(heads, block_heads));
   with_stored(a.cache.dtype, [&](auto element) {
     using C = decltype(element);
-    launch(ctx, name, rope_rows<T, C>, dim3(static_cast<unsigned>(rows)), dim3(512),
-           static_cast<std::size_t>(a.pairs) * sizeof(float2), a);
+    launch(ctx, name, whole ? rope_rows<T, C, wide> : rope_rows<T, C, 1>, grid, dim3(rope_threads),
+           static_cast<std::size_t>(a.pairs) * sizeof(float2), a, block_heads);
   });
 }
 
@@ -107,11 +142,18 @@ void rope(Context<Cuda>& ctx, View<T, Cuda> x, std::span<const std::int32_t> pos
 template <class T>
 void cache_append(Context<Cuda>& ctx, const CachedKeysValues<Cuda>& cache, View<const T, Cuda> k,
                   View<const T, Cuda> v, const AppendRows& rows) {
+  if (cache.head_dim % 2 != 0) {
+    throw ArgumentError("ZIYA-154", "cuda: cache_append: head size " +
+                                        std::to_string(cache.head_dim) +
+                                        ", expected an even number");
+  }
   cuda::RopeArguments<T> a{};
   a.k = const_cast<T*>(k.data());  // without positions it is only read
   a.v = v.data();
   a.k_stride = k.row_stride();
   a.v_stride = v.row_stride();
+  a.k_heads = static_cast<int>(cache.kv_heads);
+  a.pairs = static_cast<int>(cache.head_dim / 2);
   a.cache = cuda::on_device(ctx, cache, rows.slots);
   a.slots = ctx.uploads().get(ctx.stream(), cuda::Upload::slots, rows.slots);
   a.places = ctx.uploads().get(ctx.stream(), cuda::Upload::places, rows.indices);

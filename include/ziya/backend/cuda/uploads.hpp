@@ -21,7 +21,7 @@ ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
 /// Keys of one sequence that one block of the attention kernel takes.
-inline constexpr int split_keys = 128;
+inline constexpr int split_keys = 64;
 
 /// Blocks that share the keys of a row; a power of two, so that a longer row seldom changes it.
 inline std::int64_t key_splits(std::int64_t visible) {
