@@ -386,7 +386,9 @@ int main(int count, char** arguments) {
     if (wanted("prefill") || wanted("kernels")) {
       const auto model = random_model<CudaBFloat16Config>(shape_13b());
       std::printf("bf16\n");
-      if (wanted("kernels")) kernels(model, ctx, most, 2048, 0);
+      for (const std::int64_t tokens : {512, 2048}) {
+        if (wanted("kernels")) kernels(model, ctx, most, tokens, 0);
+      }
       if (wanted("prefill")) prefill(model, ctx, most, 512);
       if (wanted("prefill")) prefill(model, ctx, most, 2048);
     }

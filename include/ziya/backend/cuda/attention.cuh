@@ -87,9 +87,10 @@ ZIYA_HIDDEN bool tiles_fit(View<T, Cuda> out, View<const T, Cuda> q, const KeyPl
     return alignment_of(data) >= 4 && stride % 2 == 0;
   };
   return sizeof(T) == 2 && dtype == dtype_of<T> && q.extent(2) % 8 == 0 && q.extent(2) <= 128 &&
-         even(out.data(), out.row_stride()) && even(q.data(), q.row_stride()) &&
-         alignment_of(places.keys) == 16 && alignment_of(places.values) == 16 &&
-         places.key_stride % 8 == 0 && places.value_stride % 8 == 0 && places.page_bytes % 16 == 0;
+         even(out.data(), out.row_stride()) && alignment_of(q.data()) == 16 &&
+         q.row_stride() % 8 == 0 && alignment_of(places.keys) == 16 &&
+         alignment_of(places.values) == 16 && places.key_stride % 8 == 0 &&
+         places.value_stride % 8 == 0 && places.page_bytes % 16 == 0;
 }
 
 template <class T>
@@ -108,7 +109,7 @@ ZIYA_HIDDEN void run_tiles(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, 
     a.places = places;
     a.tiles = ctx.uploads().get(ctx.stream(), Upload::tiles, tiles);
     a.visible = ctx.uploads().get(ctx.stream(), Upload::visible, visible);
-    const dim3 grid(static_cast<unsigned>(tiles.size()), static_cast<unsigned>(q.extent(1)));
+    const dim3 grid(static_cast<unsigned>(q.extent(1)), static_cast<unsigned>(tiles.size()));
     const auto run = [&](auto kernel, int dim) {
       const std::size_t shared =
           std::size_t{tile_rows + 4 * tile_keys} * static_cast<std::size_t>(dim + 8) * sizeof(T);

@@ -97,7 +97,7 @@ __device__ inline float power_of_two(float value) {
   return result;
 }
 
-/// Grid: (tiles, heads). `Dim`: head size rounded up to whole matrices; the rest is zeros.
+/// Grid: (heads, tiles). `Dim`: head size rounded up to whole matrices; the rest is zeros.
 /// A block of keys lies in shared memory while the next one is on its way; a warp meets half of it
 /// at a time with two sets of 16 rows, so that every matrix of keys or values is used twice.
 template <class T, int Dim>
@@ -110,9 +110,9 @@ ZIYA_KERNEL void __launch_bounds__(tile_threads) attention_tiles(TileArguments<T
   T* const values = keys + 2 * tile_keys * pitch;   // [2][tile_keys][pitch]
   wait_for_previous();
   release_next();
-  // Late rows see most keys: they begin first.
-  const Tile tile = a.tiles[gridDim.x - 1 - blockIdx.x];
-  const std::int64_t head = blockIdx.y, to_head = head / a.group * a.places.head_stride;
+  // Late rows see most keys: those of all heads begin first.
+  const Tile tile = a.tiles[gridDim.y - 1 - blockIdx.y];
+  const std::int64_t head = blockIdx.x, to_head = head / a.group * a.places.head_stride;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int quad = lane / 4, within = lane % 4;
 
@@ -145,13 +145,12 @@ ZIYA_KERNEL void __launch_bounds__(tile_threads) attention_tiles(TileArguments<T
     commit_copies();
   };
   const int blocks = (tile.most + tile_keys - 1) / tile_keys;
-  for (int i = thread; i < tile_rows * (Dim / 2); i += tile_threads) {
-    const int index = i / (Dim / 2), column = i % (Dim / 2) * 2;
-    const bool present = index < tile.count && column < a.head_dim;
-    *reinterpret_cast<unsigned*>(queries + index * pitch + column) =
-        present ? *reinterpret_cast<const unsigned*>(a.q + (tile.begin + index) * a.q_stride +
-                                                     head * a.head_dim + column)
-                : 0u;
+#pragma unroll 4
+  for (int i = thread; i < tile_rows * chunks; i += tile_threads) {
+    const int index = i / chunks, part = i % chunks * 8;
+    const bool present = index < tile.count && part < a.head_dim;
+    const T* from = a.q + (tile.begin + index) * a.q_stride + head * a.head_dim + part;
+    copy_async(queries + index * pitch + part, present ? from : a.q, present);
   }
   if (blocks > 0) fetch(0);
 
