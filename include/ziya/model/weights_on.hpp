@@ -10,6 +10,8 @@
 
 #include "ziya/config.hpp"
 #include "ziya/core/device.hpp"
+#include "ziya/core/dtype.hpp"
+#include "ziya/core/error.hpp"
 #include "ziya/core/tensor.hpp"
 #include "ziya/core/weight.hpp"
 #include "ziya/model/llama_weights.hpp"
@@ -19,8 +21,13 @@
 
 ZIYA_NAMESPACE_BEGIN
 
+/// @throws ArgumentError for a type that only the CPU reads
 template <class Device>
 Weight<Device> weight_on(const Weight<Cpu>& weight) {
+  if (!is_plain_float(weight.dtype)) {
+    throw ArgumentError("ZIYA-153", "model: weights of type " + std::string(name(weight.dtype)) +
+                                        " run on the CPU only; load them as f16");
+  }
   auto memory = std::make_shared<Tensor<std::byte, Device>>(Shape{weight.bytes()});
   copy(Device{}, memory->data(), Cpu{}, weight.data, static_cast<std::size_t>(weight.bytes()));
   const std::byte* data = memory->data();

@@ -40,7 +40,7 @@ void matmul(Context<Device>& ctx, View<T, Device> y, In<T, Device> x, const Weig
 template <class Device, class T>
 void matmul(Context<Device>& ctx, View<float, Device> y, View<const T, Device> x,
             const Weight<Device>& w) requires(!std::is_same_v<T, float>) {
-  check_stored_type("matmul", w.dtype);
+  check_weight("matmul", w);
   check_extent("matmul", "width of x", x.columns(), w.columns);
   check_extent("matmul", "width of y", y.columns(), w.rows);
   check_extent("matmul", "rows of y", y.rows(), x.rows());

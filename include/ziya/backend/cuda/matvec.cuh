@@ -24,7 +24,6 @@ struct MatvecArguments {
   const W* up;  ///< gated: y = silu(x · w) * (x · up)
   const T* x;
   std::int64_t x_stride, columns, tokens;
-  int row_warps;  ///< that share a row: 1, 2 or 4
   bool y_float, add;
 };
 
@@ -59,49 +58,51 @@ __device__ inline float dot_pack(const Pack<W>& w, const T* x) {
 template <class T, class W, int Tokens, bool Gated>
 ZIYA_KERNEL void __launch_bounds__(32 * matvec_warps) matvec(MatvecArguments<T, W> a) {
   constexpr int elements = 16 / sizeof(W), weights = Gated ? 2 : 1;
-  constexpr int ahead = Gated ? 2 : 4;  // packs of each weight on their way
-  __shared__ float gathered[matvec_warps][weights][Tokens];
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int member = warp % a.row_warps;
-  std::int64_t row = std::int64_t{blockIdx.x} * (matvec_warps / a.row_warps) + warp / a.row_warps;
+  // Packs of each weight on their way: more of them cost the registers of warps that would have
+  // more on their way.
+  constexpr int ahead = 2 / weights;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  std::int64_t row = std::int64_t{blockIdx.x} * matvec_warps + threadIdx.x / 32;
   int index = 0;
   while (index + 1 < matvec_parts && row >= a.parts[index].rows) row -= a.parts[index++].rows;
   const auto part = a.parts[index];
-  const bool present = row < part.rows;
+  if (row >= part.rows) {
+    wait_for_previous();
+    return;
+  }
   const W* from[weights];
   from[0] = part.w + row * a.columns;
   if constexpr (Gated) from[1] = a.up + row * a.columns;
-  const int packs = present ? static_cast<int>(a.columns / elements) : 0;
-  const int step = 32 * a.row_warps, start = lane + 32 * member;
+  const auto packs = static_cast<int>(a.columns / elements);
 
   // The weights do not depend on the work before: the first are under way before it ends.
   Pack<W> now[weights][ahead];
   const auto fetch = [&](int first) {
 #pragma unroll
     for (int k = 0; k < ahead; ++k) {
-      const int p = first + step * k;
+      const int p = first + 32 * k;
 #pragma unroll
       for (int n = 0; n < weights; ++n) {
         if (p < packs) now[n][k] = load_once(from[n] + std::int64_t{p} * elements);
       }
     }
   };
-  fetch(start);
+  fetch(lane);
   release_next();
   wait_for_previous();
 
   float sums[weights][Tokens] = {};
-  for (int first = start; first < packs; first += step * ahead) {
+  for (int first = lane; first < packs; first += 32 * ahead) {
     Pack<W> use[weights][ahead];
 #pragma unroll
     for (int k = 0; k < ahead; ++k) {
 #pragma unroll
       for (int n = 0; n < weights; ++n) use[n][k] = now[n][k];
     }
-    fetch(first + step * ahead);
+    fetch(first + 32 * ahead);
 #pragma unroll
     for (int k = 0; k < ahead; ++k) {
-      const int p = first + step * k;
+      const int p = first + 32 * k;
       if (p >= packs) break;
 #pragma unroll
       for (int t = 0; t < Tokens; ++t) {
@@ -113,37 +114,11 @@ ZIYA_KERNEL void __launch_bounds__(32 * matvec_warps) matvec(MatvecArguments<T, 
     }
   }
 #pragma unroll
-  for (int n = 0; n < weights; ++n) {
-#pragma unroll
-    for (int t = 0; t < Tokens; ++t) sums[n][t] = warp_sum(sums[n][t]);
-  }
-  if (a.row_warps > 1) {  // in the order of the warps
-    if (lane == 0) {
-#pragma unroll
-      for (int n = 0; n < weights; ++n) {
-#pragma unroll
-        for (int t = 0; t < Tokens; ++t) gathered[warp][n][t] = sums[n][t];
-      }
-    }
-    __syncthreads();
-    if (member != 0) return;
-#pragma unroll
-    for (int n = 0; n < weights; ++n) {
-#pragma unroll
-      for (int t = 0; t < Tokens; ++t) {
-        for (int other = 1; other < a.row_warps; ++other) {
-          sums[n][t] += gathered[warp + other][n][t];
-        }
-      }
-    }
-  }
-  if (lane != 0 || !present) return;
-#pragma unroll
   for (int t = 0; t < Tokens; ++t) {
     if (Tokens > 1 && t >= a.tokens) break;
-    float sum = sums[0][t];
-    if constexpr (Gated) sum = silu(sum) * sums[1][t];
-    finish_row(a, part, row, t, sum);
+    float sum = warp_sum(sums[0][t]);
+    if constexpr (Gated) sum = silu(sum) * warp_sum(sums[1][t]);
+    if (lane == 0) finish_row(a, part, row, t, sum);
   }
 }
 
@@ -175,27 +150,15 @@ ZIYA_HIDDEN bool packs_fit(const MatvecArguments<T, W>& a) {
 
 /// At most `matvec_tokens` tokens with weights of whole packs, or one weight of any kind.
 template <class T, class W>
-ZIYA_HIDDEN void run_matvec(Context<Cuda>& ctx, MatvecArguments<T, W> a) {
+ZIYA_HIDDEN void run_matvec(Context<Cuda>& ctx, const MatvecArguments<T, W>& a) {
   std::int64_t rows = 0;
   for (const auto& part : a.parts) rows += part.rows;
-  const dim3 block(32 * matvec_warps);
+  const dim3 grid(blocks_for(rows, matvec_warps)), block(32 * matvec_warps);
   const bool gated = a.up != nullptr;
   if (a.tokens > matvec_tokens || !packs_fit(a)) {
     const auto tokens = static_cast<unsigned>(std::min<std::int64_t>(a.tokens, 65535));
-    launch(ctx, "matmul", matvec_any<T, W>, dim3(blocks_for(rows, matvec_warps), tokens), block, 0,
-           a);
-    return;
-  }
-  // Blocks must come in more than one wave, or the slowest multiprocessor decides.
-  const std::int64_t wave = 64 * std::int64_t{ctx.multiprocessors()};  // warps
-  const std::int64_t packs = a.columns * static_cast<std::int64_t>(sizeof(W)) / 16;
-  a.row_warps = 1;
-  while (a.row_warps < matvec_warps && rows * a.row_warps < wave * 3 / 2 &&
-         packs / a.row_warps >= 256) {
-    a.row_warps *= 2;
-  }
-  const dim3 grid(blocks_for(rows, matvec_warps / a.row_warps));
-  if (a.tokens == 1) {
+    launch(ctx, "matmul", matvec_any<T, W>, dim3(grid.x, tokens), block, 0, a);
+  } else if (a.tokens == 1) {
     launch(ctx, "matmul", gated ? matvec<T, W, 1, true> : matvec<T, W, 1, false>, grid, block, 0,
            a);
   } else {
