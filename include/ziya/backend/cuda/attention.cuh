@@ -96,7 +96,8 @@ ZIYA_HIDDEN bool tiles_fit(View<T, Cuda> out, View<const T, Cuda> q, const KeyPl
 template <class T>
 ZIYA_HIDDEN void run_tiles(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q,
                            const KeyPlaces& places, std::span<const Tile> tiles,
-                           std::span<const std::int64_t> visible, std::int64_t group, float scale) {
+                           std::int64_t height, std::span<const std::int64_t> visible,
+                           std::int64_t group, float scale) {
   if constexpr (sizeof(T) == 2) {
     TileArguments<T> a{};
     a.out = out.data();
@@ -110,27 +111,28 @@ ZIYA_HIDDEN void run_tiles(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, 
     a.tiles = ctx.uploads().get(ctx.stream(), Upload::tiles, tiles);
     a.visible = ctx.uploads().get(ctx.stream(), Upload::visible, visible);
     const dim3 grid(static_cast<unsigned>(q.extent(1)), static_cast<unsigned>(tiles.size()));
-    const auto run = [&](auto kernel, int dim) {
-      const std::size_t shared =
-          std::size_t{tile_rows + 4 * tile_keys} * static_cast<std::size_t>(dim + 8) * sizeof(T);
+    const auto run = [&](auto whole, auto half, int dim) {
+      const auto kernel = height == tile_rows ? whole : half;
+      const std::size_t shared = static_cast<std::size_t>(height + 4 * tile_keys) *
+                                 static_cast<std::size_t>(dim + 8) * sizeof(T);
       check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  static_cast<int>(shared)),
             "attention");
       launch(ctx, "attention", kernel, grid, dim3(tile_threads), shared, a);
     };
-    if (a.head_dim <= 16) return run(attention_tiles<T, 16>, 16);
-    if (a.head_dim <= 64) return run(attention_tiles<T, 64>, 64);
-    if (a.head_dim <= 96) return run(attention_tiles<T, 96>, 96);
-    run(attention_tiles<T, 128>, 128);
+    if (a.head_dim <= 16) return run(attention_tiles<T, 16, 2>, attention_tiles<T, 16, 1>, 16);
+    if (a.head_dim <= 64) return run(attention_tiles<T, 64, 2>, attention_tiles<T, 64, 1>, 64);
+    if (a.head_dim <= 96) return run(attention_tiles<T, 96, 2>, attention_tiles<T, 96, 1>, 96);
+    run(attention_tiles<T, 128, 2>, attention_tiles<T, 128, 1>, 128);
   }
 }
 
 /// Rows [begin, begin + count) of one sequence, in tiles.
 inline void add_tiles(std::vector<Tile>& tiles, std::span<const std::int64_t> visible,
-                      std::int64_t begin, std::int64_t count, std::int32_t slot,
-                      std::int64_t first) {
-  for (std::int64_t at = begin; at < begin + count; at += tile_rows) {
-    const std::int64_t rows = std::min<std::int64_t>(tile_rows, begin + count - at);
+                      std::int64_t begin, std::int64_t count, std::int32_t slot, std::int64_t first,
+                      std::int64_t height) {
+  for (std::int64_t at = begin; at < begin + count; at += height) {
+    const std::int64_t rows = std::min<std::int64_t>(height, begin + count - at);
     std::int64_t most = 0;
     for (std::int64_t t = at; t < at + rows; ++t) {
       most = std::max(most, visible[static_cast<std::size_t>(t)]);
@@ -138,6 +140,13 @@ inline void add_tiles(std::vector<Tile>& tiles, std::span<const std::int64_t> vi
     tiles.push_back({static_cast<std::int32_t>(at), static_cast<std::int32_t>(rows), slot,
                      static_cast<std::int32_t>(most), first});
   }
+}
+
+/// Rows of a tile: half as many where whole tiles would leave multiprocessors without work.
+template <class T>
+ZIYA_HIDDEN std::int64_t tile_height(const Context<Cuda>& ctx, View<const T, Cuda> q) {
+  const std::int64_t tiles = (q.rows() + tile_rows - 1) / tile_rows * q.extent(1);
+  return tiles < 4 * ctx.multiprocessors() ? tile_rows / 2 : tile_rows;
 }
 
 inline constexpr std::int64_t least_tile = 16;  // rows of one sequence that are worth a tile
@@ -162,16 +171,17 @@ void attention(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q,
   const std::int64_t group = q.extent(1) / cache.kv_heads;
   std::vector<cuda::Tile> tiles;
   std::int64_t longest = 0;
+  const std::int64_t height = cuda::tile_height(ctx, q);
   if (cuda::tiles_fit(out, q, places, cache.dtype)) {
     for (std::int64_t begin = 0, end = 0; begin < q.rows(); begin = end) {
       const std::int32_t slot = rows.slots[static_cast<std::size_t>(begin)];
       while (end < q.rows() && rows.slots[static_cast<std::size_t>(end)] == slot) ++end;
       longest = std::max(longest, end - begin);
-      cuda::add_tiles(tiles, rows.visible, begin, end - begin, slot, 0);
+      cuda::add_tiles(tiles, rows.visible, begin, end - begin, slot, 0, height);
     }
   }
   if (longest >= cuda::least_tile) {
-    cuda::run_tiles<T>(ctx, out, q, places, tiles, rows.visible, group, scale);
+    cuda::run_tiles<T>(ctx, out, q, places, tiles, height, rows.visible, group, scale);
   } else {
     cuda::run_rows<T>(ctx, out, q, places, cache.dtype, {rows.slots, rows.visible, {}}, group,
                       scale);
@@ -197,6 +207,7 @@ void attention(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q, Vie
   std::vector<std::int64_t> first(visible.size(), 0);
   std::vector<cuda::Tile> tiles;
   std::int64_t longest = 0;
+  const std::int64_t height = cuda::tile_height(ctx, q);
   for (const Segment& s : segments) {
     for (std::int64_t i = 0; i < s.query_count; ++i) {
       const auto at = static_cast<std::size_t>(s.query_begin + i);
@@ -205,10 +216,10 @@ void attention(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q, Vie
       first[at] = s.key_begin;
     }
     longest = std::max(longest, s.query_count);
-    cuda::add_tiles(tiles, visible, s.query_begin, s.query_count, 0, s.key_begin);
+    cuda::add_tiles(tiles, visible, s.query_begin, s.query_count, 0, s.key_begin, height);
   }
   if (longest >= cuda::least_tile && cuda::tiles_fit(out, q, places, dtype_of<T>)) {
-    cuda::run_tiles<T>(ctx, out, q, places, tiles, visible, group, scale);
+    cuda::run_tiles<T>(ctx, out, q, places, tiles, height, visible, group, scale);
   } else {
     cuda::run_rows<T>(ctx, out, q, places, dtype_of<T>, {{}, visible, first}, group, scale);
   }

@@ -28,7 +28,7 @@ struct KeyPlaces {
   }
 };
 
-inline constexpr int row_threads = 256;
+inline constexpr int row_threads = 512;
 inline constexpr int most_head_dim = 256;
 
 template <class T>
@@ -51,7 +51,6 @@ template <class T, class C, int N, int Lanes>
 ZIYA_KERNEL void __launch_bounds__(row_threads) attention_rows(RowArguments<T> a) {
   constexpr int passes = N == 8 ? 1 : N == 4 ? 2 : 8;  // × Lanes × N elements ≥ the head size
   constexpr int members = row_threads / Lanes, keys_each = split_keys / members;
-  static_assert(split_keys == 64);
   __shared__ float query[most_head_dim], scores[split_keys], sums[most_head_dim];
   __shared__ float gathered[row_threads / 32][most_head_dim];
   __shared__ const C *key_rows[split_keys], *value_rows[split_keys];
@@ -125,9 +124,13 @@ ZIYA_KERNEL void __launch_bounds__(row_threads) attention_rows(RowArguments<T> a
   __syncthreads();
 
   // Every warp for itself.
-  const float one = scores[thread % 32], two = scores[thread % 32 + 32];
-  const float largest = warp_max(fmaxf(one, two));
-  const float total = warp_sum(expf(one - largest) + expf(two - largest));
+  float largest = -INFINITY, total = 0;
+#pragma unroll
+  for (int j = thread % 32; j < split_keys; j += 32) largest = fmaxf(largest, scores[j]);
+  largest = warp_max(largest);
+#pragma unroll
+  for (int j = thread % 32; j < split_keys; j += 32) total += expf(scores[j] - largest);
+  total = warp_sum(total);
   float sum[passes][N] = {};
 #pragma unroll
   for (int n = 0; n < keys_each; ++n) {

@@ -9,9 +9,9 @@
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
-inline constexpr int tile_rows = 128;
+inline constexpr int tile_rows = 128;  // at most; half of it where tiles are few
 inline constexpr int tile_keys = 64;
-inline constexpr int tile_threads = 128;  // each warp has 32 rows
+inline constexpr int tile_threads = 128;  // each warp has a quarter of the rows
 
 /// Adjacent rows of one sequence.
 struct Tile {
@@ -99,14 +99,15 @@ __device__ inline float power_of_two(float value) {
 
 /// Grid: (heads, tiles). `Dim`: head size rounded up to whole matrices; the rest is zeros.
 /// A block of keys lies in shared memory while the next one is on its way; a warp meets half of it
-/// at a time with two sets of 16 rows, so that every matrix of keys or values is used twice.
-template <class T, int Dim>
+/// at a time with one or two sets of 16 rows; with two, every matrix of keys or values is used
+/// twice.
+template <class T, int Dim, int Sets>
 ZIYA_KERNEL void __launch_bounds__(tile_threads) attention_tiles(TileArguments<T> a) {
   constexpr int pitch = Dim + 8;  // so that eight rows lie in different banks
-  constexpr int chunks = Dim / 8, half_keys = tile_keys / 2;
+  constexpr int chunks = Dim / 8, half_keys = tile_keys / 2, rows_here = 64 * Sets;
   extern __shared__ __align__(16) std::byte shared[];
-  T* const queries = reinterpret_cast<T*>(shared);  // [tile_rows][pitch]
-  T* const keys = queries + tile_rows * pitch;      // [2][tile_keys][pitch]
+  T* const queries = reinterpret_cast<T*>(shared);  // [rows_here][pitch]
+  T* const keys = queries + rows_here * pitch;      // [2][tile_keys][pitch]
   T* const values = keys + 2 * tile_keys * pitch;   // [2][tile_keys][pitch]
   wait_for_previous();
   release_next();
@@ -121,32 +122,42 @@ ZIYA_KERNEL void __launch_bounds__(tile_threads) attention_tiles(TileArguments<T
     T* const k_to = keys + (block % 2) * tile_keys * pitch;
     T* const v_to = values + (block % 2) * tile_keys * pitch;
     const int token = block * tile_keys;
+    // A thread copies one column of every `apart`-th row.
+    constexpr int columns = chunks <= 2 ? 2 : chunks <= 8 ? 8 : 16, apart = tile_threads / columns;
+    const int part = thread % columns * 8, first = thread / columns;
+    if (part >= Dim) {
+      commit_copies();
+      return;
+    }
     auto place = a.places.place(tile.slot, tile.first + token);
-#pragma unroll 4
-    for (int i = thread; i < tile_keys * chunks; i += tile_threads) {
-      const int j = i / chunks, part = i % chunks * 8;
-      const bool present = token + j < tile.most && part < a.head_dim;
-      auto row = place;
-      if (whole_pages) {
-        row.token += j;
-      } else if (present) {
-        row = a.places.place(tile.slot, tile.first + token + j);
+    const T* k = reinterpret_cast<const T*>(a.places.keys + place.page) + to_head +
+                 (place.token + first) * a.places.key_stride + part;
+    const T* v = reinterpret_cast<const T*>(a.places.values + place.page) + to_head +
+                 (place.token + first) * a.places.value_stride + part;
+    const bool column_present = part < a.head_dim;
+#pragma unroll
+    for (int j = first; j < tile_keys; j += apart) {
+      const bool present = column_present && token + j < tile.most;
+      if (!whole_pages && present) {
+        place = a.places.place(tile.slot, tile.first + token + j);
+        k = reinterpret_cast<const T*>(a.places.keys + place.page) + to_head +
+            place.token * a.places.key_stride + part;
+        v = reinterpret_cast<const T*>(a.places.values + place.page) + to_head +
+            place.token * a.places.value_stride + part;
       }
-      const T* k = reinterpret_cast<const T*>(a.places.keys + row.page) + to_head +
-                   row.token * a.places.key_stride + part;
-      const T* v = reinterpret_cast<const T*>(a.places.values + row.page) + to_head +
-                   row.token * a.places.value_stride + part;
       // Nothing is read where nothing is present, but the address must be one of the cache.
       copy_async(k_to + j * pitch + part, present ? k : reinterpret_cast<const T*>(a.places.keys),
                  present);
       copy_async(v_to + j * pitch + part, present ? v : reinterpret_cast<const T*>(a.places.values),
                  present);
+      k += apart * a.places.key_stride;
+      v += apart * a.places.value_stride;
     }
     commit_copies();
   };
   const int blocks = (tile.most + tile_keys - 1) / tile_keys;
 #pragma unroll 4
-  for (int i = thread; i < tile_rows * chunks; i += tile_threads) {
+  for (int i = thread; i < rows_here * chunks; i += tile_threads) {
     const int index = i / chunks, part = i % chunks * 8;
     const bool present = index < tile.count && part < a.head_dim;
     const T* from = a.q + (tile.begin + index) * a.q_stride + head * a.head_dim + part;
@@ -155,17 +166,19 @@ ZIYA_KERNEL void __launch_bounds__(tile_threads) attention_tiles(TileArguments<T
   if (blocks > 0) fetch(0);
 
   // Row r of a thread: set r / 2, of its 16 rows number quad + 8 (r % 2).
-  int seen[4], least = tile.most;
+  int seen[2 * Sets], least = tile.most;
 #pragma unroll
-  for (int r = 0; r < 4; ++r) {
-    const int index = warp * 32 + r / 2 * 16 + r % 2 * 8 + quad;
+  for (int r = 0; r < 2 * Sets; ++r) {
+    const int index = warp * 16 * Sets + r / 2 * 16 + r % 2 * 8 + quad;
     seen[r] = index < tile.count ? static_cast<int>(a.visible[tile.begin + index]) : 0;
     least = min(least, seen[r]);
   }
-  float out[2][Dim / 8][4] = {};
-  float largest[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY}, total[4] = {};
+  float out[Sets][Dim / 8][4] = {};
+  float largest[2 * Sets], total[2 * Sets] = {};
+#pragma unroll
+  for (float& value : largest) value = -INFINITY;
   const float scale = a.scale * 1.44269504f;  // powers of two instead of e
-  const T* const own = queries + (warp * 32 + lane % 16) * pitch + lane / 16 * 8;
+  const T* const own = queries + (warp * 16 * Sets + lane % 16) * pitch + lane / 16 * 8;
   for (int block = 0; block < blocks; ++block) {
     wait_for_copies<0>();
     __syncthreads();  // this block has arrived, and everybody is done with the one before
@@ -175,19 +188,21 @@ ZIYA_KERNEL void __launch_bounds__(tile_threads) attention_tiles(TileArguments<T
       const int first = block * tile_keys + part * half_keys;
       const T* k = keys + ((block % 2) * tile_keys + part * half_keys) * pitch;
       const T* v = values + ((block % 2) * tile_keys + part * half_keys) * pitch;
-      float scores[2][half_keys / 8][4] = {};
+      float scores[Sets][half_keys / 8][4] = {};
 #pragma unroll
       for (int step = 0; step < Dim / 16; ++step) {
-        unsigned rows[2][4];
-        load_matrices(rows[0], own + step * 16);
-        load_matrices(rows[1], own + 16 * pitch + step * 16);
+        unsigned rows[Sets][4];
+#pragma unroll
+        for (int set = 0; set < Sets; ++set) {
+          load_matrices(rows[set], own + set * 16 * pitch + step * 16);
+        }
 #pragma unroll
         for (int n = 0; n < half_keys / 16; ++n) {
           unsigned b[4];
           load_matrices(
               b, k + (n * 16 + lane / 16 * 8 + lane % 8) * pitch + step * 16 + lane / 8 % 2 * 8);
 #pragma unroll
-          for (int set = 0; set < 2; ++set) {
+          for (int set = 0; set < Sets; ++set) {
             multiply<T>(scores[set][2 * n], rows[set], b[0], b[1]);
             multiply<T>(scores[set][2 * n + 1], rows[set], b[2], b[3]);
           }
@@ -196,7 +211,7 @@ ZIYA_KERNEL void __launch_bounds__(tile_threads) attention_tiles(TileArguments<T
       // Element e of a score matrix: row quad + 8 (e / 2), key 2 within + e % 2.
       if (first + half_keys > least) {
 #pragma unroll
-        for (int set = 0; set < 2; ++set) {
+        for (int set = 0; set < Sets; ++set) {
 #pragma unroll
           for (int n = 0; n < half_keys / 8; ++n) {
 #pragma unroll
@@ -208,7 +223,7 @@ ZIYA_KERNEL void __launch_bounds__(tile_threads) attention_tiles(TileArguments<T
         }
       }
 #pragma unroll
-      for (int r = 0; r < 4; ++r) {
+      for (int r = 0; r < 2 * Sets; ++r) {
         const int set = r / 2, e = r % 2 * 2;
         float most = -INFINITY;
 #pragma unroll
@@ -239,9 +254,9 @@ ZIYA_KERNEL void __launch_bounds__(tile_threads) attention_tiles(TileArguments<T
       }
 #pragma unroll
       for (int step = 0; step < half_keys / 16; ++step) {
-        unsigned p[2][4];
+        unsigned p[Sets][4];
 #pragma unroll
-        for (int set = 0; set < 2; ++set) {
+        for (int set = 0; set < Sets; ++set) {
           const auto& s = scores[set];
           p[set][0] = pair_of<T>(s[2 * step][0], s[2 * step][1]);
           p[set][1] = pair_of<T>(s[2 * step][2], s[2 * step][3]);
@@ -254,7 +269,7 @@ ZIYA_KERNEL void __launch_bounds__(tile_threads) attention_tiles(TileArguments<T
           load_transposed(
               b, v + (step * 16 + lane / 8 % 2 * 8 + lane % 8) * pitch + d * 16 + lane / 16 * 8);
 #pragma unroll
-          for (int set = 0; set < 2; ++set) {
+          for (int set = 0; set < Sets; ++set) {
             multiply<T>(out[set][2 * d], p[set], b[0], b[1]);
             multiply<T>(out[set][2 * d + 1], p[set], b[2], b[3]);
           }
@@ -265,12 +280,12 @@ ZIYA_KERNEL void __launch_bounds__(tile_threads) attention_tiles(TileArguments<T
   wait_for_copies<0>();
 
 #pragma unroll
-  for (int r = 0; r < 4; ++r) {
+  for (int r = 0; r < 2 * Sets; ++r) {
     float sum = total[r];
     sum += __shfl_xor_sync(~0u, sum, 1);
     sum += __shfl_xor_sync(~0u, sum, 2);
     const float inverse = sum > 0 ? 1.0f / sum : 0.0f;
-    const int index = warp * 32 + r / 2 * 16 + r % 2 * 8 + quad, e = r % 2 * 2;
+    const int index = warp * 16 * Sets + r / 2 * 16 + r % 2 * 8 + quad, e = r % 2 * 2;
     if (index >= tile.count) continue;
     T* to = a.out + (tile.begin + index) * a.out_stride + head * a.head_dim;
 #pragma unroll

@@ -68,26 +68,29 @@ class Context<Cuda> {
   using Graph = cuda::Graph;
   /// Puts the arrays where ops look for them.
   void upload(const StepArrays& step) {
-    std::int64_t used = 0;
-    for (const std::int32_t slot : step.slots) used = std::max<std::int64_t>(used, slot + 1);
-    (void)uploads_.get(stream(), cuda::Upload::ids, step.ids);
-    (void)uploads_.get(stream(), cuda::Upload::positions, step.positions);
-    (void)uploads_.get(stream(), cuda::Upload::slots, step.slots);
-    (void)uploads_.get(stream(), cuda::Upload::places, step.places);
-    (void)uploads_.get(stream(), cuda::Upload::visible, step.visible);
-    (void)uploads_.get(
-        stream(), cuda::Upload::table,
-        std::span(step.block_table, static_cast<std::size_t>(used * step.table_stride)));
+    const auto table = std::span(step.block_table, table_entries(step));
+    const std::array<cuda::Uploads::Announced, 6> arrays{{
+        {cuda::Upload::ids, std::as_bytes(step.ids)},
+        {cuda::Upload::positions, std::as_bytes(step.positions)},
+        {cuda::Upload::slots, std::as_bytes(step.slots)},
+        {cuda::Upload::places, std::as_bytes(step.places)},
+        {cuda::Upload::visible, std::as_bytes(step.visible)},
+        {cuda::Upload::table, std::as_bytes(table)},
+    }};
+    uploads_.announce(stream(), arrays);
   }
   /// Equal for steps that enqueue the same kernels on the same memory, given the same model, cache
   /// and output.
-  using StepKey = std::array<std::uint64_t, 5>;
+  using StepKey = std::array<std::uint64_t, 6>;
   [[nodiscard]] StepKey key_of(const StepArrays& step) {
     Workspace<Cuda>::Scope scope(workspace_);
     const auto* scratch = workspace_.take<std::byte>(Shape{1}).data();
     const std::int64_t longest = *std::max_element(step.visible.begin(), step.visible.end());
-    return {step.ids.size(), static_cast<std::uint64_t>(cuda::key_splits(longest)),
-            uploads_.generation(), workspace_.capacity(),
+    return {step.ids.size(),
+            table_entries(step),
+            static_cast<std::uint64_t>(cuda::key_splits(longest)),
+            uploads_.generation(),
+            workspace_.capacity(),
             reinterpret_cast<std::uintptr_t>(scratch)};
   }
 
@@ -96,6 +99,13 @@ class Context<Cuda> {
 
  private:
   static constexpr std::size_t product_workspace = std::size_t{32} << 20;
+
+  /// The table's rows up to the last slot of a step.
+  static std::size_t table_entries(const StepArrays& step) {
+    std::int64_t used = 0;
+    for (const std::int32_t slot : step.slots) used = std::max<std::int64_t>(used, slot + 1);
+    return static_cast<std::size_t>(used * step.table_stride);
+  }
 
   struct DestroyStream {
     void operator()(cudaStream_t stream) const noexcept { (void)cudaStreamDestroy(stream); }

@@ -21,7 +21,7 @@ ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
 /// Keys of one sequence that one block of the attention kernel takes.
-inline constexpr int split_keys = 64;
+inline constexpr int split_keys = 128;
 
 /// Blocks that share the keys of a row; a power of two, so that a longer row seldom changes it.
 inline std::int64_t key_splits(std::int64_t visible) {
@@ -31,48 +31,90 @@ inline std::int64_t key_splits(std::int64_t visible) {
 }
 
 /// What an array says; each kind has one place on the GPU.
-enum class Upload { ids, positions, slots, places, visible, table, tiles, labels };
-inline constexpr std::size_t upload_kinds = 8;
+enum class Upload { ids, positions, slots, places, visible, table, tiles };
+inline constexpr std::size_t upload_kinds = 7;
 
 /// Every layer of a step asks for the same positions and places: they cross the bus once. A CUDA
 /// graph that was captured with an array finds new contents at the same address.
 class Uploads {
  public:
-  /// The array on the GPU, valid for the work that is enqueued next.
+  /// The array on the GPU, valid for the work that is enqueued next. Where it lies depends on its
+  /// kind and size alone, until `generation` changes.
   template <class T>
   const T* get(cudaStream_t stream, Upload kind, std::span<const T> values) {
-    Kept& kept = kept_[static_cast<std::size_t>(kind)];
-    const std::size_t bytes = values.size_bytes();
-    const bool known = kept.host.size() == bytes &&
-                       (bytes == 0 || std::memcmp(kept.host.data(), values.data(), bytes) == 0);
-    if (!known) {
-      reserve(kept, bytes);
-      kept.host.clear();  // a copy that fails leaves nothing that could be mistaken for done
-      // From pageable memory: the call returns when the bytes are out of it.
-      check(
-          cudaMemcpyAsync(kept.device.data(), values.data(), bytes, cudaMemcpyHostToDevice, stream),
-          "copy of indices to the GPU");
-      const auto* begin = reinterpret_cast<const std::byte*>(values.data());
-      kept.host.assign(begin, begin + bytes);
+    return reinterpret_cast<const T*>(get_bytes(stream, kind, std::as_bytes(values)));
+  }
+
+  /// Several arrays before they are asked for: the small ones cross the bus together.
+  struct Announced {
+    Upload kind;
+    std::span<const std::byte> bytes;
+  };
+  void announce(cudaStream_t stream, std::span<const Announced> arrays) {
+    reserve_small();
+    bool changed = false;
+    for (const auto& [kind, bytes] : arrays) {
+      if (bytes.size() > small_bytes || known(kind, bytes)) continue;
+      changed = true;
+      keep(kind, bytes);
     }
-    return reinterpret_cast<const T*>(kept.device.data());
+    if (changed) send(stream, small_.data(), small_host_);
+    for (const auto& [kind, bytes] : arrays) (void)get_bytes(stream, kind, bytes);
   }
   /// Changes when an address changes.
   [[nodiscard]] std::uint64_t generation() const { return generation_; }
 
  private:
+  static constexpr std::size_t small_bytes = 512;
+
   struct Kept {
-    std::vector<std::byte> host;
-    Tensor<std::byte, Cuda> device;
+    std::vector<std::byte> host;     ///< what the GPU holds
+    Tensor<std::byte, Cuda> device;  ///< for what is not small
   };
-  void reserve(Kept& kept, std::size_t bytes) {
-    if (!kept.device.empty() && static_cast<std::size_t>(kept.device.elements()) >= bytes) return;
-    const std::size_t room = std::max<std::size_t>(2 * bytes, std::size_t{1} << 16);
-    kept.device = Tensor<std::byte, Cuda>(Shape{static_cast<std::int64_t>(room)});
-    ++generation_;
+  static std::size_t index(Upload kind) { return static_cast<std::size_t>(kind); }
+
+  const std::byte* get_bytes(cudaStream_t stream, Upload kind, std::span<const std::byte> bytes) {
+    reserve_small();
+    const bool small = bytes.size() <= small_bytes;
+    Kept& kept = kept_[index(kind)];
+    if (!small && static_cast<std::size_t>(kept.device.elements()) < bytes.size()) {
+      kept.host.clear();
+      const std::size_t room = std::max<std::size_t>(2 * bytes.size(), std::size_t{1} << 16);
+      kept.device = Tensor<std::byte, Cuda>(Shape{static_cast<std::int64_t>(room)});
+      ++generation_;
+    }
+    std::byte* place = small ? small_.data() + small_bytes * index(kind) : kept.device.data();
+    if (!known(kind, bytes)) {
+      kept.host.clear();  // a copy that fails leaves nothing that could be mistaken for done
+      send(stream, place, bytes);
+      keep(kind, bytes);
+    }
+    return place;
+  }
+  [[nodiscard]] bool known(Upload kind, std::span<const std::byte> bytes) const {
+    const std::vector<std::byte>& host = kept_[index(kind)].host;
+    return !host.empty() && host.size() == bytes.size() &&
+           std::memcmp(host.data(), bytes.data(), bytes.size()) == 0;
+  }
+  void keep(Upload kind, std::span<const std::byte> bytes) {
+    kept_[index(kind)].host.assign(bytes.begin(), bytes.end());
+    if (bytes.empty() || bytes.size() > small_bytes) return;
+    std::memcpy(small_host_.data() + small_bytes * index(kind), bytes.data(), bytes.size());
+  }
+  /// From pageable memory: the call returns when the bytes are out of it.
+  static void send(cudaStream_t stream, std::byte* to, std::span<const std::byte> bytes) {
+    if (bytes.empty()) return;
+    check(cudaMemcpyAsync(to, bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream),
+          "copy of indices to the GPU");
+  }
+  void reserve_small() {
+    if (!small_.empty()) return;
+    small_ = Tensor<std::byte, Cuda>(Shape{static_cast<std::int64_t>(small_host_.size())});
   }
 
   std::array<Kept, upload_kinds> kept_;
+  std::array<std::byte, small_bytes * upload_kinds> small_host_{};
+  Tensor<std::byte, Cuda> small_;
   std::uint64_t generation_ = 0;
 };
 
