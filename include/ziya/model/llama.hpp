@@ -137,8 +137,17 @@ class LlamaModel {
   void logits(Context<Device>& ctx, View<float, Device> logits, In<T, Device> hidden) const {
     if constexpr (std::is_same_v<T, float>) {
       weights_.head.forward(ctx, logits, hidden);
-    } else {
+    } else if (!weights_.head.lora && weights_.head.bias.empty()) {
       ops::matmul(ctx, logits, hidden, weights_.head.weight);
+    } else {  // what follows the product is in 16 bits, and so is the sum
+      typename Workspace<Device>::Scope scope(ctx.workspace());
+      const auto narrow = ctx.workspace().template take<T>(logits.shape());
+      weights_.head.forward(ctx, narrow, hidden);
+      std::vector<std::int32_t> rows(static_cast<std::size_t>(logits.rows()));
+      for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<std::int32_t>(i);
+      const Weight<Device> table{dtype_of<T>, narrow.rows(), narrow.columns(),
+                                 reinterpret_cast<const std::byte*>(narrow.data()), nullptr};
+      ops::embedding(ctx, logits, table, rows);
     }
   }
 
