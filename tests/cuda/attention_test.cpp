@@ -133,7 +133,7 @@ TEST_CASE("cuda: attention over a paged cache", "[cuda][small]") {
   });
 }
 
-TEST_CASE("cuda: attention without a cache", "[cuda][small]") {
+TEST_CASE("cuda: attention without a cache", "[cuda][small][race]") {
   const std::vector<ziya::Segment> segments{{0, 70, 0, 70}, {70, 3, 70, 9}, {73, 5, 79, 2}};
   on_both_devices([&]<class Device, class T>(Context<Device>& ctx, T) {
     for (const Heads& heads : head_cases) {
@@ -163,7 +163,7 @@ TEST_CASE("cuda: attention without a cache", "[cuda][small]") {
   });
 }
 
-TEST_CASE("cuda: rope_append is rope and cache_append", "[cuda][small]") {
+TEST_CASE("cuda: rope_append is rope and cache_append", "[cuda][small][race]") {
   on_both_devices([&]<class Device, class T>(Context<Device>& ctx, T) {
     for (const std::int64_t dim : {8, 88, 128}) {
       CAPTURE(dim);

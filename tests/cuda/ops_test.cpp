@@ -35,7 +35,7 @@ constexpr std::array sizes{Size{1, 8}, Size{3, 65}, Size{2, 256}, Size{5, 5120},
 
 }  // namespace
 
-TEST_CASE("cuda: embedding", "[cuda][small]") {
+TEST_CASE("cuda: embedding", "[cuda][small][race]") {
   on_both_devices([]<class Device, class T>(Context<Device>& ctx, T) {
     for (const DType dtype : stored_types) {
       const auto table = random_matrix(dtype, 11, 72, 1);
@@ -51,7 +51,7 @@ TEST_CASE("cuda: embedding", "[cuda][small]") {
   });
 }
 
-TEST_CASE("cuda: rms_norm and rms_norm_add", "[cuda][small]") {
+TEST_CASE("cuda: rms_norm and rms_norm_add", "[cuda][small][race]") {
   on_both_devices([]<class Device, class T>(Context<Device>& ctx, T) {
     for (const Size& s : sizes) {
       CAPTURE(s.rows, s.columns);
@@ -91,7 +91,7 @@ TEST_CASE("cuda: rms_norm and rms_norm_add", "[cuda][small]") {
   });
 }
 
-TEST_CASE("cuda: silu_mul, add_bias, softmax", "[cuda][small]") {
+TEST_CASE("cuda: silu_mul, add_bias, softmax", "[cuda][small][race]") {
   on_both_devices([]<class Device, class T>(Context<Device>& ctx, T) {
     for (const Size& s : sizes) {
       CAPTURE(s.rows, s.columns);
@@ -133,7 +133,7 @@ TEST_CASE("cuda: silu_mul, add_bias, softmax", "[cuda][small]") {
   });
 }
 
-TEST_CASE("cuda: rope in both pairings", "[cuda][small]") {
+TEST_CASE("cuda: rope in both pairings", "[cuda][small][race]") {
   on_both_devices([]<class Device, class T>(Context<Device>& ctx, T) {
     const std::vector<std::int32_t> positions{0, 1, 17, 2047, 5};
     for (const std::int64_t head_dim : {2, 8, 64, 88, 128}) {
@@ -241,7 +241,7 @@ TEST_CASE("cuda: matmul, plain, added, many, gated, from every stored type", "[c
   });
 }
 
-TEST_CASE("cuda: top_k", "[cuda][small]") {
+TEST_CASE("cuda: top_k", "[cuda][small][race]") {
   if (!gpu()) return;
   Context<Cuda> ctx;
   Context<Cpu> cpu({.threads = 1});
@@ -261,7 +261,7 @@ TEST_CASE("cuda: top_k", "[cuda][small]") {
   }
 }
 
-TEST_CASE("cuda: what does not fit or does not exist is said", "[cuda][small]") {
+TEST_CASE("cuda: what does not fit or does not exist is said", "[cuda][small][race]") {
   if (!gpu()) return;
   CHECK_THROWS_AS(Context<Cuda>({.device = 99}), ziya::BackendError);
   try {
