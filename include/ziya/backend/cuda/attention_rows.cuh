@@ -55,8 +55,8 @@ ZIYA_KERNEL void __launch_bounds__(row_threads) attention_rows(RowArguments<T> a
   __shared__ float gathered[row_threads / 32][most_head_dim];
   __shared__ const C *key_rows[split_keys], *value_rows[split_keys];
   __shared__ bool last;
-  wait_for_previous();
-  release_next();
+  // Which tokens a row sees and where they lie was uploaded, and no kernel writes it: that may be
+  // read before the work before this kernel ends.
   const int split = static_cast<int>(blockIdx.x), splits = static_cast<int>(gridDim.x);
   const std::int64_t head = blockIdx.y, row = blockIdx.z;
   const int thread = static_cast<int>(threadIdx.x);
@@ -65,13 +65,6 @@ ZIYA_KERNEL void __launch_bounds__(row_threads) attention_rows(RowArguments<T> a
   const auto count = static_cast<int>(
       min(static_cast<long long>(split_keys), static_cast<long long>(visible - begin)));
   T* out = a.out + row * a.out_stride + head * a.head_dim;
-  if (visible <= 0) {
-    if (split == 0 && visible == 0) {
-      for (int i = thread; i < a.head_dim; i += row_threads) out[i] = narrow<T>(0.0f);
-    }
-    return;
-  }
-  if (count <= 0) return;
   if (thread < count) {
     const std::int32_t slot = a.slots == nullptr ? 0 : a.slots[row];
     const std::int64_t token = begin + thread + (a.first == nullptr ? 0 : a.first[row]);
@@ -82,6 +75,15 @@ ZIYA_KERNEL void __launch_bounds__(row_threads) attention_rows(RowArguments<T> a
     value_rows[thread] = reinterpret_cast<const C*>(a.places.values + place.page) + to_head +
                          place.token * a.places.value_stride;
   }
+  wait_for_previous();
+  release_next();
+  if (visible <= 0) {
+    if (split == 0 && visible == 0) {
+      for (int i = thread; i < a.head_dim; i += row_threads) out[i] = narrow<T>(0.0f);
+    }
+    return;
+  }
+  if (count <= 0) return;
   for (int i = thread; i < a.head_dim; i += row_threads) {
     query[i] = widen(a.q[row * a.q_stride + head * a.head_dim + i]) * a.scale;
   }

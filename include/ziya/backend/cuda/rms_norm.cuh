@@ -47,17 +47,30 @@ ZIYA_KERNEL void norm_rows(NormArguments<T> a) {
     *reinterpret_cast<Pack<T, N>*>(a.residual + row * a.residual_stride + p * N) = sum;
     return result;
   };
-  const auto finish = [&](int p, const Pack<float, N>& x, float scale) {
+  const auto finish = [&](int p, const Pack<float, N>& x, const Pack<float, N>& weight,
+                          float scale) {
     Pack<T, N> y;
 #pragma unroll
-    for (int i = 0; i < N; ++i) y.at[i] = narrow<T>(x.at[i] * scale * a.weight[p * N + i]);
+    for (int i = 0; i < N; ++i) y.at[i] = narrow<T>(x.at[i] * scale * weight.at[i]);
     *reinterpret_cast<Pack<T, N>*>(a.y + row * a.y_stride + p * N) = y;
   };
+  const auto weight_of = [&](int p) {
+    Pack<float, N> weight;
+#pragma unroll
+    for (int i = 0; i < N; ++i) weight.at[i] = a.weight[p * N + i];
+    return weight;
+  };
 
+  // The weight does not depend on the work before.
+  const int threads = static_cast<int>(blockDim.x), first = static_cast<int>(threadIdx.x);
+  Pack<float, N> kept[norm_packs], weights[norm_packs];
+#pragma unroll
+  for (int k = 0; k < norm_packs; ++k) {
+    const int p = first + k * threads;
+    if (p < packs) weights[k] = weight_of(p);
+  }
   wait_for_previous();
   release_next();
-  const int threads = static_cast<int>(blockDim.x), first = static_cast<int>(threadIdx.x);
-  Pack<float, N> kept[norm_packs];
   float squares = 0;
   const auto add_squares = [&](const Pack<float, N>& x) {
 #pragma unroll
@@ -76,7 +89,7 @@ ZIYA_KERNEL void norm_rows(NormArguments<T> a) {
 #pragma unroll
   for (int k = 0; k < norm_packs; ++k) {
     const int p = first + k * threads;
-    if (p < packs) finish(p, kept[k], scale);
+    if (p < packs) finish(p, kept[k], weights[k], scale);
   }
   const T* again =
       a.delta == nullptr ? a.x + row * a.x_stride : a.residual + row * a.residual_stride;
@@ -84,7 +97,7 @@ ZIYA_KERNEL void norm_rows(NormArguments<T> a) {
     Pack<float, N> x;
 #pragma unroll
     for (int i = 0; i < N; ++i) x.at[i] = widen(again[p * N + i]);
-    finish(p, x, scale);
+    finish(p, x, weight_of(p), scale);
   }
 }
 
