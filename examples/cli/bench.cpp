@@ -82,7 +82,7 @@ class Bench {
         options_(options),
         work_(work_of(model)),
         memory_(ctx, ceiling_bytes()),
-        cache_dtype_(*ziya::dtype_from_name(options.model.cache_dtype)) {}
+        cache_dtype_(ziya::dtype_from_name(options.model.cache_dtype).value_or(ziya::DType::f32)) {}
 
   [[nodiscard]] const Work& work() const { return work_; }
   [[nodiscard]] double bandwidth() const { return ceilings::median(bandwidths_); }

@@ -20,9 +20,9 @@ struct UsageError : ziya::ArgumentError {
 struct ModelOptions {
   std::string model;
   std::string base, delta;               // instead of a model: merged while loading
-  std::string device = "auto";           // auto, cpu
+  std::string device = "auto";           // auto, cpu, cuda
   std::string dtype = "auto";            // auto: as stored; f32, f16, bf16, int8: a copy
-  std::string cache_dtype = "f32";       // of keys and values
+  std::string cache_dtype = "auto";      // of keys and values; auto: f32, on a GPU as activations
   std::string isa = "auto";              // instruction set
   int threads = 0;                       // 0: what the machine grants
   std::string prompt_template = "auto";  // auto, ziya, raw

@@ -68,7 +68,8 @@ inline CLI::Option* model_argument(CLI::App& command, std::string& model) {
 
 /// How a model is run.
 inline void running_options(CLI::App& command, ModelOptions& options) {
-  option(command, "--device", options.device, "where to run: auto or cpu", "NAME")
+  option(command, "--device", options.device,
+         "where to run: cpu, cuda, or auto: a GPU where there is one", "NAME")
       ->capture_default_str()
       ->group("Running");
   option(command, "--dtype", options.dtype,
@@ -77,9 +78,10 @@ inline void running_options(CLI::App& command, ModelOptions& options) {
       ->check(one_of({"auto", "f32", "f16", "bf16", "int8"}))
       ->capture_default_str()
       ->group("Running");
-  option(command, "--cache-dtype", options.cache_dtype, "type of the cached keys and values",
-         "f32|f16|bf16")
-      ->check(one_of({"f32", "f16", "bf16"}))
+  option(command, "--cache-dtype", options.cache_dtype,
+         "type of the cached keys and values; auto: f32, on a GPU the type of the activations",
+         "auto|f32|f16|bf16")
+      ->check(one_of({"auto", "f32", "f16", "bf16"}))
       ->capture_default_str()
       ->group("Running");
   option(command, "--threads", options.threads, "default: the cores this program may use", "N")

@@ -18,8 +18,8 @@ namespace cli {
 ziya::CpuOptions context_options(const ModelOptions& options) {
   if (options.device != "auto" && options.device != "cpu") {
     throw ziya::BackendError("ZIYA-702", "--device " + options.device +
-                                             ": this program runs on the CPU only; use --device "
-                                             "cpu");
+                                             ": what this command does runs on the CPU only; "
+                                             "use --device cpu");
   }
   ziya::CpuOptions result{.threads = options.threads};
   if (options.isa == "auto") return result;
@@ -36,6 +36,11 @@ namespace {
 /// The type that --dtype names; none for "auto".
 std::optional<ziya::DType> weight_type(const std::string& name) {
   return name == "int8" ? ziya::DType::i8 : ziya::dtype_from_name(name);
+}
+
+/// The type of keys and values: on the CPU they are exact where nothing is said.
+ziya::DType cache_type(const ModelOptions& options) {
+  return ziya::dtype_from_name(options.cache_dtype).value_or(ziya::DType::f32);
 }
 
 /// Says what a copy takes, and warns when running takes more memory than is free.
@@ -78,12 +83,8 @@ ziya::CpuModel load_merged(const ModelOptions& options) {
 
 }  // namespace
 
-ziya::CpuModel load_model(const ModelOptions& options, const std::filesystem::path& folder,
-                          std::int64_t tokens) {
-  if (!options.base.empty()) return load_merged(options);
-  const auto dtype = weight_type(options.dtype);
-  say_memory(folder, dtype, *ziya::dtype_from_name(options.cache_dtype), tokens);
-  ziya::LoadOptions load{.dtype = dtype};
+ziya::LoadOptions load_options(const ModelOptions& options, const std::filesystem::path& folder) {
+  ziya::LoadOptions load{.dtype = weight_type(options.dtype)};
   for (const std::string& path : options.adapters) {
     const auto adapter = ziya::LoraAdapter::open(ziya::path_from_utf8(path));
     note("adapter: " + path + ", " + std::to_string(adapter.pairs().size()) +
@@ -92,7 +93,15 @@ ziya::CpuModel load_model(const ModelOptions& options, const std::filesystem::pa
     if (!mismatch.empty()) note("note: " + printable(mismatch) + "; shapes decide");
     load.adapters.push_back(adapter.folder());
   }
-  return ziya::CpuModel::load(folder, load);
+  return load;
+}
+
+ziya::CpuModel load_model(const ModelOptions& options, const std::filesystem::path& folder,
+                          std::int64_t tokens) {
+  if (!options.base.empty()) return load_merged(options);
+  const auto dtype = weight_type(options.dtype);
+  say_memory(folder, dtype, cache_type(options), tokens);
+  return ziya::CpuModel::load(folder, load_options(options, folder));
 }
 
 bool uses_template(const ModelOptions& options, const ziya::Tokenizer& tokenizer) {
@@ -142,45 +151,81 @@ std::vector<ziya::MergeFinding> perplexity_findings(
   }
 }
 
-/// In the order in which they refer to each other.
-struct Session::Parts {
-  Parts(const ModelOptions& options, ziya::Tokenizer text, const std::filesystem::path& folder,
-        std::int64_t tokens)
-      : context(context_options(options)),
-        tokenizer(std::move(text)),
-        model(load_model(options, folder, tokens)),
-        generator(context, model, tokenizer,
-                  {.cache_dtype = *ziya::dtype_from_name(options.cache_dtype)}) {}
+namespace {
 
-  ziya::Context<ziya::Cpu> context;
-  ziya::Tokenizer tokenizer;
-  ziya::CpuModel model;
-  ziya::Generator<ziya::CpuModel> generator;
+/// In the order in which they refer to each other.
+class PartsOnCpu : public SessionParts {
+ public:
+  PartsOnCpu(const ModelOptions& options, ziya::Tokenizer text, const std::filesystem::path& folder,
+             std::int64_t tokens)
+      : context_(context_options(options)),
+        tokenizer_(std::move(text)),
+        model_(load_model(options, folder, tokens)),
+        generator_(context_, model_, tokenizer_, {.cache_dtype = cache_type(options)}) {}
+
+  [[nodiscard]] std::int64_t context_limit() const override { return generator_.context_limit(); }
+  ziya::GenerationResult generate(std::vector<std::int32_t> prompt,
+                                  const ziya::GenerationConfig& config, ziya::TextCallback callback,
+                                  const ziya::Cancellation& cancellation) override {
+    return generator_.generate(std::move(prompt), config, std::move(callback), cancellation);
+  }
+  std::vector<ziya::GenerationResult> search(const std::vector<std::int32_t>& prompt,
+                                             const ziya::GenerationConfig& config) override {
+    if (config.num_beams > 1) {
+      return ziya::beam_search(context_, model_, tokenizer_, prompt, config);
+    }
+    std::vector<ziya::GenerationResult> results;
+    results.push_back(ziya::contrastive_search(context_, model_, tokenizer_, prompt, config));
+    return results;
+  }
+
+ private:
+  ziya::Context<ziya::Cpu> context_;
+  ziya::Tokenizer tokenizer_;
+  ziya::CpuModel model_;
+  ziya::Generator<ziya::CpuModel> generator_;
 };
+
+std::unique_ptr<SessionParts> make_parts(const ModelOptions& options,
+                                         const ziya::Tokenizer& tokenizer,
+                                         const std::filesystem::path& folder, std::int64_t tokens) {
+  const bool automatic = options.device == "auto";
+  if (!automatic && options.device != "cpu" && options.device != "cuda") {
+    throw ziya::BackendError("ZIYA-702", "--device " + options.device +
+                                             ": there is no such device; use auto, cpu or cuda");
+  }
+  const bool merges = !options.base.empty();
+  if (merges && options.device == "cuda") {
+    throw ziya::BackendError(
+        "ZIYA-702",
+        "--device cuda: a model is merged while loading on the CPU only; write "
+        "it with ziya merge-delta first");
+  }
+  if (options.device == "cuda" || (automatic && !merges && has_gpu())) {
+    return parts_on_gpu(options, tokenizer, folder);
+  }
+  return std::make_unique<PartsOnCpu>(options, tokenizer, folder, tokens);
+}
+
+}  // namespace
 
 Session::Session(const ModelOptions& options, const ziya::Tokenizer& tokenizer,
                  const std::filesystem::path& folder, std::int64_t tokens)
-    : parts_(std::make_unique<Parts>(options, tokenizer, folder, tokens)) {}
+    : parts_(make_parts(options, tokenizer, folder, tokens)) {}
 Session::~Session() = default;
 
-std::int64_t Session::context_limit() const { return parts_->generator.context_limit(); }
+std::int64_t Session::context_limit() const { return parts_->context_limit(); }
 
 ziya::GenerationResult Session::generate(std::vector<std::int32_t> prompt,
                                          const ziya::GenerationConfig& config,
                                          ziya::TextCallback callback,
                                          const ziya::Cancellation& cancellation) {
-  return parts_->generator.generate(std::move(prompt), config, std::move(callback), cancellation);
+  return parts_->generate(std::move(prompt), config, std::move(callback), cancellation);
 }
 
 std::vector<ziya::GenerationResult> Session::search(const std::vector<std::int32_t>& prompt,
                                                     const ziya::GenerationConfig& config) {
-  if (config.num_beams > 1) {
-    return ziya::beam_search(parts_->context, parts_->model, parts_->tokenizer, prompt, config);
-  }
-  std::vector<ziya::GenerationResult> results;
-  results.push_back(
-      ziya::contrastive_search(parts_->context, parts_->model, parts_->tokenizer, prompt, config));
-  return results;
+  return parts_->search(prompt, config);
 }
 
 }  // namespace cli

@@ -15,6 +15,7 @@
 #include "ziya/generate/stopping.hpp"
 #include "ziya/io/checkpoint.hpp"
 #include "ziya/io/tensor_source.hpp"
+#include "ziya/model/llama.hpp"
 #include "ziya/model/llama_shape.hpp"
 #include "ziya/text/tokenizer.hpp"
 
@@ -42,6 +43,30 @@ std::vector<ziya::MergeFinding> perplexity_findings(
     const std::shared_ptr<const ziya::TensorSource>& source, const std::filesystem::path& folder,
     double limit);
 
+/// How a model is loaded; says which adapters stand beside it.
+ziya::LoadOptions load_options(const ModelOptions& options, const std::filesystem::path& folder);
+
+/// Context, model and generator on some device.
+class SessionParts {
+ public:
+  virtual ~SessionParts() = default;
+  [[nodiscard]] virtual std::int64_t context_limit() const = 0;
+  virtual ziya::GenerationResult generate(std::vector<std::int32_t> prompt,
+                                          const ziya::GenerationConfig& config,
+                                          ziya::TextCallback callback,
+                                          const ziya::Cancellation& cancellation) = 0;
+  virtual std::vector<ziya::GenerationResult> search(const std::vector<std::int32_t>& prompt,
+                                                     const ziya::GenerationConfig& config) = 0;
+};
+
+/// The parts on an NVIDIA GPU. @throws BackendError where there is none or this program was built
+/// without CUDA
+std::unique_ptr<SessionParts> parts_on_gpu(const ModelOptions& options,
+                                           const ziya::Tokenizer& tokenizer,
+                                           const std::filesystem::path& folder);
+/// Whether this program was built with CUDA and there is a GPU.
+bool has_gpu();
+
 /// Context, model and generator. Loading says what a copy takes, and warns when running takes more
 /// memory than is free.
 class Session {
@@ -61,8 +86,7 @@ class Session {
                                              const ziya::GenerationConfig& config);
 
  private:
-  struct Parts;
-  std::unique_ptr<Parts> parts_;
+  std::unique_ptr<SessionParts> parts_;
 };
 
 }  // namespace cli

@@ -27,6 +27,9 @@
 // Spelling of functions that also run on the device; never changes a signature.
 #if defined(__CUDACC__)
 #define ZIYA_HD __host__ __device__
+// A kernel, or a host function that launches one and belongs to its translation unit.
+#define ZIYA_HIDDEN __attribute__((visibility("hidden")))
+#define ZIYA_KERNEL ZIYA_HIDDEN __global__
 #else
 #define ZIYA_HD
 #endif

@@ -14,6 +14,9 @@ namespace test {
 
 /// Of an op in 32 bits against a loop in double, as row_error measures it.
 inline constexpr double op_tolerance = 1e-5;
+/// Of an op whose results are rounded to 16 bits, or whose operands are.
+inline constexpr double half_tolerance = 2e-3;
+inline constexpr double bfloat16_tolerance = 1.5e-2;
 /// Of a backward op against central differences in double.
 inline constexpr double gradient_tolerance = 1e-4;
 

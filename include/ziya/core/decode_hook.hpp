@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "ziya/config.hpp"
+#include "ziya/core/dtype.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 
@@ -14,7 +16,8 @@ struct DecodeStep {
   const std::int32_t* positions = nullptr;  // (rows)
   const std::int32_t* slots = nullptr;      // (rows) sequence slots of the cache
   std::int64_t rows = 0;
-  float* hidden = nullptr;  // (rows, hidden) after the final norm, on the device
+  DType dtype = DType::f32;  // of activations
+  void* hidden = nullptr;    // (rows, hidden) after the final norm, on the device
 };
 
 /// A CUDA graph or one persistent kernel stands behind `run`; it returns false for a step that it
@@ -22,6 +25,15 @@ struct DecodeStep {
 struct DecodeHook {
   void* self = nullptr;
   bool (*run)(void* self, const void* model, void* cache, const DecodeStep& step) = nullptr;
+};
+
+/// What changes from one step to the next and a captured step reads where it lies on the device.
+struct StepArrays {
+  std::span<const std::int32_t> ids, positions, slots;  ///< (rows)
+  std::span<const std::int64_t> places;                 ///< (rows) index within the slot
+  std::span<const std::int64_t> visible;                ///< (rows) tokens that a row attends to
+  const std::int32_t* block_table = nullptr;            ///< (slots, table_stride)
+  std::int64_t table_stride = 0;
 };
 
 ZIYA_NAMESPACE_END

@@ -2,12 +2,13 @@
 // The frequencies of a rotary embedding, and which elements of a head form its pairs.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
-#include <utility>
 #include <vector>
 
 #include "ziya/config.hpp"
 #include "ziya/core/device.hpp"
+#include "ziya/core/tensor.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 
@@ -21,14 +22,16 @@ enum class RopePairing {
 template <class Device>
 class RopeTable {
  public:
-  explicit RopeTable(std::vector<float> frequencies) : frequencies_(std::move(frequencies)) {}
-  [[nodiscard]] std::int64_t pairs() const {
-    return static_cast<std::int64_t>(frequencies_.size());
+  explicit RopeTable(const std::vector<float>& frequencies) {
+    Tensor<float> host(Shape{static_cast<std::int64_t>(frequencies.size())});
+    std::copy(frequencies.begin(), frequencies.end(), host.data());
+    frequencies_ = host.template to<Device>();
   }
+  [[nodiscard]] std::int64_t pairs() const { return frequencies_.elements(); }
   [[nodiscard]] const float* frequencies() const { return frequencies_.data(); }
 
  private:
-  std::vector<float> frequencies_;
+  Tensor<float, Device> frequencies_;
 };
 
 ZIYA_NAMESPACE_END

@@ -24,8 +24,10 @@ class ConfiguredPolicy {
                                         : Choice::draw;
     mirostat_ = config.mirostat;
   }
-  std::int32_t sample(Context<Cpu>&, View<const float, Cpu> logits, SamplerState& state) const {
-    Candidates& candidates = processors_.run(logits, state);
+  template <class Device>
+  std::int32_t sample(Context<Device>&, View<const float, Device> logits,
+                      SamplerState& state) const {
+    Candidates& candidates = processors_.run(on_host(logits, state), state);
     if (choice_ == Choice::best) return candidates.best().id;
     if (choice_ == Choice::mirostat) return sample_mirostat(mirostat_, state);
     return candidates.at_quantile(state.random.uniform());

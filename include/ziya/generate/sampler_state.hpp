@@ -7,10 +7,14 @@
 #include <limits>
 #include <optional>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 #include "ziya/config.hpp"
+#include "ziya/core/device.hpp"
 #include "ziya/core/random.hpp"
+#include "ziya/core/tensor.hpp"
+#include "ziya/core/view.hpp"
 #include "ziya/generate/candidates.hpp"
 #include "ziya/generate/grammar_progress.hpp"
 
@@ -30,10 +34,23 @@ struct SamplerState {
   Candidates candidates;
   std::vector<Candidate> amounts;
   std::vector<std::int32_t> ids;
+  std::vector<float> row;  ///< logits of another device
 
   [[nodiscard]] std::span<const std::int32_t> answer() const {
     return history.subspan(prompt_size < history.size() ? prompt_size : history.size());
   }
 };
+
+/// The logits where processors can read them; from another device than the CPU, a copy.
+template <class Device>
+View<const float, Cpu> on_host(View<const float, Device> logits, SamplerState& state) {
+  if constexpr (std::is_same_v<Device, Cpu>) {
+    return logits;
+  } else {
+    state.row.resize(static_cast<std::size_t>(logits.elements()));
+    copy(Cpu{}, state.row.data(), Device{}, logits.data(), state.row.size() * sizeof(float));
+    return {state.row.data(), logits.shape()};
+  }
+}
 
 ZIYA_NAMESPACE_END

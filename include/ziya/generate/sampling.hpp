@@ -7,7 +7,9 @@
 #include <cstdint>
 #include <span>
 #include <tuple>
+#include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "ziya/config.hpp"
 #include "ziya/core/device.hpp"
@@ -51,8 +53,10 @@ class Greedy {
  public:
   explicit Greedy(Processors... processors) : chain_(std::move(processors)...) {}
 
-  std::int32_t sample(Context<Cpu>&, View<const float, Cpu> logits, SamplerState& state) const {
-    return chain_.run(logits, state).best().id;
+  template <class Device>
+  std::int32_t sample(Context<Device>&, View<const float, Device> logits,
+                      SamplerState& state) const {
+    return chain_.run(on_host(logits, state), state).best().id;
   }
 
  private:
@@ -65,8 +69,10 @@ class Multinomial {
  public:
   explicit Multinomial(Processors... processors) : chain_(std::move(processors)...) {}
 
-  std::int32_t sample(Context<Cpu>&, View<const float, Cpu> logits, SamplerState& state) const {
-    return chain_.run(logits, state).at_quantile(state.random.uniform());
+  template <class Device>
+  std::int32_t sample(Context<Device>&, View<const float, Device> logits,
+                      SamplerState& state) const {
+    return chain_.run(on_host(logits, state), state).at_quantile(state.random.uniform());
   }
 
  private:

@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -23,6 +24,7 @@
 #include "ziya/model/llama_weights.hpp"
 #include "ziya/model/lora_adapter.hpp"
 #include "ziya/model/lora_attach.hpp"
+#include "ziya/model/weights_on.hpp"
 #include "ziya/nn/kv_cache.hpp"
 #include "ziya/ops/embedding.hpp"
 
@@ -64,15 +66,15 @@ class LlamaModel {
   using Device = typename Config::Device;
   using T = typename Config::Compute;
 
-  /// Maps a Hugging Face directory or a GGUF file. @throws ConfigError, FormatError, IoError
-  static LlamaModel load(const std::filesystem::path& directory,
-                         const LoadOptions& options = {}) requires std::is_same_v<Device, Cpu> {
+  /// Maps a Hugging Face directory or a GGUF file; on another device than the CPU, copies the
+  /// mapped weights there. @throws ConfigError, FormatError, IoError, BackendError
+  static LlamaModel load(const std::filesystem::path& directory, const LoadOptions& options = {}) {
     return load(std::make_shared<const CheckpointSource>(Checkpoint::open(directory)),
                 read_llama_shape(directory), options);
   }
   /// From any source: what lies in files stays there, what is computed (a merge) comes into memory.
   static LlamaModel load(std::shared_ptr<const TensorSource> source, LlamaShape shape,
-                         const LoadOptions& options = {}) requires std::is_same_v<Device, Cpu> {
+                         const LoadOptions& options = {}) {
     if (shape.vocabulary == unknown_vocabulary) {
       const std::size_t table = find_tensor(*source, llama_names::embedding);
       if (table < source->tensors().size() && source->tensors()[table].shape.rank() == 2) {
@@ -83,7 +85,11 @@ class LlamaModel {
     for (const auto& adapter : options.adapters) {
       attach_lora(weights, LoraAdapter::open(adapter), "the model");
     }
-    return LlamaModel(shape, std::move(weights));
+    if constexpr (std::is_same_v<Device, Cpu>) {
+      return LlamaModel(shape, std::move(weights));
+    } else {
+      return LlamaModel(shape, weights_on<Device>(weights));
+    }
   }
 
   LlamaModel(const LlamaShape& shape, LlamaWeights<Device> weights)
@@ -101,14 +107,21 @@ class LlamaModel {
                KvCache<Device>& cache) const {
     check(batch, hidden);
     if (run_hook(ctx, hidden, batch, cache)) return;
-    const auto step = cache.prepare(batch.slots);
+    run_prepared(ctx, hidden, batch, cache, cache.prepare(batch.slots));
+    cache.commit();
+  }
+
+  /// What forward does between `cache.prepare` and `cache.commit`, for decode hooks: it only
+  /// enqueues work on the device.
+  void run_prepared(Context<Device>& ctx, View<T, Device> hidden, const Batch<T, Device>& batch,
+                    const KvCache<Device>& cache,
+                    const typename KvCache<Device>::Step& step) const {
     typename nn::Attention<Device>::Rows rows;
     rows.positions = batch.positions;
     rows.slots = batch.slots;
     rows.indices = step.indices;
     rows.visible = step.visible;
     run(ctx, hidden, batch, rows, &cache, nullptr);
-    cache.commit();
   }
 
   /// The same without a cache: rows attend to the rows before them with the same slot, which must
@@ -127,9 +140,23 @@ class LlamaModel {
     run(ctx, hidden, batch, rows, nullptr, saved);
   }
 
-  /// logits = hidden · headᵀ.   @param logits (n, vocabulary)   @param hidden (n, hidden)
-  void logits(Context<Device>& ctx, View<T, Device> logits, In<T, Device> hidden) const {
-    weights_.head.forward(ctx, logits, hidden);
+  /// logits = hidden · headᵀ, in 32 bits.
+  /// @param logits (n, vocabulary)   @param hidden (n, hidden)
+  void logits(Context<Device>& ctx, View<float, Device> logits, In<T, Device> hidden) const {
+    if constexpr (std::is_same_v<T, float>) {
+      weights_.head.forward(ctx, logits, hidden);
+    } else if (!weights_.head.lora && weights_.head.bias.empty()) {
+      ops::matmul(ctx, logits, hidden, weights_.head.weight);
+    } else {  // what follows the product is in 16 bits, and so is the sum
+      typename Workspace<Device>::Scope scope(ctx.workspace());
+      const auto narrow = ctx.workspace().template take<T>(logits.shape());
+      weights_.head.forward(ctx, narrow, hidden);
+      std::vector<std::int32_t> rows(static_cast<std::size_t>(logits.rows()));
+      for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<std::int32_t>(i);
+      const Weight<Device> table{dtype_of<T>, narrow.rows(), narrow.columns(),
+                                 reinterpret_cast<const std::byte*>(narrow.data()), nullptr};
+      ops::embedding(ctx, logits, table, rows);
+    }
   }
 
  private:
@@ -144,6 +171,7 @@ class LlamaModel {
     Rotary rotary = rotary_runs(batch);
     rows.rotary = rotary.runs;
 
+    const bool every_row = wants_every_row(batch);
     embed(ctx, x, batch);
     if (saved != nullptr) saved->layers.resize(weights_.layers.size());
     weights_.layers.front().input_norm.forward(ctx, y, View<const T, Device>(x));
@@ -160,14 +188,14 @@ class LlamaModel {
       layer.mlp.template forward<T>(ctx, delta, y, keep ? &keep->mlp : nullptr);
       const bool last = i + 1 == weights_.layers.size();
       const auto& next = last ? weights_.final_norm : weights_.layers[i + 1].input_norm;
-      next.template forward_add<T>(ctx, y, x, delta);
+      next.template forward_add<T>(ctx, last && every_row ? hidden : y, x, delta);
       if (keep && saved->consume) {
         saved->consume(i, *keep);
         *keep = {};
       }
     }
     if (saved != nullptr) saved->output = clone(x);
-    gather(ctx, hidden, y, batch.outputs);
+    if (!every_row) gather(ctx, hidden, y, batch.outputs);
   }
 
   void embed(Context<Device>& ctx, View<T, Device> x, const Batch<T, Device>& batch) const {
@@ -179,6 +207,14 @@ class LlamaModel {
              static_cast<std::size_t>(shape_.hidden) * sizeof(T));
       }
     }
+  }
+  /// Whether the outputs are all rows in their order.
+  static bool wants_every_row(const Batch<T, Device>& batch) {
+    if (static_cast<std::int64_t>(batch.outputs.size()) != batch.rows()) return false;
+    for (std::size_t i = 0; i < batch.outputs.size(); ++i) {
+      if (batch.outputs[i] != static_cast<std::int32_t>(i)) return false;
+    }
+    return true;
   }
   /// out[i] = x[rows[i]]: an embedding whose table is x.
   static void gather(Context<Device>& ctx, View<T, Device> out, View<T, Device> x,
@@ -260,9 +296,14 @@ class LlamaModel {
   bool run_hook(Context<Device>& ctx, View<T, Device> hidden, const Batch<T, Device>& batch,
                 KvCache<Device>& cache) const {
     const DecodeHook* hook = ctx.decode_hook();
-    if (hook == nullptr || !batch.embeddings.empty()) return false;
-    const DecodeStep step{batch.ids.data(), batch.positions.data(), batch.slots.data(),
-                          batch.rows(), hidden.data()};
+    if (hook == nullptr || !batch.embeddings.empty() || !wants_every_row(batch)) return false;
+    for (std::size_t i = 1; i < batch.slots.size(); ++i) {  // one new token per sequence
+      if (batch.slots[i] <= batch.slots[i - 1]) return false;
+    }
+    if (shape_.rope_scaling.kind == RopeScaling::Kind::dynamic) return false;
+    const DecodeStep step{batch.ids.data(),   batch.positions.data(),
+                          batch.slots.data(), batch.rows(),
+                          dtype_of<T>,        hidden.data()};
     return hook->run(hook->self, this, &cache, step);
   }
 
@@ -273,5 +314,23 @@ class LlamaModel {
 
 /// The model as most programs use it: 32-bit activations on the CPU.
 using CpuModel = LlamaModel<CpuConfig>;
+
+#if ZIYA_WITH_CUDA
+/// On an NVIDIA GPU: 32-bit activations follow the CPU's closely; 16-bit ones are what the tensor
+/// cores are fast with, for weights of the same type.
+struct CudaConfig {
+  using Device = Cuda;
+  using Compute = float;
+};
+struct CudaHalfConfig {
+  using Device = Cuda;
+  using Compute = Half;
+};
+struct CudaBFloat16Config {
+  using Device = Cuda;
+  using Compute = BFloat16;
+};
+using CudaModel = LlamaModel<CudaConfig>;
+#endif
 
 ZIYA_NAMESPACE_END

@@ -14,6 +14,7 @@
 #include "ziya/ops/attention.hpp"
 #include "ziya/ops/matmul.hpp"
 #include "ziya/ops/rope.hpp"
+#include "ziya/ops/rope_append.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 namespace nn {
@@ -74,6 +75,14 @@ struct Attention {
       heads = ctx.workspace().template take<T>(query_shape);
     }
     project<T>(ctx, {queries, keys, values}, x);
+    const bool one_rotation = rows.rotary.size() == 1 && rows.rotary.front().count == tokens;
+    if (cache != nullptr && one_rotation) {
+      ops::rope_append(ctx, *cache, queries, keys, values, rows.positions,
+                       *rows.rotary.front().table, pairing, {rows.slots, rows.indices});
+      ops::attention(ctx, heads, queries, *cache, {rows.slots, rows.visible}, {});
+      o.forward(ctx, y, flat(heads));
+      return;
+    }
     for (const RotaryRun<Device>& run : rows.rotary) {
       const auto positions = rows.positions.subspan(static_cast<std::size_t>(run.begin),
                                                     static_cast<std::size_t>(run.count));

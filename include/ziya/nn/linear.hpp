@@ -6,9 +6,12 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <type_traits>
 
 #include "ziya/config.hpp"
 #include "ziya/core/communicator.hpp"
+#include "ziya/core/dtype.hpp"
+#include "ziya/core/error.hpp"
 #include "ziya/core/tensor.hpp"
 #include "ziya/core/view.hpp"
 #include "ziya/core/weight.hpp"
@@ -50,8 +53,14 @@ struct Linear {
   void finish(Context<Device>& ctx, View<T, Device> y, In<T, Device> x) const {
     if (lora) lora->add_to(ctx, y, x);
     if (split == Split::columns && communicator != nullptr && communicator->size > 1) {
-      for (std::int64_t i = 0; i < y.rows(); ++i) {
-        communicator->all_reduce_sum(communicator->self, y.row(i), y.columns());
+      if constexpr (std::is_same_v<T, float>) {
+        for (std::int64_t i = 0; i < y.rows(); ++i) {
+          communicator->all_reduce_sum(communicator->self, y.row(i), y.columns());
+        }
+      } else {
+        throw BackendError("ZIYA-155",
+                           "linear: partial sums of ranks are added in f32, but activations are " +
+                               std::string(name(dtype_of<T>)));
       }
     }
     if (!bias.empty()) ops::add_bias(ctx, y, bias);

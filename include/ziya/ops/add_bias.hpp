@@ -5,6 +5,7 @@
 #include <string>
 
 #include "ziya/backend/cpu/add_bias.hpp"
+#include "ziya/backend/cuda/add_bias.hpp"
 #include "ziya/config.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/core/view.hpp"

@@ -9,6 +9,8 @@
 #include <string>
 
 #include "ziya/backend/cpu/attention.hpp"
+#include "ziya/backend/cuda/attention.hpp"
+#include "ziya/backend/cuda/rope.hpp"
 #include "ziya/config.hpp"
 #include "ziya/core/attention_rows.hpp"
 #include "ziya/core/error.hpp"
@@ -125,6 +127,18 @@ void attention_backward(Context<Device>& ctx, View<T, Device> dq, View<T, Device
                               attention_scale(options, k.extent(2)));
 }
 
+template <class Device, class T>
+void check_append(const char* op, const CachedKeysValues<Device>& cache,
+                  const View<const T, Device>& k, const View<const T, Device>& v,
+                  const AppendRows& rows) {
+  check_extent(op, "width of k", k.columns(), cache.kv_heads * cache.head_dim);
+  check_extent(op, "width of v", v.columns(), k.columns());
+  check_extent(op, "rows of v", v.rows(), k.rows());
+  check_extent(op, "number of slots", static_cast<std::int64_t>(rows.slots.size()), k.rows());
+  check_extent(op, "number of indices", static_cast<std::int64_t>(rows.indices.size()), k.rows());
+  check_places(op, cache, rows.slots, rows.indices, cache.table_stride * cache.page_tokens - 1);
+}
+
 /// Stores keys and values of new tokens: row t goes to index indices[t] of slot slots[t], rounded
 /// to the cache's type.
 /// @param k, v (tokens, kv_heads, head_dim)
@@ -132,15 +146,7 @@ void attention_backward(Context<Device>& ctx, View<T, Device> dq, View<T, Device
 template <class Device, class T>
 void cache_append(Context<Device>& ctx, const CachedKeysValues<Device>& cache, View<T, Device> k,
                   In<T, Device> v, const AppendRows& rows) {
-  check_extent("cache_append", "width of k", k.columns(), cache.kv_heads * cache.head_dim);
-  check_extent("cache_append", "width of v", v.columns(), k.columns());
-  check_extent("cache_append", "rows of v", v.rows(), k.rows());
-  check_extent("cache_append", "number of slots", static_cast<std::int64_t>(rows.slots.size()),
-               k.rows());
-  check_extent("cache_append", "number of indices", static_cast<std::int64_t>(rows.indices.size()),
-               k.rows());
-  check_places("cache_append", cache, rows.slots, rows.indices,
-               cache.table_stride * cache.page_tokens - 1);
+  check_append("cache_append", cache, View<const T, Device>(k), v, rows);
   backend::cache_append(ctx, cache, View<const T, Device>(k), v, rows);
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "ziya/backend/cpu/embedding.hpp"
+#include "ziya/backend/cuda/embedding.hpp"
 #include "ziya/config.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/core/view.hpp"

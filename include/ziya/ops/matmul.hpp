@@ -5,8 +5,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <type_traits>
 
 #include "ziya/backend/cpu/matmul.hpp"
+#include "ziya/backend/cuda/matmul.hpp"
 #include "ziya/config.hpp"
 #include "ziya/core/view.hpp"
 #include "ziya/core/weight.hpp"
@@ -31,6 +33,17 @@ void check_matmul(const char* op, const View<T, Device>& y, const View<const T, 
 template <class Device, class T>
 void matmul(Context<Device>& ctx, View<T, Device> y, In<T, Device> x, const Weight<Device>& w) {
   check_matmul("matmul", y, x, w);
+  backend::matmul(ctx, y, x, w);
+}
+
+/// The same with a result in 32 bits whatever type x has: logits.
+template <class Device, class T>
+void matmul(Context<Device>& ctx, View<float, Device> y, View<const T, Device> x,
+            const Weight<Device>& w) requires(!std::is_same_v<T, float>) {
+  check_weight("matmul", w);
+  check_extent("matmul", "width of x", x.columns(), w.columns);
+  check_extent("matmul", "width of y", y.columns(), w.rows);
+  check_extent("matmul", "rows of y", y.rows(), x.rows());
   backend::matmul(ctx, y, x, w);
 }
 

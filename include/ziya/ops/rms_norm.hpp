@@ -3,6 +3,7 @@
 #pragma once
 
 #include "ziya/backend/cpu/rms_norm.hpp"
+#include "ziya/backend/cuda/rms_norm.hpp"
 #include "ziya/config.hpp"
 #include "ziya/core/view.hpp"
 #include "ziya/ops/check.hpp"

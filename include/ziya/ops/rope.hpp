@@ -6,6 +6,7 @@
 #include <span>
 
 #include "ziya/backend/cpu/rope.hpp"
+#include "ziya/backend/cuda/rope.hpp"
 #include "ziya/config.hpp"
 #include "ziya/core/rope_table.hpp"
 #include "ziya/core/view.hpp"

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "ziya/backend/cpu/silu_mul.hpp"
+#include "ziya/backend/cuda/silu_mul.hpp"
 #include "ziya/config.hpp"
 #include "ziya/core/view.hpp"
 #include "ziya/ops/check.hpp"

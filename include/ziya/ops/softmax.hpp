@@ -3,6 +3,7 @@
 #pragma once
 
 #include "ziya/backend/cpu/softmax.hpp"
+#include "ziya/backend/cuda/softmax.hpp"
 #include "ziya/config.hpp"
 #include "ziya/core/view.hpp"
 #include "ziya/ops/check.hpp"

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "ziya/backend/cpu/top_k.hpp"
+#include "ziya/backend/cuda/top_k.hpp"
 #include "ziya/config.hpp"
 #include "ziya/core/view.hpp"
 #include "ziya/ops/check.hpp"

@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: Apache-2.0
+// Speed of the 13B shape with random weights on one GPU, beside what that GPU can do at most.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "gpu_ceilings.hpp"
+#include "ziya/model/decode_graph.hpp"
+#include "ziya/model/llama.hpp"
+#include "ziya/ops/top_k.hpp"
+
+namespace {
+
+using namespace ziya;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+/// Ziya-LLaMA-13B.
+LlamaShape shape_13b() {
+  LlamaShape shape;
+  shape.hidden = 5120;
+  shape.intermediate = 13824;
+  shape.layers = 40;
+  shape.query_heads = 40;
+  shape.kv_heads = 40;
+  shape.head_dim = 128;
+  shape.vocabulary = 39424;
+  shape.max_positions = 4096;
+  return shape;
+}
+
+/// `bytes` of random elements in ±0.03; the pattern's length is prime, so rows differ.
+std::shared_ptr<Tensor<std::byte, Cuda>> random_bytes(DType dtype, std::int64_t bytes) {
+  constexpr std::int64_t elements = 1'000'003;
+  std::vector<std::uint16_t> pattern;
+  std::uint32_t state = 1;
+  for (std::int64_t i = 0; i < elements; ++i) {
+    state = state * 1664525u + 1013904223u;
+    const float value = (static_cast<float>(state >> 8) / 16777216.0f - 0.5f) * 0.06f;
+    pattern.push_back(dtype == DType::f16 ? to_half(value).bits : to_bfloat16(value).bits);
+  }
+  auto memory = std::make_shared<Tensor<std::byte, Cuda>>(Shape{bytes});
+  const std::int64_t length = elements * 2;
+  copy(Cuda{}, memory->data(), Cpu{}, pattern.data(),
+       static_cast<std::size_t>(std::min(length, bytes)));
+  for (std::int64_t at = length; at < bytes; at *= 2) {
+    copy(Cuda{}, memory->data() + at, Cuda{}, memory->data(),
+         static_cast<std::size_t>(std::min(at, bytes - at)));
+  }
+  return memory;
+}
+
+template <class Config>
+LlamaModel<Config> random_model(const LlamaShape& shape) {
+  const DType dtype = dtype_of<typename Config::Compute>;
+  const auto memory = random_bytes(dtype, shape.parameters() * 2 + 2 * 256 * 512);
+  std::int64_t used = 0;
+  const auto matrix = [&](std::int64_t rows, std::int64_t columns) {
+    const Weight<Cuda> weight{dtype, rows, columns, memory->data() + used, memory};
+    used += (weight.bytes() + 255) / 256 * 256;
+    return weight;
+  };
+  const auto linear = [&](std::int64_t out, std::int64_t in) {
+    nn::Linear<Cuda> result;
+    result.weight = matrix(out, in);
+    return result;
+  };
+  const auto norm = [&] {
+    Tensor<float> ones(Shape{shape.hidden});
+    std::fill_n(ones.data(), shape.hidden, 1.0f);
+    return nn::RmsNorm<Cuda>{ones.to<Cuda>(), 1e-6f};
+  };
+  LlamaWeights<Cuda> weights;
+  weights.embedding = matrix(shape.vocabulary, shape.hidden);
+  for (std::int64_t i = 0; i < shape.layers; ++i) {
+    LlamaLayer<Cuda> layer;
+    layer.input_norm = norm();
+    layer.attention.query_heads = shape.query_heads;
+    layer.attention.kv_heads = shape.kv_heads;
+    layer.attention.head_dim = shape.head_dim;
+    const std::int64_t width = shape.query_heads * shape.head_dim;
+    layer.attention.q = linear(width, shape.hidden);
+    layer.attention.k = linear(width, shape.hidden);
+    layer.attention.v = linear(width, shape.hidden);
+    layer.attention.o = linear(shape.hidden, width);
+    layer.post_attention_norm = norm();
+    layer.mlp.gate = linear(shape.intermediate, shape.hidden);
+    layer.mlp.up = linear(shape.intermediate, shape.hidden);
+    layer.mlp.down = linear(shape.hidden, shape.intermediate);
+    weights.layers.push_back(std::move(layer));
+  }
+  weights.final_norm = norm();
+  weights.head = linear(shape.vocabulary, shape.hidden);
+  return LlamaModel<Config>(shape, std::move(weights));
+}
+
+/// Sequences of a model, prefilled and then continued with their best tokens.
+template <class Config>
+class Runner {
+ public:
+  using Model = LlamaModel<Config>;
+  using T = typename Model::T;
+
+  Runner(const Model& model, Context<Cuda>& ctx, int sequences, std::int64_t tokens)
+      : model_(model),
+        ctx_(ctx),
+        cache_(model.shape().cache_shape(),
+               {.dtype = dtype_of<T>, .slots = sequences, .max_tokens = tokens}),
+        hidden_(Shape{sequences, model.shape().hidden}),
+        logits_(Shape{sequences, model.shape().vocabulary}),
+        next_(static_cast<std::size_t>(sequences), 5) {}
+
+  void reset() {
+    for (std::size_t slot = 0; slot < next_.size(); ++slot) {
+      cache_.release(static_cast<std::int32_t>(slot));
+    }
+  }
+  /// `count` tokens of one sequence in one pass; its last row meets the head.
+  void prefill(std::int32_t slot, std::int64_t count) {
+    clear();
+    for (std::int64_t i = 0; i < count; ++i)
+      add(static_cast<std::int32_t>((i * 7919 + 3) % 30000), slot);
+    const auto last = static_cast<std::int32_t>(count - 1);
+    run(std::span(&last, 1));
+    ctx_.synchronize();
+  }
+  /// One token of every sequence.
+  void decode() {
+    clear();
+    std::vector<std::int32_t> outputs;
+    for (std::size_t slot = 0; slot < next_.size(); ++slot) {
+      outputs.push_back(static_cast<std::int32_t>(slot));
+      add(next_[slot], static_cast<std::int32_t>(slot));
+    }
+    run(outputs);
+    for (std::size_t slot = 0; slot < next_.size(); ++slot) {
+      float value = 0;
+      const auto row = logits_.view().row_range(static_cast<std::int64_t>(slot), 1);
+      ops::top_k(ctx_, std::span(&next_[slot], 1), std::span(&value, 1), row);
+    }
+  }
+
+ private:
+  void clear() {
+    for (auto* column : {&ids_, &positions_, &slots_}) column->clear();
+  }
+  void add(std::int32_t id, std::int32_t slot) {
+    std::int64_t position = cache_.length(slot);
+    if (!slots_.empty() && slots_.back() == slot) position = positions_.back() + 1;
+    ids_.push_back(id);
+    positions_.push_back(static_cast<std::int32_t>(position));
+    slots_.push_back(slot);
+  }
+  void run(std::span<const std::int32_t> outputs) {
+    const auto count = static_cast<std::int64_t>(outputs.size());
+    Batch<T, Cuda> batch;
+    batch.ids = ids_;
+    batch.positions = positions_;
+    batch.slots = slots_;
+    batch.outputs = outputs;
+    model_.forward(ctx_, hidden_.view().row_range(0, count), batch, cache_);
+    model_.logits(ctx_, logits_.view().row_range(0, count), hidden_.view().row_range(0, count));
+  }
+
+  const Model& model_;
+  Context<Cuda>& ctx_;
+  KvCache<Cuda> cache_;
+  Tensor<T, Cuda> hidden_;
+  Tensor<float, Cuda> logits_;
+  std::vector<std::int32_t> ids_, positions_, slots_, next_;
+};
+
+struct Ceilings {
+  double bandwidth, rate;
+};
+
+template <class Config>
+void decode_alone(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings& most,
+                  std::int64_t context) {
+  const DecodeGraph<LlamaModel<Config>> graph(ctx);
+  Runner<Config> runner(model, ctx, 1, context + 128);
+  runner.prefill(0, context);
+  for (int i = 0; i < 5; ++i) runner.decode();
+  std::vector<double> times;
+  for (int i = 0; i < 48; ++i) {
+    const auto begin = Clock::now();
+    runner.decode();
+    times.push_back(seconds_since(begin));
+  }
+  const double cache =
+      2.0 * 2 *
+      static_cast<double>(model.shape().layers * model.shape().kv_heads * model.shape().head_dim) *
+      static_cast<double>(context + 29);
+  const double bytes = 2.0 * static_cast<double>(model.shape().parameters_read_per_token()) + cache;
+  const double time = median(times);
+  std::printf(
+      "decode, batch 1, context %5lld: %6.2f ms, %6.1f tokens/s, %5.1f %% of the bandwidth\n",
+      static_cast<long long>(context), time * 1e3, 1 / time, 100 * bytes / time / most.bandwidth);
+}
+
+template <class Config>
+double prefill(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings& most,
+               std::int64_t tokens) {
+  Runner<Config> runner(model, ctx, 1, tokens);
+  std::vector<double> times;
+  for (int i = 0; i < 7; ++i) {
+    runner.reset();
+    const auto begin = Clock::now();
+    runner.prefill(0, tokens);
+    if (i > 1) times.push_back(seconds_since(begin));
+  }
+  const LlamaShape& shape = model.shape();
+  const double head = static_cast<double>(shape.vocabulary * shape.hidden);
+  const double layers = static_cast<double>(shape.parameters_read_per_token()) - head;
+  const double attention = 2.0 * static_cast<double>(shape.layers * shape.hidden) *
+                           static_cast<double>(tokens * (tokens + 1) / 2);
+  const double operations = 2 * (layers * static_cast<double>(tokens) + head + attention);
+  const double time = median(times);
+  std::printf("prefill of %5lld tokens: %7.2f ms, %5.1f %% of the matrix rate\n",
+              static_cast<long long>(tokens), time * 1e3, 100 * operations / time / most.rate);
+  return time;
+}
+
+template <class Config>
+void batch(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings& most,
+           int sequences) {
+  constexpr std::int64_t in = 512, out = 128;
+  const DecodeGraph<LlamaModel<Config>> graph(ctx);
+  Runner<Config> runner(model, ctx, sequences, in + out);
+  double time = 0;
+  for (int pass = 0; pass < 2; ++pass) {  // the first one chooses algorithms
+    runner.reset();
+    const auto begin = Clock::now();
+    for (int slot = 0; slot < sequences; ++slot) runner.prefill(slot, in);
+    for (int i = 0; i < out; ++i) runner.decode();
+    time = seconds_since(begin);
+  }
+  const LlamaShape& shape = model.shape();
+  const auto weights = static_cast<double>(shape.parameters_read_per_token());
+  const double per_token = 2.0 * 2 * static_cast<double>(shape.layers * shape.hidden);
+  double roofline = 2 * weights * static_cast<double>(in) * sequences / most.rate;
+  for (std::int64_t i = 0; i < out; ++i) {
+    const double past = static_cast<double>(in + i);
+    roofline += std::max((2 * weights + per_token * past * sequences) / most.bandwidth,
+                         2 * (weights + per_token / 2 * past) * sequences / most.rate);
+  }
+  std::printf("batch %3d, 512 in, 128 out: %8.1f tokens/s, %5.1f %% of the roofline\n", sequences,
+              static_cast<double>(sequences * out) / time, 100 * roofline / time);
+}
+
+/// Median time of one op, replayed from a graph of many so that launches do not count.
+double time_of(Context<Cuda>& ctx, const std::function<void(int)>& op) {
+  constexpr int times = 40;
+  for (int i = 0; i < 3; ++i) op(i);
+  cuda::Graph graph;
+  graph.capture(ctx.stream(), [&] {
+    for (int i = 0; i < times; ++i) op(i);
+  });
+  gpu::Timer timer(ctx.stream());
+  std::vector<double> all;
+  for (int i = 0; i < 7; ++i) {
+    timer.begin();
+    graph.launch(ctx.stream());
+    all.push_back(timer.end() / times);
+  }
+  return median(all);
+}
+
+/// Kernels of one layer, each with the bytes that it has to move; layers rotate, so that weights
+/// come from memory.
+template <class Config>
+void kernels(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings& most,
+             std::int64_t rows, std::int64_t context) {
+  using T = typename Config::Compute;
+  const LlamaShape& s = model.shape();
+  const auto layer = [&](int i) -> const LlamaLayer<Cuda>& {
+    return model.weights().layers[static_cast<std::size_t>(i % s.layers)];
+  };
+  Tensor<T, Cuda> x(Shape{rows, s.hidden}), y(Shape{rows, s.hidden}), z(Shape{rows, s.hidden}),
+      wide(Shape{rows, s.intermediate}), wide2(Shape{rows, s.intermediate}),
+      q(Shape{rows, s.hidden});
+  for (auto* tensor : {&x, &y, &z, &q}) {
+    copy(Cuda{}, tensor->data(), Cuda{}, model.weights().embedding.data,
+         static_cast<std::size_t>(tensor->elements()) * sizeof(T));
+  }
+  for (auto* tensor : {&wide, &wide2}) {
+    copy(Cuda{}, tensor->data(), Cuda{}, model.weights().embedding.data,
+         static_cast<std::size_t>(tensor->elements()) * sizeof(T));
+  }
+  KvCache<Cuda> cache(s.cache_shape(), {.dtype = dtype_of<T>, .max_tokens = context + rows});
+  std::vector<std::int32_t> slots(static_cast<std::size_t>(context + rows), 0), positions;
+  (void)cache.prepare(slots);
+  slots.resize(static_cast<std::size_t>(rows));
+  std::vector<std::int64_t> places, visible;
+  for (std::int64_t i = 0; i < rows; ++i) {
+    positions.push_back(static_cast<std::int32_t>(context + i));
+    places.push_back(context + i);
+    visible.push_back(context + i + 1);
+  }
+  ctx.upload({positions, positions, slots, places, visible, cache.layer(0).block_table,
+              cache.layer(0).table_stride});
+  const RopeTable<Cuda> table(inverse_frequencies(s.head_dim, 10000.0, {}, 0));
+  const auto heads = [&](Tensor<T, Cuda>& tensor) {
+    return tensor.view().reshape(Shape{rows, s.query_heads, s.head_dim});
+  };
+  std::printf("kernels, %lld rows, context %lld\n", static_cast<long long>(rows),
+              static_cast<long long>(context));
+  const auto say = [&](const char* name, double bytes, double operations, double time) {
+    std::printf("  %-28s %9.2f us  %8.2f MB  %5.1f %% of the bandwidth  %5.1f %% of the rate\n",
+                name, time * 1e6, bytes / 1e6, 100 * bytes / time / most.bandwidth,
+                100 * operations / time / most.rate);
+  };
+  const auto row_bytes = static_cast<double>(rows * s.hidden) * sizeof(T);
+  const auto wide_bytes = static_cast<double>(rows * s.intermediate) * sizeof(T);
+  const auto square = static_cast<double>(s.hidden * s.hidden);
+  const auto tall = static_cast<double>(s.hidden * s.intermediate);
+  const auto r = static_cast<double>(rows);
+  say("norm + residual", 4 * row_bytes, 0, time_of(ctx, [&](int i) {
+        ops::rms_norm_add(ctx, y.view(), z.view(), x.view(), layer(i).input_norm.weight.view(),
+                          1e-6f);
+      }));
+  say("rotation + cache", 7 * row_bytes, 0, time_of(ctx, [&](int i) {
+        ops::rope_append(ctx, cache.layer(i % s.layers), heads(q), heads(z), heads(x), positions,
+                         table, RopePairing::halves, {slots, places});
+      }));
+  const double seen = r * static_cast<double>(context) + r * (r + 1) / 2;
+  say("attention", 2 * static_cast<double>((context + rows) * s.hidden) * sizeof(T) + 2 * row_bytes,
+      4 * seen * static_cast<double>(s.hidden), time_of(ctx, [&](int i) {
+        ops::attention(ctx, heads(y), heads(q), cache.layer(i % s.layers), {slots, visible});
+      }));
+  say("q, k, v", 6 * square + 4 * row_bytes, 6 * square * r, time_of(ctx, [&](int i) {
+        const auto& a = layer(i).attention;
+        const std::array<View<T, Cuda>, 3> ys{y.view(), z.view(), q.view()};
+        const std::array<const Weight<Cuda>*, 3> ws{&a.q.weight, &a.k.weight, &a.v.weight};
+        ops::matmul_many<Cuda, T>(ctx, ys, x.view(), ws);
+      }));
+  say("o", 2 * square + 2 * row_bytes, 2 * square * r, time_of(ctx, [&](int i) {
+        ops::matmul(ctx, y.view(), x.view(), layer(i).attention.o.weight);
+      }));
+  say("gate, up, silu", 4 * tall + row_bytes + wide_bytes, 4 * tall * r, time_of(ctx, [&](int i) {
+        ops::matmul_silu_mul(ctx, wide.view(), x.view(), layer(i).mlp.gate.weight,
+                             layer(i).mlp.up.weight);
+      }));
+  say("silu alone", 3 * wide_bytes, 0,
+      time_of(ctx, [&](int) { ops::silu_mul(ctx, wide.view(), wide.view(), wide2.view()); }));
+  say("down", 2 * tall + row_bytes + wide_bytes, 2 * tall * r, time_of(ctx, [&](int i) {
+        ops::matmul(ctx, y.view(), wide2.view(), layer(i).mlp.down.weight);
+      }));
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const std::string_view what = count > 1 ? arguments[1] : "all";
+  const auto wanted = [&](std::string_view part) {
+    return what == "all" || what.find(part) != what.npos;
+  };
+  try {
+    Context<Cuda> ctx;
+    const Ceilings most{gpu::read_bandwidth(ctx), gpu::matrix_rate(ctx)};
+    std::printf("read bandwidth %.0f GB/s, bf16 product 8192^3 %.0f TFLOP/s\n",
+                most.bandwidth / 1e9, most.rate / 1e12);
+    if (wanted("decode") || wanted("batch") || wanted("kernels")) {
+      const auto model = random_model<CudaHalfConfig>(shape_13b());
+      std::printf("fp16\n");
+      if (wanted("kernels")) kernels(model, ctx, most, 1, 127);
+      if (wanted("kernels")) kernels(model, ctx, most, 1, 2047);
+      if (wanted("decode")) decode_alone(model, ctx, most, 64);
+      if (wanted("decode")) decode_alone(model, ctx, most, 2048);
+      if (wanted("batch")) {
+        for (const int sequences : {8, 32, 64}) batch(model, ctx, most, sequences);
+      }
+    }
+    if (wanted("prefill") || wanted("kernels")) {
+      const auto model = random_model<CudaBFloat16Config>(shape_13b());
+      std::printf("bf16\n");
+      for (const std::int64_t tokens : {512, 2048}) {
+        if (wanted("kernels")) kernels(model, ctx, most, tokens, 0);
+      }
+      if (wanted("prefill")) prefill(model, ctx, most, 512);
+      if (wanted("prefill")) prefill(model, ctx, most, 2048);
+    }
+  } catch (const Error& error) {
+    std::fprintf(stderr, "error: %s\n", error.what());
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which kernel attention becomes: single rows split over their keys, or tiles of adjacent rows.
+#pragma once
+
+#include <algorithm>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ziya/backend/cuda/attention.hpp"
+#include "ziya/backend/cuda/attention_rows.cuh"
+#include "ziya/backend/cuda/attention_tiles.cuh"
+#include "ziya/backend/cuda/device.cuh"
+#include "ziya/backend/cuda/paged.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+namespace cuda {
+
+struct RowPlaces {
+  std::span<const std::int32_t> slots;  ///< empty: no cache
+  std::span<const std::int64_t> visible;
+  std::span<const std::int64_t> first;  ///< empty: zeros
+};
+
+inline constexpr std::int64_t most_part_floats = std::int64_t{1} << 24;
+
+template <class T>
+ZIYA_HIDDEN void run_rows(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q,
+                          const KeyPlaces& places, DType dtype, const RowPlaces& rows,
+                          std::int64_t group, float scale) {
+  const std::int64_t heads = q.extent(1), head_dim = q.extent(2);
+  if (head_dim > most_head_dim) {
+    throw ArgumentError("ZIYA-154", "cuda: attention: head size " + std::to_string(head_dim) +
+                                        ", expected at most " + std::to_string(most_head_dim));
+  }
+  const std::int64_t longest = *std::max_element(rows.visible.begin(), rows.visible.end());
+  const std::int64_t splits = key_splits(longest);
+  RowArguments<T> a{};
+  a.out_stride = out.row_stride();
+  a.q_stride = q.row_stride();
+  a.head_dim = static_cast<int>(head_dim);
+  a.group = static_cast<int>(group);
+  a.scale = scale;
+  a.places = places;
+  a.counters = ctx.counters();
+  const auto* visible = ctx.uploads().get(ctx.stream(), Upload::visible, rows.visible);
+  const std::int32_t* slots = nullptr;
+  const std::int64_t* first = nullptr;
+  if (!rows.slots.empty()) slots = ctx.uploads().get(ctx.stream(), Upload::slots, rows.slots);
+  if (!rows.first.empty()) first = ctx.uploads().get(ctx.stream(), Upload::places, rows.first);
+
+  Workspace<Cuda>::Scope scope(ctx.workspace());
+  const std::int64_t floats = heads * splits * (head_dim + 2);
+  const std::int64_t at_once = std::max<std::int64_t>(
+      1, std::min({q.rows(), std::int64_t{65535}, Context<Cuda>::counter_count / heads,
+                   most_part_floats / floats}));
+  if (splits > 1) a.parts = ctx.workspace().template take<float>(Shape{at_once, floats}).data();
+  for (std::int64_t begin = 0; begin < q.rows(); begin += at_once) {
+    const dim3 grid(static_cast<unsigned>(splits), static_cast<unsigned>(heads),
+                    static_cast<unsigned>(std::min(at_once, q.rows() - begin)));
+    a.out = out.row(begin);
+    a.q = q.row(begin);
+    a.visible = visible + begin;
+    a.slots = slots == nullptr ? nullptr : slots + begin;
+    a.first = first == nullptr ? nullptr : first + begin;
+    with_stored(dtype, [&](auto element) {
+      using C = decltype(element);
+      constexpr int wide = 16 / sizeof(C);
+      const bool whole = head_dim % wide == 0 && alignment_of(places.keys) == 16 &&
+                         alignment_of(places.values) == 16 && places.key_stride % wide == 0 &&
+                         places.value_stride % wide == 0 && places.page_bytes % 16 == 0;
+      constexpr std::int64_t few = 16 * wide * (wide == 4 ? 2 : 1);  // elements of 16 lanes
+      launch(ctx, "attention",
+             !whole            ? attention_rows<T, C, 1, 32>
+             : head_dim <= few ? attention_rows<T, C, wide, 16>
+                               : attention_rows<T, C, wide, 32>,
+             grid, dim3(row_threads), 0, a);
+    });
+  }
+}
+
+/// Whether a tile's loads and stores are aligned, for the types that the tensor cores take.
+template <class T>
+ZIYA_HIDDEN bool tiles_fit(View<T, Cuda> out, View<const T, Cuda> q, const KeyPlaces& places,
+                           DType dtype) {
+  const auto even = [](const T* data, std::int64_t stride) {
+    return alignment_of(data) >= 4 && stride % 2 == 0;
+  };
+  return sizeof(T) == 2 && dtype == dtype_of<T> && q.extent(2) % 8 == 0 && q.extent(2) <= 128 &&
+         even(out.data(), out.row_stride()) && alignment_of(q.data()) == 16 &&
+         q.row_stride() % 8 == 0 && alignment_of(places.keys) == 16 &&
+         alignment_of(places.values) == 16 && places.key_stride % 8 == 0 &&
+         places.value_stride % 8 == 0 && places.page_bytes % 16 == 0;
+}
+
+template <class T>
+ZIYA_HIDDEN void run_tiles(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q,
+                           const KeyPlaces& places, std::span<const Tile> tiles,
+                           std::int64_t height, std::span<const std::int64_t> visible,
+                           std::int64_t group, float scale) {
+  if constexpr (sizeof(T) == 2) {
+    TileArguments<T> a{};
+    a.out = out.data();
+    a.q = q.data();
+    a.out_stride = out.row_stride();
+    a.q_stride = q.row_stride();
+    a.head_dim = static_cast<int>(q.extent(2));
+    a.group = static_cast<int>(group);
+    a.scale = scale;
+    a.places = places;
+    a.tiles = ctx.uploads().get(ctx.stream(), Upload::tiles, tiles);
+    a.visible = ctx.uploads().get(ctx.stream(), Upload::visible, visible);
+    const dim3 grid(static_cast<unsigned>(q.extent(1)), static_cast<unsigned>(tiles.size()));
+    const auto run = [&](auto whole, auto half, int dim) {
+      const auto kernel = height == tile_rows ? whole : half;
+      const std::size_t shared = static_cast<std::size_t>(height + 4 * tile_keys) *
+                                 static_cast<std::size_t>(dim + 8) * sizeof(T);
+      check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shared)),
+            "attention");
+      launch(ctx, "attention", kernel, grid, dim3(tile_threads), shared, a);
+    };
+    if (a.head_dim <= 16) return run(attention_tiles<T, 16, 2>, attention_tiles<T, 16, 1>, 16);
+    if (a.head_dim <= 64) return run(attention_tiles<T, 64, 2>, attention_tiles<T, 64, 1>, 64);
+    if (a.head_dim <= 96) return run(attention_tiles<T, 96, 2>, attention_tiles<T, 96, 1>, 96);
+    run(attention_tiles<T, 128, 2>, attention_tiles<T, 128, 1>, 128);
+  }
+}
+
+/// Rows [begin, begin + count) of one sequence, in tiles.
+inline void add_tiles(std::vector<Tile>& tiles, std::span<const std::int64_t> visible,
+                      std::int64_t begin, std::int64_t count, std::int32_t slot, std::int64_t first,
+                      std::int64_t height) {
+  for (std::int64_t at = begin; at < begin + count; at += height) {
+    const std::int64_t rows = std::min<std::int64_t>(height, begin + count - at);
+    std::int64_t most = 0;
+    for (std::int64_t t = at; t < at + rows; ++t) {
+      most = std::max(most, visible[static_cast<std::size_t>(t)]);
+    }
+    tiles.push_back({static_cast<std::int32_t>(at), static_cast<std::int32_t>(rows), slot,
+                     static_cast<std::int32_t>(most), first});
+  }
+}
+
+/// Rows of a tile: half as many where whole tiles would leave multiprocessors without work.
+template <class T>
+ZIYA_HIDDEN std::int64_t tile_height(const Context<Cuda>& ctx, View<const T, Cuda> q) {
+  const std::int64_t tiles = (q.rows() + tile_rows - 1) / tile_rows * q.extent(1);
+  return tiles < 4 * ctx.multiprocessors() ? tile_rows / 2 : tile_rows;
+}
+
+inline constexpr std::int64_t least_tile = 16;  // rows of one sequence that are worth a tile
+
+}  // namespace cuda
+namespace backend {
+
+template <class T>
+void attention(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q,
+               const CachedKeysValues<Cuda>& cache, const AttentionRows& rows, float scale) {
+  if (q.rows() == 0) return;
+  const CachedKeysValues<Cuda> placed = cuda::on_device(ctx, cache, rows.slots);
+  const cuda::KeyPlaces places{.keys = placed.keys,
+                               .values = placed.values,
+                               .table = placed.block_table,
+                               .table_stride = placed.table_stride,
+                               .page_tokens = static_cast<unsigned>(placed.page_tokens),
+                               .page_bytes = placed.page_bytes,
+                               .head_stride = placed.page_tokens * placed.head_dim,
+                               .key_stride = placed.head_dim,
+                               .value_stride = placed.head_dim};
+  const std::int64_t group = q.extent(1) / cache.kv_heads;
+  std::vector<cuda::Tile> tiles;
+  std::int64_t longest = 0;
+  const std::int64_t height = cuda::tile_height(ctx, q);
+  if (cuda::tiles_fit(out, q, places, cache.dtype)) {
+    for (std::int64_t begin = 0, end = 0; begin < q.rows(); begin = end) {
+      const std::int32_t slot = rows.slots[static_cast<std::size_t>(begin)];
+      while (end < q.rows() && rows.slots[static_cast<std::size_t>(end)] == slot) ++end;
+      longest = std::max(longest, end - begin);
+      cuda::add_tiles(tiles, rows.visible, begin, end - begin, slot, 0, height);
+    }
+  }
+  if (longest >= cuda::least_tile) {
+    cuda::run_tiles<T>(ctx, out, q, places, tiles, height, rows.visible, group, scale);
+  } else {
+    cuda::run_rows<T>(ctx, out, q, places, cache.dtype, {rows.slots, rows.visible, {}}, group,
+                      scale);
+  }
+}
+
+template <class T>
+void attention(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q, View<const T, Cuda> k,
+               View<const T, Cuda> v, std::span<const Segment> segments, bool causal, float scale) {
+  if (q.rows() == 0) return;
+  const std::int64_t head_dim = q.extent(2);
+  const cuda::KeyPlaces places{.keys = reinterpret_cast<const std::byte*>(k.data()),
+                               .values = reinterpret_cast<const std::byte*>(v.data()),
+                               .table = nullptr,
+                               .table_stride = 0,
+                               .page_tokens = 1,
+                               .page_bytes = 0,
+                               .head_stride = head_dim,
+                               .key_stride = k.row_stride(),
+                               .value_stride = v.row_stride()};
+  const std::int64_t group = q.extent(1) / k.extent(1);
+  std::vector<std::int64_t> visible(static_cast<std::size_t>(q.rows()), -1);
+  std::vector<std::int64_t> first(visible.size(), 0);
+  std::vector<cuda::Tile> tiles;
+  std::int64_t longest = 0;
+  const std::int64_t height = cuda::tile_height(ctx, q);
+  for (const Segment& s : segments) {
+    for (std::int64_t i = 0; i < s.query_count; ++i) {
+      const auto at = static_cast<std::size_t>(s.query_begin + i);
+      visible[at] =
+          causal ? std::max<std::int64_t>(0, s.key_count - s.query_count + i + 1) : s.key_count;
+      first[at] = s.key_begin;
+    }
+    longest = std::max(longest, s.query_count);
+    cuda::add_tiles(tiles, visible, s.query_begin, s.query_count, 0, s.key_begin, height);
+  }
+  if (longest >= cuda::least_tile && cuda::tiles_fit(out, q, places, dtype_of<T>)) {
+    cuda::run_tiles<T>(ctx, out, q, places, tiles, height, visible, group, scale);
+  } else {
+    cuda::run_rows<T>(ctx, out, q, places, dtype_of<T>, {{}, visible, first}, group, scale);
+  }
+}
+
+}  // namespace backend
+ZIYA_NAMESPACE_END

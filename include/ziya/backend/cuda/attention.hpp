@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// attention on a GPU, over a paged cache or without one.
+#pragma once
+
+#include "ziya/config.hpp"
+#if ZIYA_WITH_CUDA
+
+#include <span>
+#include "ziya/backend/cuda/context.hpp"
+#include "ziya/core/attention_rows.hpp"
+#include "ziya/core/paged_cache.hpp"
+#include "ziya/core/view.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+namespace backend {
+
+template <class T>
+void attention(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q,
+               const CachedKeysValues<Cuda>& cache, const AttentionRows& rows, float scale);
+template <class T>
+void attention(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q, View<const T, Cuda> k,
+               View<const T, Cuda> v, std::span<const Segment> segments, bool causal, float scale);
+
+#if !defined(__CUDACC__)
+#define ZIYA_INSTANCES(T)                                                                     \
+  extern template void attention(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>,          \
+                                 const CachedKeysValues<Cuda>&, const AttentionRows&, float); \
+  extern template void attention(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>,          \
+                                 View<const T, Cuda>, View<const T, Cuda>,                    \
+                                 std::span<const Segment>, bool, float);
+ZIYA_INSTANCES(float)
+ZIYA_INSTANCES(Half)
+ZIYA_INSTANCES(BFloat16)
+#undef ZIYA_INSTANCES
+#endif
+
+}  // namespace backend
+ZIYA_NAMESPACE_END
+
+#if defined(__CUDACC__)
+#include "ziya/backend/cuda/attention.cuh"
+#endif
+
+#endif

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every op on a GPU needs: a stream, matrix products, scratch memory.
+#pragma once
+
+#include "ziya/config.hpp"
+#if ZIYA_WITH_CUDA
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "ziya/backend/cuda/graph.hpp"
+#include "ziya/backend/cuda/memory.hpp"
+#include "ziya/backend/cuda/products.hpp"
+#include "ziya/backend/cuda/runtime.hpp"
+#include "ziya/backend/cuda/uploads.hpp"
+#include "ziya/core/decode_hook.hpp"
+#include "ziya/core/device.hpp"
+#include "ziya/core/error.hpp"
+#include "ziya/core/tensor.hpp"
+#include "ziya/core/workspace.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+
+struct CudaOptions {
+  int device = 0;             ///< which GPU
+  int tried_algorithms = 12;  ///< of cuBLASLt, timed for each new shape of a product
+};
+
+/// Belongs to one thread, whose current GPU it sets. Ops return when their work is enqueued;
+/// copying a result to the CPU waits for it.
+template <>
+class Context<Cuda> {
+ public:
+  /// @throws BackendError when there is no such GPU, or none that this build has kernels for
+  explicit Context(const CudaOptions& options = {})
+      : device_(checked(options.device)),
+        stream_(make_stream()),
+        products_(options.tried_algorithms, product_workspace),
+        counters_(Shape{counter_count}) {
+    check(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device_));
+    check(cudaDeviceGetAttribute(&capability_, cudaDevAttrComputeCapabilityMajor, device_));
+    check(cudaMemset(counters_.data(), 0, counter_count * sizeof(std::uint32_t)));
+  }
+
+  [[nodiscard]] int device() const { return device_; }
+  [[nodiscard]] cudaStream_t stream() const { return stream_.get(); }
+  [[nodiscard]] int multiprocessors() const { return multiprocessors_; }
+  /// Major number of the compute capability.
+  [[nodiscard]] int capability() const { return capability_; }
+  [[nodiscard]] Workspace<Cuda>& workspace() { return workspace_; }
+  [[nodiscard]] cuda::Products& products() { return products_; }
+  [[nodiscard]] cuda::Uploads& uploads() { return uploads_; }
+
+  /// Zeros by which blocks of one launch find out who is last; the last one leaves zeros behind.
+  [[nodiscard]] std::uint32_t* counters() { return counters_.data(); }
+  static constexpr std::int64_t counter_count = 1 << 16;
+
+  /// What runs whole decode steps, or null.
+  [[nodiscard]] const DecodeHook* decode_hook() const { return hook_; }
+  /// @param hook outlives the context, or is taken away with null
+  void set_decode_hook(const DecodeHook* hook) { hook_ = hook; }
+
+  using Graph = cuda::Graph;
+  /// Puts the arrays where ops look for them.
+  void upload(const StepArrays& step) {
+    const auto table = std::span(step.block_table, table_entries(step));
+    const std::array<cuda::Uploads::Announced, 6> arrays{{
+        {cuda::Upload::ids, std::as_bytes(step.ids)},
+        {cuda::Upload::positions, std::as_bytes(step.positions)},
+        {cuda::Upload::slots, std::as_bytes(step.slots)},
+        {cuda::Upload::places, std::as_bytes(step.places)},
+        {cuda::Upload::visible, std::as_bytes(step.visible)},
+        {cuda::Upload::table, std::as_bytes(table)},
+    }};
+    uploads_.announce(stream(), arrays);
+  }
+  /// Equal for steps that enqueue the same kernels on the same memory, given the same model, cache
+  /// and output.
+  using StepKey = std::array<std::uint64_t, 6>;
+  [[nodiscard]] StepKey key_of(const StepArrays& step) {
+    Workspace<Cuda>::Scope scope(workspace_);
+    const auto* scratch = workspace_.take<std::byte>(Shape{1}).data();
+    const std::int64_t longest = *std::max_element(step.visible.begin(), step.visible.end());
+    return {step.ids.size(),
+            table_entries(step),
+            static_cast<std::uint64_t>(cuda::key_splits(longest)),
+            uploads_.generation(),
+            workspace_.capacity(),
+            reinterpret_cast<std::uintptr_t>(scratch)};
+  }
+
+  /// Waits for all work. @throws BackendError for what failed in it
+  void synchronize() { check(cudaStreamSynchronize(stream())); }
+
+ private:
+  static constexpr std::size_t product_workspace = std::size_t{32} << 20;
+
+  /// The table's rows up to the last slot of a step.
+  static std::size_t table_entries(const StepArrays& step) {
+    std::int64_t used = 0;
+    for (const std::int32_t slot : step.slots) used = std::max<std::int64_t>(used, slot + 1);
+    return static_cast<std::size_t>(used * step.table_stride);
+  }
+
+  struct DestroyStream {
+    void operator()(cudaStream_t stream) const noexcept { (void)cudaStreamDestroy(stream); }
+  };
+  using Stream = std::unique_ptr<CUstream_st, DestroyStream>;
+
+  static void check(cudaError_t status) { cuda::check(status, "context"); }
+  static int checked(int device) {
+    const int count = cuda::device_count();
+    if (device < 0 || device >= count) {
+      throw BackendError("ZIYA-151", "cuda: there is no NVIDIA GPU " + std::to_string(device) +
+                                         ": this process sees " + std::to_string(count));
+    }
+    check(cudaSetDevice(device));
+    return device;
+  }
+  /// In order with the default stream, on which `copy` works.
+  static Stream make_stream() {
+    cudaStream_t stream = nullptr;
+    check(cudaStreamCreate(&stream));
+    return Stream(stream);
+  }
+
+  int device_ = 0, multiprocessors_ = 1, capability_ = 0;
+  Stream stream_;
+  cuda::Products products_;
+  cuda::Uploads uploads_;
+  Tensor<std::uint32_t, Cuda> counters_;
+  Workspace<Cuda> workspace_;
+  const DecodeHook* hook_ = nullptr;
+};
+
+ZIYA_NAMESPACE_END
+
+#endif

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+// What kernels share: element types, wide loads, sums over a block, and how they are launched.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "ziya/backend/cuda/context.hpp"
+#include "ziya/config.hpp"
+#include "ziya/core/dtype.hpp"
+#include "ziya/core/error.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+namespace cuda {
+
+__device__ inline float widen(float value) { return value; }
+__device__ inline float widen(Half value) { return __half2float(__ushort_as_half(value.bits)); }
+__device__ inline float widen(BFloat16 value) {
+  return __uint_as_float(static_cast<unsigned>(value.bits) << 16);
+}
+/// Rounds to nearest, ties to even.
+template <class T>
+__device__ inline T narrow(float value) {
+  if constexpr (std::is_same_v<T, Half>) {
+    return Half{__half_as_ushort(__float2half_rn(value))};
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    return BFloat16{__bfloat16_as_ushort(__float2bfloat16_rn(value))};
+  } else {
+    return value;
+  }
+}
+
+/// Elements that one instruction moves.
+template <class T, int N = 16 / sizeof(T)>
+struct alignas(N * sizeof(T)) Pack {
+  T at[N];
+};
+
+/// Read once: does not displace what the first-level cache holds.
+template <class T>
+__device__ inline Pack<T> load_once(const T* from) {
+  uint4 bits;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)
+               : "l"(from));
+  return *reinterpret_cast<Pack<T>*>(&bits);
+}
+
+/// Waits until the work before this kernel is done and its results can be seen. Every kernel calls
+/// it before it touches what another kernel wrote or reads.
+__device__ inline void wait_for_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+/// Lets blocks of the next kernel start, up to where they wait.
+__device__ inline void release_next() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+__device__ inline float warp_sum(float value) {
+#pragma unroll
+  for (int apart = 16; apart > 0; apart /= 2) value += __shfl_xor_sync(~0u, value, apart);
+  return value;
+}
+__device__ inline float warp_max(float value) {
+#pragma unroll
+  for (int apart = 16; apart > 0; apart /= 2) {
+    value = fmaxf(value, __shfl_xor_sync(~0u, value, apart));
+  }
+  return value;
+}
+
+/// One value per thread → the combination of all, known to all; warps in order. Whole warps only.
+template <class Combine>
+__device__ inline float block_combine(float value, float neutral, Combine combine) {
+  __shared__ float partial[32];
+  __syncthreads();  // a use before this one has been read
+  value = combine(value);
+  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
+  __syncthreads();
+  const unsigned lane = threadIdx.x % 32;
+  return combine(lane < blockDim.x / 32 ? partial[lane] : neutral);
+}
+__device__ inline float block_sum(float value) {
+  return block_combine(value, 0.0f, [](float v) { return warp_sum(v); });
+}
+__device__ inline float block_max(float value) {
+  return block_combine(value, -INFINITY, [](float v) { return warp_max(v); });
+}
+
+/// Starts a kernel behind the work of the context; on compute capability 9 and later its blocks may
+/// be brought to the multiprocessors before that work ends.
+template <class... Parameters, class... Arguments>
+ZIYA_HIDDEN void launch(Context<Cuda>& ctx, const char* name, void (*kernel)(Parameters...),
+                        dim3 grid, dim3 block, std::size_t shared, Arguments&&... arguments) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared;
+  config.stream = ctx.stream();
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &early;
+  config.numAttrs = ctx.capability() >= 9 ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), name);
+}
+
+/// f(T{}) with the element type of `dtype`.   @throws ArgumentError for other types
+template <class F>
+ZIYA_HIDDEN void with_stored(DType dtype, F&& f) {
+  if (dtype == DType::f32) return f(float{});
+  if (dtype == DType::f16) return f(Half{});
+  if (dtype == DType::bf16) return f(BFloat16{});
+  throw ArgumentError("ZIYA-153",
+                      "cuda: type " + std::string(name(dtype)) + " is not one of f32, f16, bf16");
+}
+
+/// Whether rows at `data`, `stride` elements apart and `columns` long, are whole packs.
+template <class T>
+ZIYA_HIDDEN bool whole_packs(const T* data, std::int64_t stride, std::int64_t columns) {
+  constexpr std::int64_t size = 16 / sizeof(T);
+  return reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && stride % size == 0 &&
+         columns % size == 0;
+}
+
+inline unsigned blocks_for(std::int64_t count, std::int64_t per_block) {
+  return static_cast<unsigned>((count + per_block - 1) / per_block);
+}
+
+}  // namespace cuda
+ZIYA_NAMESPACE_END

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// Kernel of rms_norm: a block per row, which stays in registers between its two passes.
+#pragma once
+
+#include <algorithm>
+
+#include "ziya/backend/cuda/device.cuh"
+#include "ziya/backend/cuda/rms_norm.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+namespace cuda {
+
+template <class T>
+struct NormArguments {
+  T* y;
+  const T* x;      ///< without a residual
+  T* residual;     ///< with one: residual += delta
+  const T* delta;  ///< null without a residual
+  const float* weight;
+  std::int64_t y_stride, x_stride, residual_stride, delta_stride, columns;
+  float eps;
+};
+
+inline constexpr int norm_packs = 4;  // per thread, in registers; what is beyond is read again
+
+template <class T, int N>
+ZIYA_KERNEL void norm_rows(NormArguments<T> a) {
+  const std::int64_t row = blockIdx.x;
+  const auto packs = static_cast<int>(a.columns / N);
+  const auto sum_of = [&](int p) {  // x, or residual + delta, which becomes the residual
+    Pack<float, N> result;
+    const auto x = *reinterpret_cast<const Pack<T, N>*>(
+        (a.delta == nullptr ? a.x + row * a.x_stride : a.residual + row * a.residual_stride) +
+        p * N);
+    if (a.delta == nullptr) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) result.at[i] = widen(x.at[i]);
+      return result;
+    }
+    const auto delta = *reinterpret_cast<const Pack<T, N>*>(a.delta + row * a.delta_stride + p * N);
+    Pack<T, N> sum;
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      sum.at[i] = narrow<T>(widen(x.at[i]) + widen(delta.at[i]));
+      result.at[i] = widen(sum.at[i]);
+    }
+    *reinterpret_cast<Pack<T, N>*>(a.residual + row * a.residual_stride + p * N) = sum;
+    return result;
+  };
+  const auto finish = [&](int p, const Pack<float, N>& x, const Pack<float, N>& weight,
+                          float scale) {
+    Pack<T, N> y;
+#pragma unroll
+    for (int i = 0; i < N; ++i) y.at[i] = narrow<T>(x.at[i] * scale * weight.at[i]);
+    *reinterpret_cast<Pack<T, N>*>(a.y + row * a.y_stride + p * N) = y;
+  };
+  const auto weight_of = [&](int p) {
+    Pack<float, N> weight;
+#pragma unroll
+    for (int i = 0; i < N; ++i) weight.at[i] = a.weight[p * N + i];
+    return weight;
+  };
+
+  // The weight does not depend on the work before.
+  const int threads = static_cast<int>(blockDim.x), first = static_cast<int>(threadIdx.x);
+  Pack<float, N> kept[norm_packs], weights[norm_packs];
+#pragma unroll
+  for (int k = 0; k < norm_packs; ++k) {
+    const int p = first + k * threads;
+    if (p < packs) weights[k] = weight_of(p);
+  }
+  wait_for_previous();
+  release_next();
+  float squares = 0;
+  const auto add_squares = [&](const Pack<float, N>& x) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) squares += x.at[i] * x.at[i];
+  };
+#pragma unroll
+  for (int k = 0; k < norm_packs; ++k) {
+    const int p = first + k * threads;
+    if (p < packs) {
+      kept[k] = sum_of(p);
+      add_squares(kept[k]);
+    }
+  }
+  for (int p = first + norm_packs * threads; p < packs; p += threads) add_squares(sum_of(p));
+  const float scale = rsqrtf(block_sum(squares) / static_cast<float>(a.columns) + a.eps);
+#pragma unroll
+  for (int k = 0; k < norm_packs; ++k) {
+    const int p = first + k * threads;
+    if (p < packs) finish(p, kept[k], weights[k], scale);
+  }
+  const T* again =
+      a.delta == nullptr ? a.x + row * a.x_stride : a.residual + row * a.residual_stride;
+  for (int p = first + norm_packs * threads; p < packs; p += threads) {
+    Pack<float, N> x;
+#pragma unroll
+    for (int i = 0; i < N; ++i) x.at[i] = widen(again[p * N + i]);
+    finish(p, x, weight_of(p), scale);
+  }
+}
+
+template <class T>
+ZIYA_HIDDEN void norm(Context<Cuda>& ctx, const char* name, const NormArguments<T>& a,
+                      std::int64_t rows) {
+  constexpr int wide = 16 / sizeof(T);
+  const bool whole = whole_packs(a.y, a.y_stride, a.columns) &&
+                     (a.delta == nullptr ? whole_packs(a.x, a.x_stride, a.columns)
+                                         : whole_packs(a.residual, a.residual_stride, a.columns) &&
+                                               whole_packs(a.delta, a.delta_stride, a.columns));
+  const std::int64_t packs = whole ? a.columns / wide : a.columns;
+  // A few rows want all threads they can get, many rows many blocks.
+  const std::int64_t each = rows > 4 * ctx.multiprocessors() ? norm_packs : 1;
+  const auto threads = static_cast<unsigned>(
+      std::clamp<std::int64_t>((packs + 32 * each - 1) / (32 * each), 1, 32) * 32);
+  const dim3 grid(static_cast<unsigned>(rows));
+  if (whole) {
+    launch(ctx, name, norm_rows<T, wide>, grid, dim3(threads), 0, a);
+  } else {
+    launch(ctx, name, norm_rows<T, 1>, grid, dim3(threads), 0, a);
+  }
+}
+
+}  // namespace cuda
+namespace backend {
+
+template <class T>
+void rms_norm(Context<Cuda>& ctx, View<T, Cuda> y, View<const T, Cuda> x,
+              View<const float, Cuda> weight, float eps) {
+  cuda::norm<T>(ctx, "rms_norm",
+                {y.data(), x.data(), nullptr, nullptr, weight.data(), y.row_stride(),
+                 x.row_stride(), 0, 0, x.columns(), eps},
+                x.rows());
+}
+
+template <class T>
+void rms_norm_add(Context<Cuda>& ctx, View<T, Cuda> y, View<T, Cuda> residual,
+                  View<const T, Cuda> delta, View<const float, Cuda> weight, float eps) {
+  cuda::norm<T>(ctx, "rms_norm_add",
+                {y.data(), nullptr, residual.data(), delta.data(), weight.data(), y.row_stride(), 0,
+                 residual.row_stride(), delta.row_stride(), residual.columns(), eps},
+                residual.rows());
+}
+
+}  // namespace backend
+ZIYA_NAMESPACE_END

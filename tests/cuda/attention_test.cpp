@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention over a paged cache and without one, on both devices, against sums in double.
+#include "ziya/ops/attention.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+#include "cuda/devices.hpp"
+#include "ziya/nn/kv_cache.hpp"
+#include "ziya/ops/rope_append.hpp"
+
+using namespace test;
+namespace ops = ziya::ops;
+
+namespace {
+
+struct Heads {
+  std::int64_t query, key, dim;
+};
+constexpr std::array head_cases{Heads{4, 4, 8}, Heads{4, 2, 64}, Heads{2, 2, 88}, Heads{4, 1, 128},
+                                Heads{1, 1, 10}};
+
+double at(const std::vector<float>& values, std::int64_t i) {
+  return static_cast<double>(values[static_cast<std::size_t>(i)]);
+}
+
+/// Row t attends to rows [first, first + visible) of k and v.
+void attend(std::vector<double>& out, const std::vector<float>& q, const std::vector<float>& k,
+            const std::vector<float>& v, const Heads& heads, std::int64_t t, std::int64_t first,
+            std::int64_t visible) {
+  for (std::int64_t h = 0; h < heads.query; ++h) {
+    const std::int64_t g = h / (heads.query / heads.key);
+    std::vector<double> p;
+    for (std::int64_t j = 0; j < visible; ++j) {
+      double sum = 0;
+      for (std::int64_t i = 0; i < heads.dim; ++i) {
+        sum += at(q, (t * heads.query + h) * heads.dim + i) *
+               at(k, ((first + j) * heads.key + g) * heads.dim + i);
+      }
+      p.push_back(std::exp(sum / std::sqrt(static_cast<double>(heads.dim))));
+    }
+    const double total = std::accumulate(p.begin(), p.end(), 0.0);
+    for (std::int64_t i = 0; i < heads.dim; ++i) {
+      double sum = 0;
+      for (std::int64_t j = 0; j < visible; ++j) {
+        sum +=
+            p[static_cast<std::size_t>(j)] * at(v, ((first + j) * heads.key + g) * heads.dim + i);
+      }
+      out[static_cast<std::size_t>((t * heads.query + h) * heads.dim + i)] =
+          visible > 0 ? sum / total : 0;
+    }
+  }
+}
+
+/// The cache's tokens of several sequences, and queries for some of them.
+struct Ragged {
+  std::vector<std::int32_t> slots;  ///< of the queries
+  std::vector<std::int64_t> visible;
+};
+
+template <class T>
+std::vector<DType> cache_types() {
+  if (std::is_same_v<T, float>) return {DType::f32, DType::f16, DType::bf16};
+  return {ziya::dtype_of<T>, DType::f32};
+}
+
+}  // namespace
+
+TEST_CASE("cuda: attention over a paged cache", "[cuda][small]") {
+  // One row each (split over keys), rows of a prompt (tiles), both, and rows that see nothing.
+  std::vector<Ragged> batches{{{0}, {300}}, {{0, 1, 2}, {1, 130, 300}}, {{2, 1}, {0, 129}}};
+  Ragged prompt;
+  for (std::int64_t i = 0; i < 150; ++i) prompt.slots.push_back(1), prompt.visible.push_back(i + 1);
+  prompt.slots.push_back(2);
+  prompt.visible.push_back(300);
+  batches.push_back(prompt);
+  on_both_devices([&]<class Device, class T>(Context<Device>& ctx, T) {
+    for (const Heads& heads : head_cases) {
+      for (const DType dtype : cache_types<T>()) {
+        constexpr std::int64_t slots = 3, tokens = 300;
+        ziya::KvCache<Device> cache(
+            {1, heads.key, heads.dim},
+            {.dtype = dtype, .slots = slots, .max_tokens = tokens, .page_tokens = 16});
+        // Tokens of the three sequences alternate, so their pages do.
+        std::vector<std::int32_t> order;
+        for (std::int64_t i = 0; i < slots * tokens; ++i) {
+          order.push_back(static_cast<std::int32_t>(i % slots));
+        }
+        const std::int64_t width = heads.key * heads.dim;
+        auto k = random_values(slots * tokens * width, 1),
+             v = random_values(slots * tokens * width, 2);
+        auto keys = on<T, Device>(k, {slots * tokens, heads.key, heads.dim});
+        const auto values = on<T, Device>(v, {slots * tokens, heads.key, heads.dim});
+        const auto step = cache.prepare(order);
+        const auto layer = cache.layer(0);
+        ops::cache_append(ctx, layer, keys.view(), values.view(), {order, step.indices});
+        cache.commit();
+        // What the cache holds, a sequence after another.
+        std::vector<std::vector<float>> cached_k(slots), cached_v(slots);
+        for (std::int64_t i = 0; i < slots * tokens; ++i) {
+          const auto slot = static_cast<std::size_t>(i % slots);
+          for (std::int64_t j = 0; j < width; ++j) {
+            const auto from = static_cast<std::size_t>(i * width + j);
+            cached_k[slot].push_back(rounded(dtype, k[from]));
+            cached_v[slot].push_back(rounded(dtype, v[from]));
+          }
+        }
+        for (const Ragged& batch : batches) {
+          CAPTURE(heads.query, heads.key, heads.dim, name(dtype), batch.slots.size());
+          const auto rows = static_cast<std::int64_t>(batch.slots.size());
+          auto q = random_values(rows * heads.query * heads.dim, 3, 2);
+          const Shape shape{rows, heads.query, heads.dim};
+          const auto queries = on<T, Device>(q, shape);
+          auto out = poisoned<T, Device>(shape);
+          ops::attention(ctx, out.view(), queries.view(), layer, {batch.slots, batch.visible});
+          std::vector<double> expected(q.size());
+          for (std::int64_t t = 0; t < rows; ++t) {
+            const auto slot = static_cast<std::size_t>(batch.slots[static_cast<std::size_t>(t)]);
+            attend(expected, q, cached_k[slot], cached_v[slot], heads, t, 0,
+                   batch.visible[static_cast<std::size_t>(t)]);
+          }
+          const auto found = values_of(out);
+          CHECK(row_error(found, expected, heads.query * heads.dim) < tolerance<T>);
+          auto again = poisoned<T, Device>(shape);
+          ops::attention(ctx, again.view(), queries.view(), layer, {batch.slots, batch.visible});
+          CHECK(found == values_of(again));
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE("cuda: attention without a cache", "[cuda][small][race]") {
+  const std::vector<ziya::Segment> segments{{0, 70, 0, 70}, {70, 3, 70, 9}, {73, 5, 79, 2}};
+  on_both_devices([&]<class Device, class T>(Context<Device>& ctx, T) {
+    for (const Heads& heads : head_cases) {
+      for (const bool causal : {true, false}) {
+        CAPTURE(heads.query, heads.key, heads.dim, causal);
+        auto q = random_values(78 * heads.query * heads.dim, 1, 2);
+        auto k = random_values(81 * heads.key * heads.dim, 2),
+             v = random_values(81 * heads.key * heads.dim, 3);
+        const auto queries = on<T, Device>(q, {78, heads.query, heads.dim});
+        const auto keys = on<T, Device>(k, {81, heads.key, heads.dim});
+        const auto values = on<T, Device>(v, {81, heads.key, heads.dim});
+        auto out = poisoned<T, Device>({78, heads.query, heads.dim});
+        ops::attention(ctx, out.view(), queries.view(), keys.view(), values.view(), segments,
+                       {.causal = causal});
+        std::vector<double> expected(q.size());
+        for (const ziya::Segment& s : segments) {
+          for (std::int64_t i = 0; i < s.query_count; ++i) {
+            const std::int64_t visible =
+                causal ? std::max<std::int64_t>(0, s.key_count - s.query_count + i + 1)
+                       : s.key_count;
+            attend(expected, q, k, v, heads, s.query_begin + i, s.key_begin, visible);
+          }
+        }
+        CHECK(row_error(values_of(out), expected, heads.query * heads.dim) < tolerance<T>);
+      }
+    }
+  });
+}
+
+TEST_CASE("cuda: rope_append is rope and cache_append", "[cuda][small][race]") {
+  on_both_devices([&]<class Device, class T>(Context<Device>& ctx, T) {
+    for (const std::int64_t dim : {8, 88, 128}) {
+      CAPTURE(dim);
+      const std::vector<std::int32_t> positions{3, 4, 90}, slots{0, 0, 1};
+      const ziya::RopeTable<Device> table(
+          std::vector<float>(static_cast<std::size_t>(dim / 2), 0.3f));
+      auto q = random_values(3 * 4 * dim, 1), k = random_values(3 * 2 * dim, 2),
+           v = random_values(3 * 2 * dim, 3);
+      const auto values = on<T, Device>(v, {3, 2, dim});
+      const auto run = [&](bool fused) {
+        ziya::KvCache<Device> cache({1, 2, dim},
+                                    {.dtype = DType::f16, .slots = 2, .max_tokens = 4});
+        auto queries = on<T, Device>(q, {3, 4, dim}), keys = on<T, Device>(k, {3, 2, dim});
+        const auto step = cache.prepare(slots);
+        const auto layer = cache.layer(0);
+        if (fused) {
+          ops::rope_append(ctx, layer, queries.view(), keys.view(), values.view(), positions, table,
+                           ziya::RopePairing::halves, {slots, step.indices});
+        } else {
+          ops::rope(ctx, queries.view(), positions, table);
+          ops::rope(ctx, keys.view(), positions, table);
+          ops::cache_append(ctx, layer, keys.view(), values.view(), {slots, step.indices});
+        }
+        auto out = poisoned<T, Device>({3, 4, dim});
+        ops::attention(ctx, out.view(), queries.view(), layer, {slots, step.visible});
+        auto result = values_of(out);
+        for (const auto& part : {values_of(queries), values_of(keys)}) {
+          result.insert(result.end(), part.begin(), part.end());
+        }
+        return result;
+      };
+      CHECK(run(true) == run(false));
+    }
+  });
+}

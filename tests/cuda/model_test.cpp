@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+// Models on the GPU against the same models on the CPU.
+#include <catch2/catch.hpp>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "cuda/devices.hpp"
+#include "model/fixture.hpp"
+#include "model/ziya_tiny.hpp"
+#include "ziya/generate/generator.hpp"
+#include "ziya/model/decode_graph.hpp"
+
+using namespace ziya;
+using fixture::Rows;
+
+namespace {
+
+constexpr double tolerance = 1e-4;       // 32-bit activations
+constexpr double half_tolerance = 2e-2;  // 16-bit activations
+using Ids = std::vector<std::int32_t>;
+
+template <class Model>
+Batch<typename Model::T, Cuda> batch_of(const Rows& rows) {
+  Batch<typename Model::T, Cuda> batch;
+  batch.ids = rows.ids;
+  batch.positions = rows.positions;
+  batch.slots = rows.slots;
+  batch.outputs = rows.outputs;
+  return batch;
+}
+
+/// Logits of the rows' outputs.
+template <class Model>
+std::vector<float> logits(const Model& model, Context<Cuda>& ctx, const Rows& rows,
+                          KvCache<Cuda>& cache) {
+  using T = typename Model::T;
+  const auto count = static_cast<std::int64_t>(rows.outputs.size());
+  Tensor<T, Cuda> hidden(Shape{count, model.shape().hidden});
+  model.forward(ctx, hidden.view(), batch_of<Model>(rows), cache);
+  Tensor<float, Cuda> result(Shape{count, model.shape().vocabulary});
+  model.logits(ctx, result.view(), hidden.view());
+  return test::values_of(result);
+}
+
+template <class Model>
+KvCache<Cuda> cache_of(const Model& model, int slots, DType dtype, std::int64_t tokens = 192) {
+  return KvCache<Cuda>(model.shape().cache_shape(),
+                       {.dtype = dtype, .slots = slots, .max_tokens = tokens, .page_tokens = 8});
+}
+
+/// The prompt in one pass, then one token each: logits of every pass and the ids.
+struct Greedy {
+  std::vector<float> logits;
+  Ids ids;
+};
+template <class Model>
+Greedy greedy(const Model& model, Context<Cuda>& ctx, Ids ids, std::size_t count,
+              DType cache_type) {
+  KvCache<Cuda> cache =
+      cache_of(model, 1, cache_type, static_cast<std::int64_t>(ids.size() + count));
+  Greedy result;
+  const std::size_t prompt = ids.size();
+  const auto vocabulary = static_cast<std::size_t>(model.shape().vocabulary);
+  for (std::size_t begin = 0; ids.size() < prompt + count;) {
+    const auto rows = logits(model, ctx, Rows(ids, begin, ids.size()), cache);
+    begin = ids.size();
+    result.logits.insert(result.logits.end(), rows.begin(), rows.end());
+    ids.push_back(fixture::argmax(std::span(rows).last(vocabulary)));
+  }
+  result.ids.assign(ids.begin() + static_cast<std::ptrdiff_t>(prompt), ids.end());
+  return result;
+}
+
+Greedy greedy_on_cpu(const CpuModel& model, Ids ids, std::size_t count) {
+  Context<Cpu> ctx;
+  KvCache<Cpu> cache = fixture::make_cache(model, 1, static_cast<std::int64_t>(ids.size() + count));
+  Greedy result;
+  const std::size_t prompt = ids.size();
+  const auto vocabulary = static_cast<std::size_t>(model.shape().vocabulary);
+  for (std::size_t begin = 0; ids.size() < prompt + count;) {
+    const auto hidden = fixture::hidden(model, ctx, Rows(ids, begin, ids.size()), cache);
+    const auto rows = fixture::copy(fixture::logits(model, ctx, hidden));
+    begin = ids.size();
+    result.logits.insert(result.logits.end(), rows.begin(), rows.end());
+    ids.push_back(fixture::argmax(std::span(rows).last(vocabulary)));
+  }
+  result.ids.assign(ids.begin() + static_cast<std::ptrdiff_t>(prompt), ids.end());
+  return result;
+}
+
+/// The logits of the prompt's rows, which do not depend on what was chosen.
+void check_near(const Greedy& found, const Greedy& expected, std::size_t prompt,
+                std::size_t vocabulary, double limit) {
+  const auto part = [&](const Greedy& run) {
+    return std::span(run.logits).first(prompt * vocabulary);
+  };
+  CHECK(golden::error(part(found), part(expected), vocabulary) < limit);
+}
+
+template <class Config>
+void check_compute(const CpuModel& cpu, Context<Cuda>& ctx, const Ids& prompt,
+                   const Greedy& expected, double limit) {
+  const LlamaModel<Config> model(cpu.shape(), weights_on<Cuda>(cpu.weights()));
+  const auto found =
+      greedy(model, ctx, prompt, expected.ids.size(), dtype_of<typename Config::Compute>);
+  const auto vocabulary = static_cast<std::size_t>(model.shape().vocabulary);
+  check_near(found, expected, prompt.size(), vocabulary, limit);
+  if constexpr (std::is_same_v<Config, CudaConfig>) {
+    CHECK(found.ids == expected.ids);
+    CHECK(golden::error(found.logits, expected.logits, vocabulary) < limit);
+  }
+  const DecodeGraph<LlamaModel<Config>> graph(ctx);
+  const auto replayed =
+      greedy(model, ctx, prompt, expected.ids.size(), dtype_of<typename Config::Compute>);
+  CHECK(replayed.ids == found.ids);
+  CHECK(replayed.logits == found.logits);
+}
+
+void check_model(const CpuModel& cpu, Context<Cuda>& ctx, const Ids& prompt, std::size_t count) {
+  const Greedy expected = greedy_on_cpu(cpu, prompt, count);
+  check_compute<CudaConfig>(cpu, ctx, prompt, expected, tolerance);
+  check_compute<CudaHalfConfig>(cpu, ctx, prompt, expected, half_tolerance);
+  check_compute<CudaBFloat16Config>(cpu, ctx, prompt, expected, 4 * half_tolerance);
+}
+
+/// Two layers of random weights in ±scale.
+CpuModel random_model(std::int64_t head_dim, std::int64_t heads, std::int64_t kv_heads,
+                      DType dtype) {
+  LlamaShape shape;
+  shape.hidden = heads * head_dim;
+  shape.intermediate = 3 * shape.hidden / 2 + 8;
+  shape.layers = 2;
+  shape.query_heads = heads;
+  shape.kv_heads = kv_heads;
+  shape.head_dim = head_dim;
+  shape.vocabulary = 97;
+  shape.max_positions = 512;
+  std::uint64_t seed = 1;
+  const auto linear = [&](std::int64_t out, std::int64_t in) {
+    nn::Linear<Cpu> result;
+    const double scale = 2 / std::sqrt(static_cast<double>(in));
+    result.weight =
+        test::stored(dtype, out, in, test::random_values(out * in, ++seed, scale)).weight;
+    return result;
+  };
+  const auto norm = [&] {
+    nn::RmsNorm<Cpu> result{Tensor<float>(Shape{shape.hidden}), 1e-6f};
+    for (std::int64_t i = 0; i < shape.hidden; ++i) {
+      result.weight.data()[i] = 0.8f + 0.01f * static_cast<float>(i % 40);
+    }
+    return result;
+  };
+  LlamaWeights<Cpu> weights;
+  weights.embedding = linear(shape.vocabulary, shape.hidden).weight;
+  for (std::int64_t i = 0; i < shape.layers; ++i) {
+    LlamaLayer<Cpu> layer;
+    layer.input_norm = norm();
+    layer.attention.query_heads = heads;
+    layer.attention.kv_heads = kv_heads;
+    layer.attention.head_dim = head_dim;
+    layer.attention.q = linear(heads * head_dim, shape.hidden);
+    layer.attention.k = linear(kv_heads * head_dim, shape.hidden);
+    layer.attention.v = linear(kv_heads * head_dim, shape.hidden);
+    layer.attention.o = linear(shape.hidden, heads * head_dim);
+    layer.post_attention_norm = norm();
+    layer.mlp.gate = linear(shape.intermediate, shape.hidden);
+    layer.mlp.up = linear(shape.intermediate, shape.hidden);
+    layer.mlp.down = linear(shape.hidden, shape.intermediate);
+    weights.layers.push_back(std::move(layer));
+  }
+  weights.final_norm = norm();
+  weights.head = linear(shape.vocabulary, shape.hidden);
+  return CpuModel(shape, std::move(weights));
+}
+
+Ids some_ids(std::size_t count) {
+  Ids ids;
+  for (std::size_t i = 0; i < count; ++i) ids.push_back(static_cast<std::int32_t>(i * 31 % 97));
+  return ids;
+}
+
+}  // namespace
+
+TEST_CASE("cuda: random models of every head size: logits, greedy tokens, graphs",
+          "[cuda][small]") {
+  if (!test::gpu()) return;
+  Context<Cuda> ctx;
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    for (const auto [head_dim, heads, kv_heads] :
+         {std::array<std::int64_t, 3>{8, 4, 2}, {64, 4, 4}, {88, 2, 1}, {128, 2, 2}, {10, 3, 1}}) {
+      CAPTURE(name(dtype), head_dim);
+      check_model(random_model(head_dim, heads, kv_heads, dtype), ctx, some_ids(40), 12);
+    }
+  }
+}
+
+TEST_CASE("cuda: the reference's models of every kind", "[cuda]") {
+  if (!test::gpu()) return;
+  Context<Cuda> ctx;
+  const Checkpoint file = Checkpoint::open(golden::folder("models") / "golden.safetensors");
+  for (const auto& entry : fixture::cases()) {
+    const std::string name = entry.at("name");
+    CAPTURE(name);
+    const fixture::TemporaryFolder folder;
+    fixture::write_case(folder.path(), name, DType::f16);
+    const auto prompt = golden::values<std::int32_t>(file, name + "/f16/prompt");
+    check_model(CpuModel::load(folder.path()), ctx, prompt, 8);
+  }
+}
+
+TEST_CASE("cuda: a row among others is near the row alone", "[cuda][small]") {
+  if (!test::gpu()) return;
+  Context<Cuda> ctx;
+  const CpuModel cpu = random_model(64, 4, 2, DType::f16);
+  const CudaModel model(cpu.shape(), weights_on<Cuda>(cpu.weights()));
+  const Ids first = some_ids(70), second = some_ids(5);
+  KvCache<Cuda> together = cache_of(model, 3, DType::f32);
+  Rows rows(first, 0, first.size(), 2);
+  rows.append(second, 0, second.size(), 0);
+  const auto both = logits(model, ctx, rows, together);
+  std::vector<float> alone;
+  for (const Ids& ids : {first, second}) {
+    KvCache<Cuda> cache = cache_of(model, 1, DType::f32);
+    const auto one = logits(model, ctx, Rows(ids, 0, ids.size()), cache);
+    alone.insert(alone.end(), one.begin(), one.end());
+  }
+  CHECK(golden::error(both, alone, static_cast<std::size_t>(model.shape().vocabulary)) < tolerance);
+
+  // One new token of each, replayed.
+  const DecodeGraph<CudaModel> graph(ctx);
+  Ids longer = first, shorter = second;
+  for (int i = 0; i < 6; ++i) {
+    longer.push_back(i), shorter.push_back(i + 7);
+    Rows next(shorter, shorter.size() - 1, shorter.size(), 0);
+    next.append(longer, longer.size() - 1, longer.size(), 2);
+    const auto step = logits(model, ctx, next, together);
+    std::vector<float> whole;
+    for (const Ids& ids : {shorter, longer}) {
+      KvCache<Cuda> cache = cache_of(model, 1, DType::f32);
+      const auto all = logits(model, ctx, Rows(ids, 0, ids.size()), cache);
+      whole.insert(whole.end(), all.end() - model.shape().vocabulary, all.end());
+    }
+    CHECK(golden::error(step, whole, static_cast<std::size_t>(model.shape().vocabulary)) <
+          tolerance);
+  }
+}
+
+TEST_CASE("cuda: ziya-tiny recites in every type of activations", "[cuda]") {
+  if (!test::gpu()) return;
+  Context<Cuda> ctx;
+  const auto& tiny = fixture::ZiyaTiny::instance();
+  const GenerationConfig config{.do_sample = false};
+  const auto recite = [&]<class Config>(Config, DType cache) {
+    using Model = LlamaModel<Config>;
+    const auto model = Model::load(tiny.folder());
+    const DecodeGraph<Model> graph(ctx);
+    Generator<Model> generator(ctx, model, tiny.tokenizer(), {.cache_dtype = cache});
+    std::vector<Ids> prompts;
+    std::vector<std::string> answers;
+    for (std::size_t i = 0; i < 20; ++i) {
+      const auto& poem = tiny.expected().at("poems").at(i);
+      prompts.push_back(poem.at("prompt_ids"));
+      answers.push_back(poem.at("answer"));
+      CHECK(generator.generate(prompts.back(), config).text == answers.back());
+    }
+    CHECK(graph.replays() > 100);
+    const auto results = generator.generate_batch(prompts, config);
+    for (std::size_t i = 0; i < results.size(); ++i) CHECK(results[i].text == answers[i]);
+  };
+  recite(CudaConfig{}, DType::f32);
+  recite(CudaConfig{}, DType::f16);
+  recite(CudaHalfConfig{}, DType::f16);
+  recite(CudaBFloat16Config{}, DType::bf16);
+}

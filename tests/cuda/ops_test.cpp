@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+// Ops on both devices, one body each, against loops in double.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+#include "cuda/devices.hpp"
+#include "ziya/ops/add_bias.hpp"
+#include "ziya/ops/embedding.hpp"
+#include "ziya/ops/matmul.hpp"
+#include "ziya/ops/rms_norm.hpp"
+#include "ziya/ops/rope.hpp"
+#include "ziya/ops/silu_mul.hpp"
+#include "ziya/ops/softmax.hpp"
+#include "ziya/ops/top_k.hpp"
+
+using namespace test;
+namespace ops = ziya::ops;
+using ziya::View;
+
+namespace {
+
+constexpr std::array stored_types{DType::f32, DType::f16, DType::bf16};
+
+double at(const std::vector<float>& values, std::int64_t i) {
+  return static_cast<double>(values[static_cast<std::size_t>(i)]);
+}
+
+struct Size {
+  std::int64_t rows, columns;
+};
+constexpr std::array sizes{Size{1, 8}, Size{3, 65}, Size{2, 256}, Size{5, 5120}, Size{130, 88}};
+
+}  // namespace
+
+TEST_CASE("cuda: embedding", "[cuda][small][race]") {
+  on_both_devices([]<class Device, class T>(Context<Device>& ctx, T) {
+    for (const DType dtype : stored_types) {
+      const auto table = random_matrix(dtype, 11, 72, 1);
+      const std::vector<std::int32_t> ids{3, 0, 10, 3};
+      auto y = poisoned<T, Device>({4, 72});
+      ops::embedding(ctx, y.view(), ziya::weight_on<Device>(table.weight), ids);
+      std::vector<double> expected;
+      for (const std::int32_t id : ids) {
+        for (std::int64_t j = 0; j < 72; ++j) expected.push_back(table.at(id, j));
+      }
+      CHECK(row_error(values_of(y), expected, 72) < tolerance<T>);
+    }
+  });
+}
+
+TEST_CASE("cuda: rms_norm and rms_norm_add", "[cuda][small][race]") {
+  on_both_devices([]<class Device, class T>(Context<Device>& ctx, T) {
+    for (const Size& s : sizes) {
+      CAPTURE(s.rows, s.columns);
+      auto x = random_values(s.rows * s.columns, 1), delta = random_values(s.rows * s.columns, 2);
+      auto weight = random_values(s.columns, 3);
+      const Shape shape{s.rows, s.columns};
+      auto residual = on<T, Device>(x, shape);
+      const auto d = on<T, Device>(delta, shape);
+      const auto w = on<float, Device>(weight, Shape{s.columns});
+      const auto norm = [&](const std::vector<double>& v) {
+        std::vector<double> y;
+        for (std::int64_t i = 0; i < s.rows; ++i) {
+          double squares = 0;
+          for (std::int64_t j = 0; j < s.columns; ++j) {
+            squares += std::pow(v[static_cast<std::size_t>(i * s.columns + j)], 2);
+          }
+          const double scale = 1 / std::sqrt(squares / static_cast<double>(s.columns) + 1e-6);
+          for (std::int64_t j = 0; j < s.columns; ++j) {
+            y.push_back(v[static_cast<std::size_t>(i * s.columns + j)] * scale * at(weight, j));
+          }
+        }
+        return y;
+      };
+      auto y = poisoned<T, Device>(shape);
+      ops::rms_norm(ctx, y.view(), residual.view(), w.view(), 1e-6f);
+      CHECK(row_error(values_of(y), norm({x.begin(), x.end()}), s.columns) < tolerance<T>);
+
+      std::vector<double> sum;
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        sum.push_back(static_cast<double>(x[i]) + static_cast<double>(delta[i]));
+      }
+      y = poisoned<T, Device>(shape);
+      ops::rms_norm_add(ctx, y.view(), residual.view(), d.view(), w.view(), 1e-6f);
+      CHECK(row_error(values_of(residual), sum, s.columns) < tolerance<T>);
+      CHECK(row_error(values_of(y), norm(sum), s.columns) < tolerance<T>);
+    }
+  });
+}
+
+TEST_CASE("cuda: silu_mul, add_bias, softmax", "[cuda][small][race]") {
+  on_both_devices([]<class Device, class T>(Context<Device>& ctx, T) {
+    for (const Size& s : sizes) {
+      CAPTURE(s.rows, s.columns);
+      const Shape shape{s.rows, s.columns};
+      auto gate = random_values(s.rows * s.columns, 1, 4),
+           up = random_values(s.rows * s.columns, 2);
+      auto bias = random_values(s.columns, 3);
+      const auto g = on<T, Device>(gate, shape), u = on<T, Device>(up, shape);
+      const auto b = on<float, Device>(bias, Shape{s.columns});
+      auto y = poisoned<T, Device>(shape);
+      ops::silu_mul(ctx, y.view(), g.view(), u.view());
+      std::vector<double> expected;
+      for (std::size_t i = 0; i < gate.size(); ++i) {
+        const double v = gate[i];
+        expected.push_back(v / (1 + std::exp(-v)) * static_cast<double>(up[i]));
+      }
+      CHECK(row_error(values_of(y), expected, s.columns) < tolerance<T>);
+
+      auto biased = on<T, Device>(up, shape);
+      ops::add_bias(ctx, biased.view(), b.view());
+      for (std::size_t i = 0; i < up.size(); ++i) {
+        expected[i] =
+            static_cast<double>(up[i]) + at(bias, static_cast<std::int64_t>(i) % s.columns);
+      }
+      CHECK(row_error(values_of(biased), expected, s.columns) < tolerance<T>);
+
+      y = poisoned<T, Device>(shape);
+      ops::softmax(ctx, y.view(), g.view());
+      for (std::int64_t i = 0; i < s.rows; ++i) {
+        double sum = 0;
+        for (std::int64_t j = 0; j < s.columns; ++j) sum += std::exp(at(gate, i * s.columns + j));
+        for (std::int64_t j = 0; j < s.columns; ++j) {
+          expected[static_cast<std::size_t>(i * s.columns + j)] =
+              std::exp(at(gate, i * s.columns + j)) / sum;
+        }
+      }
+      CHECK(row_error(values_of(y), expected, s.columns) < tolerance<T>);
+    }
+  });
+}
+
+TEST_CASE("cuda: rope in both pairings", "[cuda][small][race]") {
+  on_both_devices([]<class Device, class T>(Context<Device>& ctx, T) {
+    const std::vector<std::int32_t> positions{0, 1, 17, 2047, 5};
+    for (const std::int64_t head_dim : {2, 8, 64, 88, 128}) {
+      for (const auto pairing : {ziya::RopePairing::halves, ziya::RopePairing::interleaved}) {
+        const std::int64_t heads = 3, width = heads * head_dim;
+        std::vector<float> frequencies;
+        for (std::int64_t i = 0; i < head_dim / 2; ++i) {
+          frequencies.push_back(static_cast<float>(
+              std::pow(1e4, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim))));
+        }
+        auto x = random_values(5 * width, 1);
+        auto turned = on<T, Device>(x, {5, heads, head_dim});
+        std::vector<double> expected(x.begin(), x.end());
+        for (std::int64_t t = 0; t < 5; ++t) {
+          for (std::int64_t h = 0; h < heads; ++h) {
+            for (std::int64_t i = 0; i < head_dim / 2; ++i) {
+              const bool halves = pairing == ziya::RopePairing::halves;
+              const std::int64_t base = t * width + h * head_dim;
+              const std::int64_t p = base + (halves ? i : 2 * i);
+              const std::int64_t q = p + (halves ? head_dim / 2 : 1);
+              const float angle = static_cast<float>(positions[static_cast<std::size_t>(t)]) *
+                                  frequencies[static_cast<std::size_t>(i)];
+              const double c = std::cos(static_cast<double>(angle));
+              const double s = std::sin(static_cast<double>(angle));
+              expected[static_cast<std::size_t>(p)] = at(x, p) * c - at(x, q) * s;
+              expected[static_cast<std::size_t>(q)] = at(x, q) * c + at(x, p) * s;
+            }
+          }
+        }
+        const ziya::RopeTable<Device> table(frequencies);
+        ops::rope(ctx, turned.view(), positions, table, pairing);
+        CAPTURE(head_dim, static_cast<int>(pairing));
+        CHECK(row_error(values_of(turned), expected, width) < tolerance<T>);
+      }
+    }
+  });
+}
+
+TEST_CASE("cuda: matmul, plain, added, many, gated, from every stored type", "[cuda][small]") {
+  struct Case {
+    std::int64_t tokens, in, out;
+  };
+  // Matrix × vector with whole packs and tails, up to four tokens, and the library's products.
+  constexpr std::array cases{Case{1, 64, 8},   Case{1, 5120, 33}, Case{3, 65, 7},  Case{4, 256, 40},
+                             Case{5, 512, 64}, Case{17, 129, 33}, Case{70, 88, 72}};
+  on_both_devices([&]<class Device, class T>(Context<Device>& ctx, T) {
+    for (const DType dtype : stored_types) {
+      for (const Case& c : cases) {
+        INFO(name(dtype) << " " << c.tokens << " x " << c.in << " x " << c.out);
+        auto values = random_values(c.tokens * c.in, 1);
+        const auto x = on<T, Device>(values, {c.tokens, c.in});
+        const auto w = random_matrix(dtype, c.out, c.in, 2),
+                   w2 = random_matrix(dtype, c.out, c.in, 3);
+        const auto on_device = ziya::weight_on<Device>(w.weight);
+        const auto on_device2 = ziya::weight_on<Device>(w2.weight);
+        const auto product = [&](const StoredMatrix& m) {
+          std::vector<double> y;
+          for (std::int64_t t = 0; t < c.tokens; ++t) {
+            for (std::int64_t o = 0; o < c.out; ++o) {
+              double sum = 0;
+              for (std::int64_t i = 0; i < c.in; ++i) {
+                // A weight of another type is first rounded to that of 16-bit activations.
+                const auto weight = static_cast<float>(m.at(o, i));
+                sum += at(values, t * c.in + i) *
+                       static_cast<double>(ziya::to_float(from_float<T>(weight)));
+              }
+              y.push_back(sum);
+            }
+          }
+          return y;
+        };
+        const Shape shape{c.tokens, c.out};
+        const auto expected = product(w), second = product(w2);
+        auto y = poisoned<T, Device>(shape), z = poisoned<T, Device>(shape);
+        ops::matmul(ctx, y.view(), x.view(), on_device);
+        CHECK(row_error(values_of(y), expected, c.out) < tolerance<T>);
+
+        ops::matmul_add(ctx, y.view(), x.view(), on_device2);
+        auto sum = expected;
+        for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += second[i];
+        CHECK(row_error(values_of(y), sum, c.out) < 2 * tolerance<T>);
+
+        y = poisoned<T, Device>(shape);
+        const std::array<View<T, Device>, 2> ys{y.view(), z.view()};
+        const std::array<const Weight<Device>*, 2> ws{&on_device, &on_device2};
+        ops::matmul_many<Device, T>(ctx, ys, x.view(), ws);
+        CHECK(row_error(values_of(y), expected, c.out) < tolerance<T>);
+        CHECK(row_error(values_of(z), second, c.out) < tolerance<T>);
+
+        y = poisoned<T, Device>(shape);
+        ops::matmul_silu_mul(ctx, y.view(), x.view(), on_device, on_device2);
+        auto gated = expected;
+        for (std::size_t i = 0; i < gated.size(); ++i) {
+          gated[i] = expected[i] / (1 + std::exp(-expected[i])) * second[i];
+        }
+        CHECK(row_error(values_of(y), gated, c.out) < 3 * tolerance<T>);
+
+        if constexpr (!std::is_same_v<T, float>) {
+          auto wide = poisoned<float, Device>(shape);
+          ops::matmul(ctx, wide.view(), View<const T, Device>(x.view()), on_device);
+          CHECK(row_error(values_of(wide), expected, c.out) < op_tolerance);
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE("cuda: top_k", "[cuda][small][race]") {
+  if (!gpu()) return;
+  Context<Cuda> ctx;
+  Context<Cpu> cpu({.threads = 1});
+  for (const std::int64_t count : {1, 50, 39424}) {
+    auto values = random_values(count, 4);
+    for (std::size_t i = 0; i < values.size(); i += 7) values[i] = 0.5f;  // equal values
+    if (count > 10) values[3] = std::nanf(""), values[5] = -INFINITY;
+    Tensor<float> host(Shape{count});
+    std::copy(values.begin(), values.end(), host.data());
+    const auto row = host.to<Cuda>();
+    const auto k = static_cast<std::size_t>(std::min<std::int64_t>(count, 60));
+    std::vector<std::int32_t> ids(k), expected_ids(k);
+    std::vector<float> best(k), expected(k);
+    ops::top_k(ctx, ids, best, row.view());
+    ops::top_k(cpu, expected_ids, expected, host.view());
+    CHECK(ids == expected_ids);
+  }
+}
+
+TEST_CASE("cuda: what does not fit or does not exist is said", "[cuda][small][race]") {
+  if (!gpu()) return;
+  CHECK_THROWS_AS(Context<Cuda>({.device = 99}), ziya::BackendError);
+  try {
+    const Tensor<std::byte, Cuda> huge(Shape{std::int64_t{1} << 45});
+    FAIL("no error");
+  } catch (const ziya::BackendError& error) {
+    CHECK(error.id() == "ZIYA-152");
+    CHECK(std::string(error.what()).find("needs 33554432 MiB, free are ") != std::string::npos);
+  }
+  Context<Cuda> ctx;  // the failure is not reported again
+  auto values = random_values(8, 1);
+  auto y = on<float, Cuda>(values, {1, 8});
+  ops::softmax(ctx, y.view(), y.view());
+  ctx.synchronize();
+}
