@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <iostream>
 #include <string>
-#include <ziya/ziya.hpp>
+#include <ziya/convert.hpp>
 
 int main(int count, char** arguments) try {
   if (count != 4) {

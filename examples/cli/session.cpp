@@ -11,6 +11,10 @@
 #include "memory.hpp"
 #include "model.hpp"
 #include "terminal.hpp"
+#include "ziya/convert/forward_check.hpp"
+#include "ziya/convert/merge_check.hpp"
+#include "ziya/convert/merge_pair.hpp"
+#include "ziya/convert/model_files.hpp"
 #include "ziya/ziya.hpp"
 
 namespace cli {

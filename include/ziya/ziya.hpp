@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Everything; safe in any C++20 translation unit.
+// Everything that runs models; safe in any C++20 translation unit. What converts checkpoints is in
+// ziya/convert.hpp.
 #pragma once
 
 #include "ziya/backend/cpu/activations.hpp"
@@ -53,32 +54,6 @@
 #include "ziya/backend/cuda/top_k.hpp"
 #include "ziya/backend/cuda/uploads.hpp"
 #include "ziya/config.hpp"
-#include "ziya/convert/base_grid.hpp"
-#include "ziya/convert/convert_options.hpp"
-#include "ziya/convert/delta_plan.hpp"
-#include "ziya/convert/fengshen_names.hpp"
-#include "ziya/convert/fengshen_source.hpp"
-#include "ziya/convert/fengshen_writer.hpp"
-#include "ziya/convert/forward_check.hpp"
-#include "ziya/convert/gathered_source.hpp"
-#include "ziya/convert/gguf_model.hpp"
-#include "ziya/convert/gguf_source.hpp"
-#include "ziya/convert/half_add.hpp"
-#include "ziya/convert/hf_writer.hpp"
-#include "ziya/convert/lora_merge.hpp"
-#include "ziya/convert/merge_check.hpp"
-#include "ziya/convert/merge_pair.hpp"
-#include "ziya/convert/merged_source.hpp"
-#include "ziya/convert/meta_config.hpp"
-#include "ziya/convert/meta_folder.hpp"
-#include "ziya/convert/meta_source.hpp"
-#include "ziya/convert/model_files.hpp"
-#include "ziya/convert/model_source.hpp"
-#include "ziya/convert/open_source.hpp"
-#include "ziya/convert/quantisation_plan.hpp"
-#include "ziya/convert/quantised_source.hpp"
-#include "ziya/convert/stream.hpp"
-#include "ziya/convert/typed_source.hpp"
 #include "ziya/core/attention_rows.hpp"
 #include "ziya/core/blocks.hpp"
 #include "ziya/core/communicator.hpp"
@@ -215,13 +190,3 @@
 #include "ziya/text/utf8.hpp"
 #include "ziya/text/utf8_stream.hpp"
 #include "ziya/text/whitespace.hpp"
-
-#if __has_include(<openssl/evp.h>)
-#include "ziya/convert/audited_source.hpp"
-#include "ziya/convert/checklist.hpp"
-#include "ziya/convert/delta_merger.hpp"
-#include "ziya/convert/digest.hpp"
-#include "ziya/convert/fingerprint.hpp"
-#include "ziya/convert/known_files.hpp"
-#include "ziya/convert/merge_journal.hpp"
-#endif

@@ -38,6 +38,9 @@ def includes(path):
     return INCLUDE.findall(path.read_text(encoding="utf-8"))
 
 
+UMBRELLAS = ("ziya/ziya.hpp", "ziya/convert.hpp")
+
+
 def layers(root):
     """Headers include only the layers below theirs; Eigen, intrinsics, OpenSSL stay in their places."""
     for path in headers(root):
@@ -45,10 +48,10 @@ def layers(root):
         parts = name.split("/")
         layer = parts[1] if len(parts) > 2 else "config"
         for include in includes(path):
-            if name == "ziya/ziya.hpp":
+            if name in UMBRELLAS:
                 continue
-            if include == "ziya/ziya.hpp":
-                yield f"{name} includes the umbrella"
+            if include in UMBRELLAS:
+                yield f"{name} includes an umbrella"
             if include.startswith("ziya/"):
                 other = include.split("/")
                 below = other[1] if len(other) > 2 else "config"
@@ -71,15 +74,18 @@ def layers(root):
 
 
 def umbrella(root):
-    """ziya.hpp names every header."""
-    named = set(includes(root / "include/ziya/ziya.hpp"))
-    for path in headers(root):
-        name = name_of(root, path)
-        if name != "ziya/ziya.hpp" and path.suffix == ".hpp" and name not in named:
-            yield f"ziya.hpp does not include {name}"
-    for name in named:
-        if name.startswith("ziya/") and not (root / "include" / name).exists():
-            yield f"ziya.hpp includes {name}, which does not exist"
+    """ziya.hpp names every header but those of convert/, which ziya/convert.hpp names."""
+    for whole in UMBRELLAS:
+        named = set(includes(root / "include" / whole))
+        for path in headers(root):
+            name = name_of(root, path)
+            converts = name.startswith("ziya/convert/")
+            wanted = converts == (whole == "ziya/convert.hpp")
+            if wanted and name not in UMBRELLAS and path.suffix == ".hpp" and name not in named:
+                yield f"{whole} does not include {name}"
+        for name in named:
+            if name.startswith("ziya/") and not (root / "include" / name).exists():
+                yield f"{whole} includes {name}, which does not exist"
 
 
 def opening(root):

@@ -3,8 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include "ziya/config.hpp"
@@ -19,10 +19,21 @@
 
 ZIYA_NAMESPACE_BEGIN
 
-using AnyProcessor = std::variant<SequenceBias, RepetitionPenalty, CountPenalty, Dry, NoRepeatNgram,
-                                  MinLength, GrammarConstraint, ForcedBos, ForcedEos,
-                                  ExponentialDecayLengthPenalty, SuppressTokens, Temperature, TopK,
-                                  TopP, MinP, TypicalP, EpsilonCutoff, EtaCutoff, Xtc>;
+/// A processor whose type is forgotten; copies share it.
+class AnyProcessor {
+ public:
+  template <class P>
+  AnyProcessor(P processor)
+      : self_(std::shared_ptr<const P>(new P(std::move(processor)))),
+        apply_([](const void* self, SamplerState& state) {
+          ziya::apply(*static_cast<const P*>(self), state);
+        }) {}
+  void apply(SamplerState& state) const { apply_(self_.get(), state); }
+
+ private:
+  std::shared_ptr<const void> self_;
+  void (*apply_)(const void* self, SamplerState& state);
+};
 
 class ProcessorList {
  public:
@@ -34,9 +45,7 @@ class ProcessorList {
   /// distribution, and as the processors do
   Candidates& run(View<const float, Cpu> logits, SamplerState& state) const {
     state.candidates.assign({logits.data(), static_cast<std::size_t>(logits.elements())});
-    for (const AnyProcessor& processor : processors_) {
-      std::visit([&](const auto& each) { ziya::apply(each, state); }, processor);
-    }
+    for (const AnyProcessor& processor : processors_) processor.apply(state);
     return state.candidates;
   }
   void push_back(AnyProcessor processor) { processors_.push_back(std::move(processor)); }
