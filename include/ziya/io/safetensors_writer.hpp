@@ -100,10 +100,14 @@ class ShardedSafetensorsWriter {
   void commit() {
     while (writer_ && writer_->complete() && next_ < missing_.size()) open_next();
     finish();
-    for (SafetensorsWriter& writer : waiting_) writer.commit();
+    std::optional<OutputFile> index;  // on the disk before any file has its name
     if (plan_.size() > 1) {
-      write_text_file(directory_ / "model.safetensors.index.json", make_index(), hooks_);
+      index.emplace(directory_ / "model.safetensors.index.json", hooks_);
+      index->write(make_index());
+      index->finish();
     }
+    for (SafetensorsWriter& writer : waiting_) writer.commit();
+    if (index) index->commit();
   }
 
  private:

@@ -9,6 +9,7 @@
 #include <deque>
 #include <filesystem>
 #include <set>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -77,11 +78,15 @@ class ShardedWriter {
   void commit() {
     while (writers_.back().complete() && writers_.size() < plan_.size()) open_next();
     for (Writer& writer : writers_) writer.finish();
-    for (Writer& writer : writers_) writer.commit();
+    std::optional<OutputFile> index;  // on the disk before any file has its name
     if (plan_.size() > 1) {
       const std::string name = std::string(Writer::stem) + std::string(Writer::extension);
-      write_text_file(directory_ / (name + ".index.json"), make_index(), hooks_);
+      index.emplace(directory_ / (name + ".index.json"), hooks_);
+      index->write(make_index());
+      index->finish();
     }
+    for (Writer& writer : writers_) writer.commit();
+    if (index) index->commit();
   }
 
  private:
