@@ -55,7 +55,7 @@ CLI::App* add_convert(CLI::App& app, ConvertOptions& options) {
 
 CLI::App* add_merge_lora(CLI::App& app, ConvertOptions& options) {
   auto* command = app.add_subcommand("merge-lora", "model + LoRA adapter = model");
-  option(*command, "--base,--base-model", options.input,
+  option(*command, "--base", options.input,
          "the model that the adapter was trained on, in any format that convert reads", "PATH")
       ->required();
   option(*command, "--adapter", options.adapter, "the adapter's folder (PEFT)", "DIR")->required();
