@@ -83,11 +83,13 @@ class CachedRows {
       const auto page = [&](int slot, std::int64_t i) {
         return past.block_table[slot * past.table_stride + i] * past.page_bytes;
       };
+      const auto copy_page = [&](std::byte* base, std::int64_t i) {
+        copy(Device{}, base + page(to, i), Device{}, base + page(from, i),
+             static_cast<std::size_t>(past.page_bytes));
+      };
       for (std::int64_t i = first; i <= last; ++i) {
-        for (std::byte* base : {past.keys, past.values}) {
-          copy(Device{}, base + page(to, i), Device{}, base + page(from, i),
-               static_cast<std::size_t>(past.page_bytes));
-        }
+        copy_page(past.keys, i);
+        copy_page(past.values, i);
       }
     }
   }
