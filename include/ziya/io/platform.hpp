@@ -106,11 +106,6 @@ inline void expect_sequential(const Descriptor& file) {
   (void)::posix_fadvise(file.get(), 0, 0, POSIX_FADV_SEQUENTIAL);
 }
 
-/// These bytes will not be needed again: their pages need not push out anybody else's.
-inline void drop_pages(const Descriptor& file, std::int64_t offset, std::int64_t bytes) {
-  (void)::posix_fadvise(file.get(), offset, bytes, POSIX_FADV_DONTNEED);
-}
-
 /// One attempt; may write less than asked, and fail with EINTR.
 inline std::ptrdiff_t write_some(int fd, const void* data, std::size_t bytes) {
   return ::write(fd, data, bytes);

@@ -8,8 +8,8 @@
 #include <cstdio>
 #include <deque>
 #include <filesystem>
-#include <set>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
