@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Everything that turns checkpoints into checkpoints; a program that includes it links
+// Everything that writes checkpoints or turns them into others; a program that includes it links
 // ziya::convert (libcrypto, for hashes).
 #pragma once
 
@@ -36,3 +36,13 @@
 #include "ziya/convert/quantised_source.hpp"
 #include "ziya/convert/stream.hpp"
 #include "ziya/convert/typed_source.hpp"
+#include "ziya/io/gguf_writer.hpp"
+#include "ziya/io/journal.hpp"
+#include "ziya/io/output_directory.hpp"
+#include "ziya/io/pytorch_writer.hpp"
+#include "ziya/io/safetensors_file_writer.hpp"
+#include "ziya/io/safetensors_metadata.hpp"
+#include "ziya/io/safetensors_writer.hpp"
+#include "ziya/io/sharded_writer.hpp"
+#include "ziya/io/zip_writer.hpp"
+#include "ziya/text/gguf_vocabulary_writer.hpp"

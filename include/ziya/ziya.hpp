@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Everything that runs models; safe in any C++20 translation unit. What converts checkpoints is in
-// ziya/convert.hpp.
+// Everything that runs models; safe in any C++20 translation unit. What writes and converts
+// checkpoints is in ziya/convert.hpp.
 #pragma once
 
 #include "ziya/backend/cpu/activations.hpp"
@@ -116,21 +116,13 @@
 #include "ziya/io/gguf_names.hpp"
 #include "ziya/io/gguf_shards.hpp"
 #include "ziya/io/gguf_types.hpp"
-#include "ziya/io/gguf_writer.hpp"
-#include "ziya/io/journal.hpp"
 #include "ziya/io/json.hpp"
 #include "ziya/io/model_path.hpp"
-#include "ziya/io/output_directory.hpp"
 #include "ziya/io/pickle.hpp"
 #include "ziya/io/pickle_value.hpp"
 #include "ziya/io/platform.hpp"
 #include "ziya/io/pytorch.hpp"
-#include "ziya/io/pytorch_writer.hpp"
 #include "ziya/io/safetensors.hpp"
-#include "ziya/io/safetensors_file_writer.hpp"
-#include "ziya/io/safetensors_metadata.hpp"
-#include "ziya/io/safetensors_writer.hpp"
-#include "ziya/io/sharded_writer.hpp"
 #include "ziya/io/tensor_entry.hpp"
 #include "ziya/io/tensor_file.hpp"
 #include "ziya/io/tensor_sample.hpp"
@@ -138,7 +130,6 @@
 #include "ziya/io/tensor_spec.hpp"
 #include "ziya/io/writer.hpp"
 #include "ziya/io/zip.hpp"
-#include "ziya/io/zip_writer.hpp"
 #include "ziya/model/batch.hpp"
 #include "ziya/model/decode_graph.hpp"
 #include "ziya/model/gguf_config.hpp"
@@ -177,7 +168,6 @@
 #include "ziya/text/added_tokens.hpp"
 #include "ziya/text/detokenizer.hpp"
 #include "ziya/text/gguf_vocabulary.hpp"
-#include "ziya/text/gguf_vocabulary_writer.hpp"
 #include "ziya/text/prompt.hpp"
 #include "ziya/text/prompt_template.hpp"
 #include "ziya/text/protobuf.hpp"

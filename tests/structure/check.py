@@ -74,18 +74,22 @@ def layers(root):
 
 
 def umbrella(root):
-    """ziya.hpp names every header but those of convert/, which ziya/convert.hpp names."""
-    for whole in UMBRELLAS:
-        named = set(includes(root / "include" / whole))
-        for path in headers(root):
-            name = name_of(root, path)
-            converts = name.startswith("ziya/convert/")
-            wanted = converts == (whole == "ziya/convert.hpp")
-            if wanted and name not in UMBRELLAS and path.suffix == ".hpp" and name not in named:
-                yield f"{whole} does not include {name}"
-        for name in named:
-            if name.startswith("ziya/") and not (root / "include" / name).exists():
-                yield f"{whole} includes {name}, which does not exist"
+    """Every header is named by one umbrella; what ziya.hpp names needs nothing of convert.hpp's."""
+    running, converting = (set(includes(root / "include" / whole)) for whole in UMBRELLAS)
+    for path in headers(root):
+        name = name_of(root, path)
+        if name in UMBRELLAS or path.suffix != ".hpp":
+            continue
+        if (name in running) == (name in converting):
+            yield f"{name} is named by {'both umbrellas' if name in running else 'no umbrella'}"
+        if name.startswith("ziya/convert/") and name in running:
+            yield f"ziya/ziya.hpp names {name}; what converts belongs to ziya/convert.hpp"
+        for include in includes(path):
+            if name in running and include in converting:
+                yield f"{name}, which ziya/ziya.hpp names, includes {include} of ziya/convert.hpp"
+    for name in running | converting:
+        if name.startswith("ziya/") and not (root / "include" / name).exists():
+            yield f"an umbrella names {name}, which does not exist"
 
 
 def opening(root):

@@ -103,7 +103,11 @@ class Conversation {
   }
 
   [[nodiscard]] nlohmann::json to_json() const {
-    nlohmann::json json{{"template", template_.name}, {"start", start_}, {"turns", turns_}};
+    nlohmann::json json;
+    json["template"] = template_.name;
+    json["start"] = json_ids(start_);
+    json["turns"] = nlohmann::json::array();
+    for (const auto& turn : turns_) json["turns"].push_back(json_ids(turn));
     if (system_) json["system"] = replace_invalid_utf8(*system_);
     return json;
   }
@@ -127,15 +131,15 @@ class Conversation {
       }
       return result;
     };
-    const auto turns = json.find("turns"), start = json.find("start");
-    if (turns == json.end() || !turns->is_array() || start == json.end()) {
+    const auto *turns = json_find(json, "turns"), *start = json_find(json, "start");
+    if (turns == nullptr || !turns->is_array() || start == nullptr) {
       throw FormatError("ZIYA-583", source + ": has no list of turns, or no start");
     }
     std::vector<std::vector<std::int32_t>> read;
     for (const auto& turn : *turns) read.push_back(list(turn));
     std::vector<std::int32_t> opening = list(*start);
     std::optional<std::string> text;
-    if (json.contains("system")) text = json_get<std::string>(json, "system", source);
+    if (json_find(json, "system") != nullptr) text = json_get<std::string>(json, "system", source);
     turns_ = std::move(read);
     start_ = std::move(opening);
     system_ = std::move(text);

@@ -37,7 +37,8 @@ class GenerationConfigFile {
   /// @throws FormatError for values of another kind
   void read_ids(GenerationConfig& config) const {
     if (const auto* value = find("bos_token_id")) config.bos_id = id(*value, "bos_token_id");
-    if (const auto* value = find("pad_token_id"); value != nullptr && *value != -1) {
+    if (const auto* value = find("pad_token_id");
+        value != nullptr && !(value->is_number_integer() && value->get<std::int64_t>() == -1)) {
       config.pad_id = id(*value, "pad_token_id");
     }
     read_list("eos_token_id", config.eos_ids);
@@ -76,8 +77,8 @@ class GenerationConfigFile {
 
  private:
   [[nodiscard]] const nlohmann::json* find(const char* key) const {
-    const auto found = json_.find(key);
-    return found == json_.end() || found->is_null() ? nullptr : &*found;
+    const nlohmann::json* found = json_find(json_, key);
+    return found == nullptr || found->is_null() ? nullptr : found;
   }
   template <class T>
   void read(const char* key, T& value) const {
@@ -109,7 +110,7 @@ class GenerationConfigFile {
     if (value == nullptr) return;
     if (value->is_boolean()) {
       config.early_stopping = value->get<bool>() ? EarlyStopping::yes : EarlyStopping::no;
-    } else if (*value == "never") {
+    } else if (value->is_string() && value->get_ref<const std::string&>() == "never") {
       config.early_stopping = EarlyStopping::never;
     } else {
       refuse("early_stopping", *value, "true, false or \"never\"");
@@ -141,19 +142,25 @@ class GenerationConfigFile {
   }
   /// Settings that would change the text and that nothing here implements, unless they are neutral.
   void refuse_others() const {
-    const std::pair<const char*, nlohmann::json> neutral[] = {
-        {"guidance_scale", 1},         {"num_beam_groups", 1},
-        {"diversity_penalty", 0},      {"watermarking_config", nullptr},
-        {"force_words_ids", nullptr},  {"constraints", nullptr},
-        {"dola_layers", nullptr},      {"top_h", nullptr},
-        {"stop_strings", nullptr},     {"remove_invalid_values", false},
-        {"renormalize_logits", false}, {"token_healing", false}};
-    for (const auto& [key, value] : neutral) {
-      const auto* found = find(key);
-      if (found == nullptr || *found == value) continue;
+    const auto refuse_unless = [&](const char* key, const auto& is_neutral) {
+      const nlohmann::json* value = find(key);
+      if (value == nullptr || is_neutral(*value)) return;
       throw ConfigError("ZIYA-547", source_ + ": " + key + " is " +
-                                        found->dump(-1, ' ', true).substr(0, 80) +
+                                        value->dump(-1, ' ', true).substr(0, 80) +
                                         ", which is not implemented");
+    };
+    for (const char* key : {"guidance_scale", "num_beam_groups", "diversity_penalty"}) {
+      const double neutral = std::string_view(key) == "diversity_penalty" ? 0 : 1;
+      refuse_unless(key, [&](const nlohmann::json& value) {
+        return value.is_number() && value.get<double>() == neutral;
+      });
+    }
+    for (const char* key :
+         {"watermarking_config", "force_words_ids", "constraints", "dola_layers", "top_h",
+          "stop_strings", "remove_invalid_values", "renormalize_logits", "token_healing"}) {
+      refuse_unless(key, [](const nlohmann::json& value) {
+        return value.is_boolean() && !value.get<bool>();
+      });
     }
   }
 

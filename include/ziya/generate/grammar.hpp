@@ -102,8 +102,7 @@ class Grammar {
   /// The least set of rules that holds every rule with an alternative all of whose symbols `holds`
   /// accepts, where a rule is accepted when it is in the set. Every rule is looked at again when
   /// one that it mentions comes in, so the cost is linear in the symbols.
-  template <class F>
-  [[nodiscard]] std::vector<bool> closure(F&& accepts_class) const {
+  [[nodiscard]] std::vector<bool> closure(bool (*accepts_class)(const CharacterClass&)) const {
     struct Place {
       std::size_t rule;
       std::int32_t position;

@@ -348,7 +348,7 @@ class GrammarParser {
   std::string_view text_;
   std::size_t lines_ = 1, symbols_ = 0;
   std::vector<Draft> rules_;
-  std::map<std::string, std::size_t> names_;
+  std::map<std::string, std::size_t, std::less<>> names_;
   std::vector<CharacterClass> classes_;
 };
 

@@ -85,8 +85,8 @@ number ::= integer ("." [0-9]{1,16})? ([eE] [\-+]? [0-9]{1,2})?
   }
 
   std::string body(const Json& schema, const std::string& name) {
-    if (schema == true) return "any";
-    if (schema == false) refuse("the schema false, which nothing satisfies");
+    if (schema.is_boolean() && schema.get<bool>()) return "any";
+    if (schema.is_boolean()) refuse("the schema false, which nothing satisfies");
     if (!schema.is_object()) refuse("a schema is " + std::string(schema.type_name()));
     check_keywords(schema);
     for (const char* alone : {"$ref", "const", "enum", "anyOf"}) {
@@ -106,7 +106,7 @@ number ::= integer ("." [0-9]{1,16})? ([eE] [\-+]? [0-9]{1,2})?
         "minLength",   "maxLength",  "$defs",    "definitions", "title",
         "description", "default",    "examples", "$schema",     "$id",
         "$comment",    "deprecated", "readOnly", "writeOnly",   "additionalProperties"};
-    for (const auto& [key, value] : schema.items()) {
+    for (const auto& [key, value] : json_members(schema)) {
       if (!known.contains(key)) refuse("the keyword \"" + key + "\" is not supported");
     }
   }
@@ -117,7 +117,7 @@ number ::= integer ("." [0-9]{1,16})? ([eE] [\-+]? [0-9]{1,2})?
         "items", "minItems", "maxItems", "minLength", "maxLength",  "additionalProperties",
         "type"};
     const bool values = keyword == "enum" || keyword == "const";
-    for (const auto& [key, value] : schema.items()) {
+    for (const auto& [key, value] : json_members(schema)) {
       if (key == keyword || !restricting.contains(key) || (values && key == "type")) continue;
       refuse("\"" + key + "\" beside \"" + keyword + "\" is not supported");
     }
@@ -126,7 +126,11 @@ number ::= integer ("." [0-9]{1,16})? ([eE] [\-+]? [0-9]{1,2})?
       if (!value.is_string()) refuse("$ref is no string");
       return reference(value.get<std::string>());
     }
-    if (keyword == "const") return one_of(schema, Json::array({value}));
+    if (keyword == "const") {
+      Json only = Json(Json::value_t::array);
+      only.push_back(value);
+      return one_of(schema, only);
+    }
     if (!value.is_array() || value.empty()) refuse("\"" + keyword + "\" is no list, or empty");
     if (keyword == "enum") return one_of(schema, value);
     std::string result;
@@ -160,25 +164,34 @@ number ::= integer ("." [0-9]{1,16})? ([eE] [\-+]? [0-9]{1,2})?
     return target == &document_ ? rule_for("#", document_) : sub(*target);
   }
 
+  static bool has(const Json& schema, const char* key) { return json_find(schema, key) != nullptr; }
+  /// The list that `value` is, or that it alone makes.
+  static Json list_of(const Json& value) {
+    if (value.is_array()) return value;
+    Json result = Json(Json::value_t::array);
+    result.push_back(value);
+    return result;
+  }
+
   static std::vector<std::string> types(const Json& schema) {
     static const std::vector<std::string> all{"object", "array",   "string",
                                               "number", "boolean", "null"};
-    const auto found = schema.find("type");
-    if (found == schema.end()) {
-      if (schema.contains("enum") || schema.contains("const")) return all;
+    const Json* found = json_find(schema, "type");
+    if (found == nullptr) {
+      if (has(schema, "enum") || has(schema, "const")) return all;
       for (const char* key : {"properties", "required", "additionalProperties"}) {
-        if (schema.contains(key)) return {"object"};
+        if (has(schema, key)) return {"object"};
       }
       for (const char* key : {"items", "minItems", "maxItems"}) {
-        if (schema.contains(key)) return {"array"};
+        if (has(schema, key)) return {"array"};
       }
       for (const char* key : {"minLength", "maxLength"}) {
-        if (schema.contains(key)) return {"string"};
+        if (has(schema, key)) return {"string"};
       }
       return all;
     }
     std::vector<std::string> result;
-    for (const Json& type : found->is_array() ? *found : Json::array({*found})) {
+    for (const Json& type : list_of(*found)) {
       if (!type.is_string()) refuse("type is neither a name nor a list of names");
       result.push_back(type.get<std::string>());
     }
@@ -226,8 +239,8 @@ number ::= integer ("." [0-9]{1,16})? ([eE] [\-+]? [0-9]{1,2})?
   std::string array(const Json& schema) {
     const auto [least, most] = bounds(schema, "Items");
     if (most == 0) return R"("[" ws "]")";
-    const auto found = schema.find("items");
-    const std::string item = (found == schema.end() ? "any" : sub(*found)) + " ws";
+    const Json* found = json_find(schema, "items");
+    const std::string item = (found == nullptr ? "any" : sub(*found)) + " ws";
     std::string list = item + " (\",\" ws " + item + ")" +
                        range(least > 0 ? least - 1 : 0, most < 0 ? -1 : most - 1);
     if (least == 0) list = "(" + list + ")?";
@@ -244,28 +257,29 @@ number ::= integer ("." [0-9]{1,16})? ([eE] [\-+]? [0-9]{1,2})?
       const Json* schema;
       bool required;
     };
-    const auto properties = schema.find("properties");
-    const auto additional = schema.find("additionalProperties");
-    const bool closed = additional == schema.end() || *additional == false;
-    if (properties == schema.end() && !schema.contains("required") &&
-        !schema.contains("additionalProperties")) {
+    const Json* properties = json_find(schema, "properties");
+    const Json* additional = json_find(schema, "additionalProperties");
+    const bool forbidden =
+        additional != nullptr && additional->is_boolean() && !additional->get<bool>();
+    const bool closed = additional == nullptr || forbidden;
+    if (properties == nullptr && !has(schema, "required") && !has(schema, "additionalProperties")) {
       return R"("{" ws (member ("," ws member)*)? "}")";
     }
-    if (properties != schema.end() && !properties->is_object()) refuse("properties is no object");
+    if (properties != nullptr && !properties->is_object()) refuse("properties is no object");
     std::map<std::string, Member> members;
-    if (properties != schema.end()) {
-      for (const auto& [key, value] : properties->items()) members[key] = {key, &value, false};
+    if (properties != nullptr) {
+      for (const auto& [key, value] : json_members(*properties))
+        members[key] = {key, &value, false};
     }
-    if (const auto required = schema.find("required"); required != schema.end()) {
+    if (const Json* required = json_find(schema, "required")) {
       if (!required->is_array()) refuse("required is no list");
       for (const Json& key : *required) {
         if (!key.is_string()) refuse("required holds something that is no name");
         const auto text = key.get<std::string>();
-        if (additional != schema.end() && *additional == false && !members.contains(text)) {
+        if (forbidden && !members.contains(text)) {
           refuse("\"" + text + "\" is required, and additionalProperties forbids it");
         }
-        const Json* other = additional != schema.end() ? &*additional : nullptr;
-        members.try_emplace(text, Member{text, other, true}).first->second.required = true;
+        members.try_emplace(text, Member{text, additional, true}).first->second.required = true;
       }
     }
     std::string more = "\"\"", first = "\"\"";

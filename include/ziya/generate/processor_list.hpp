@@ -24,7 +24,9 @@ class AnyProcessor {
  public:
   template <class P>
   AnyProcessor(P processor)
-      : self_(std::shared_ptr<const P>(new P(std::move(processor)))),
+      : self_(
+            static_cast<const void*>(new P(std::move(processor))),
+            +[](const void* self) { delete static_cast<const P*>(self); }),
         apply_([](const void* self, SamplerState& state) {
           ziya::apply(*static_cast<const P*>(self), state);
         }) {}

@@ -72,11 +72,12 @@ struct SessionFile {
   nlohmann::json conversation;
 
   [[nodiscard]] std::string text() const {
-    const nlohmann::json json{{"format", format},
-                              {"version", version},
-                              {"model", model},
-                              {"seed", seed},
-                              {"conversation", conversation}};
+    nlohmann::json json;
+    json["format"] = std::string(format);
+    json["version"] = version;
+    json["model"] = model;
+    json["seed"] = seed;
+    json["conversation"] = conversation;
     return json.dump() + "\n";
   }
   /// @throws FormatError ZIYA-230, 231; ZIYA-582 when it is no session, or of a later version
@@ -90,8 +91,8 @@ struct SessionFile {
       throw FormatError("ZIYA-582", source + ": is of version " + std::to_string(found) +
                                         ", expected " + std::to_string(version));
     }
-    const auto conversation = json.find("conversation");
-    if (conversation == json.end() || !conversation->is_object()) {
+    const nlohmann::json* conversation = json_find(json, "conversation");
+    if (conversation == nullptr || !conversation->is_object()) {
       throw FormatError("ZIYA-582", source + ": holds no conversation");
     }
     return {json_get<std::string>(json, "model", source),

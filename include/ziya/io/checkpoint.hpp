@@ -85,7 +85,9 @@ class Checkpoint {
   [[nodiscard]] const std::vector<TensorInfo>& tensors() const { return tensors_; }
   /// Nullptr when there is no tensor of that name.
   [[nodiscard]] const TensorInfo* find(std::string_view name) const {
-    const auto found = std::ranges::lower_bound(tensors_, name, {}, &TensorInfo::name);
+    const auto found = std::lower_bound(
+        tensors_.begin(), tensors_.end(), name,
+        [](const TensorInfo& tensor, std::string_view wanted) { return tensor.name < wanted; });
     return found != tensors_.end() && found->name == name ? &*found : nullptr;
   }
   /// Sum over all tensors.
@@ -174,8 +176,8 @@ class Checkpoint {
             {{entry.name, entry.dtype, entry.shape, file->file().path()}, {file.get(), &entry}});
       }
     }
-    std::ranges::sort(found, {},
-                      [](const auto& item) -> const std::string& { return item.first.name; });
+    std::sort(found.begin(), found.end(),
+              [](const auto& a, const auto& b) { return a.first.name < b.first.name; });
     for (auto& [info, place] : found) {
       tensors_.push_back(std::move(info));
       places_.push_back(place);

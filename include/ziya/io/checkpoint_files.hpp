@@ -59,12 +59,12 @@ inline std::vector<std::shared_ptr<const TensorFile>> open_shards(
     const std::filesystem::path& index) {
   const std::string source = utf8_from_path(index);
   const auto json = read_json_file(index);
-  if (!json.is_object() || !json.contains("weight_map") || !json["weight_map"].is_object() ||
-      json["weight_map"].empty()) {
+  const nlohmann::json* map = json_find(json, "weight_map");
+  if (map == nullptr || !map->is_object() || map->empty()) {
     throw FormatError("ZIYA-233", source + ": has no \"weight_map\" from tensors to files");
   }
   std::map<std::string, std::vector<std::string>> named;  // file → tensors, sorted
-  for (const auto& [tensor, file] : json["weight_map"].items()) {
+  for (const auto& [tensor, file] : json_members(*map)) {
     const std::string name = file.is_string() ? file.get<std::string>() : "";
     if (name.empty() || name == "." || name == ".." ||
         name.find_first_of(std::string("/\\\0", 3)) != std::string::npos) {
@@ -84,14 +84,16 @@ inline std::vector<std::shared_ptr<const TensorFile>> open_shards(
     files.push_back(std::make_shared<const TensorFile>(path));
     std::vector<std::string> present;
     for (const TensorEntry& entry : files.back()->tensors()) present.push_back(entry.name);
-    std::ranges::sort(present);
+    std::sort(present.begin(), present.end());
     std::vector<std::string> differing;
-    std::ranges::set_difference(tensors, present, std::back_inserter(differing));
+    std::set_difference(tensors.begin(), tensors.end(), present.begin(), present.end(),
+                        std::back_inserter(differing));
     if (!differing.empty()) {
       throw FormatError("ZIYA-233", source + ": places tensor " + differing.front() + " in " +
                                         name + ", which does not hold it");
     }
-    std::ranges::set_difference(present, tensors, std::back_inserter(differing));
+    std::set_difference(present.begin(), present.end(), tensors.begin(), tensors.end(),
+                        std::back_inserter(differing));
     if (!differing.empty()) {
       throw FormatError("ZIYA-233", utf8_from_path(path) + ": holds tensor " + differing.front() +
                                         ", which " + utf8_from_path(index.filename()) +

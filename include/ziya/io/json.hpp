@@ -7,6 +7,7 @@
 #include <new>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -93,6 +94,27 @@ bool json_is(const nlohmann::json& value) {
   }
 }
 
+/// Member `key` of `object`, or null when there is none. (Asking nlohmann::json with a literal
+/// compiles anew for every length of one; so does a brace list of members.)
+inline const nlohmann::json* json_find(const nlohmann::json& object, const std::string& key) {
+  if (!object.is_object()) return nullptr;
+  const auto found = object.find(key);
+  return found == object.end() ? nullptr : &*found;
+}
+
+/// The members of `object` in the order of their keys; none when it is no object.
+inline const nlohmann::json::object_t& json_members(const nlohmann::json& object) {
+  static const nlohmann::json::object_t none;
+  const auto* members = object.get_ptr<const nlohmann::json::object_t*>();
+  return members != nullptr ? *members : none;
+}
+
+inline nlohmann::json json_ids(std::span<const std::int32_t> ids) {
+  nlohmann::json result = nlohmann::json::array();
+  for (const std::int64_t id : ids) result.push_back(id);
+  return result;
+}
+
 /// "an integer", "a string", … as messages call it.
 template <class T>
 constexpr std::string_view json_kind() {
@@ -105,8 +127,8 @@ constexpr std::string_view json_kind() {
 /// Member `key` of `object` as `T`. @throws FormatError ZIYA-231 when absent or of another kind
 template <class T>
 T json_get(const nlohmann::json& object, const std::string& key, const std::string& source) {
-  const auto found = object.is_object() ? object.find(key) : object.end();
-  if (found == object.end()) throw FormatError("ZIYA-231", source + ": has no \"" + key + "\"");
+  const nlohmann::json* found = json_find(object, key);
+  if (found == nullptr) throw FormatError("ZIYA-231", source + ": has no \"" + key + "\"");
   if (!json_is<T>(*found)) {
     throw FormatError("ZIYA-231", source + ": \"" + key + "\" is " +
                                       std::string(found->type_name()) + " " +
@@ -120,8 +142,8 @@ T json_get(const nlohmann::json& object, const std::string& key, const std::stri
 template <class T>
 T json_get(const nlohmann::json& object, const std::string& key, const std::string& source,
            const T& fallback) {
-  if (!object.is_object() || !object.contains(key) || object.at(key).is_null()) return fallback;
-  return json_get<T>(object, key, source);
+  const nlohmann::json* found = json_find(object, key);
+  return found == nullptr || found->is_null() ? fallback : json_get<T>(object, key, source);
 }
 
 ZIYA_NAMESPACE_END

@@ -65,9 +65,11 @@ inline std::vector<std::pair<std::string, pickle::Tensor>> named_tensors(
     }
   }
   if (tensors.empty()) refuse("holds no tensors by name");
-  std::ranges::sort(tensors, {}, &std::pair<std::string, pickle::Tensor>::first);
+  std::sort(tensors.begin(), tensors.end(),
+            [](const auto& a, const auto& b) { return a.first < b.first; });
   const auto twice =
-      std::ranges::adjacent_find(tensors, {}, &std::pair<std::string, pickle::Tensor>::first);
+      std::adjacent_find(tensors.begin(), tensors.end(),
+                         [](const auto& a, const auto& b) { return a.first == b.first; });
   if (twice != tensors.end()) refuse("holds tensor " + twice->first + " twice");
   return tensors;
 }

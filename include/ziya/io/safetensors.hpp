@@ -48,7 +48,9 @@ inline constexpr std::array<std::pair<std::string_view, DType>, 10> dtype_names{
 
 /// The format's name of a type: "BF16".
 inline std::string_view dtype_name(DType dtype) {
-  return std::ranges::find(dtype_names, dtype, &std::pair<std::string_view, DType>::second)->first;
+  return std::find_if(dtype_names.begin(), dtype_names.end(),
+                      [&](const auto& pair) { return pair.second == dtype; })
+      ->first;
 }
 
 namespace detail {
@@ -59,10 +61,11 @@ inline TensorEntry parse_entry(const std::string& file, const std::string& name,
   const std::string source = file + ": tensor " + name;
   const auto integers = [&](const char* key) {
     std::vector<std::int64_t> result;
-    if (!value.is_object() || !value.contains(key) || !value.at(key).is_array()) {
+    const nlohmann::json* list = json_find(value, key);
+    if (list == nullptr || !list->is_array()) {
       throw FormatError("ZIYA-211", source + ": has no list \"" + key + "\"");
     }
-    for (const auto& item : value.at(key)) {
+    for (const auto& item : *list) {
       if (!json_is<std::int64_t>(item) || item.get<std::int64_t>() < 0) {
         throw FormatError("ZIYA-211", source + ": \"" + key + "\" holds something else than sizes");
       }
@@ -73,8 +76,8 @@ inline TensorEntry parse_entry(const std::string& file, const std::string& name,
   TensorEntry entry;
   entry.name = name;
   const auto dtype = json_get<std::string>(value, "dtype", source);
-  const auto* known =
-      std::ranges::find(dtype_names, dtype, &std::pair<std::string_view, DType>::first);
+  const auto* known = std::find_if(dtype_names.begin(), dtype_names.end(),
+                                   [&](const auto& pair) { return pair.first == dtype; });
   if (known == dtype_names.end()) {
     throw FormatError("ZIYA-212", source + ": dtype \"" + dtype.substr(0, 40) +
                                       "\" is not supported (F32, F16, BF16, F64, I64, I32, "
@@ -107,7 +110,7 @@ inline Metadata parse_metadata(const std::string& file, const nlohmann::json& va
   if (!value.is_object()) {
     throw FormatError("ZIYA-211", file + ": __metadata__ is not an object");
   }
-  for (const auto& [key, text] : value.items()) {
+  for (const auto& [key, text] : json_members(value)) {
     if (!text.is_string()) {
       throw FormatError("ZIYA-211", file + ": __metadata__ \"" + key + "\" is not a string");
     }
@@ -171,7 +174,7 @@ inline Contents read_contents(const InputFile& file) {
   // Keys are tensor names here, so the repeated key that parse_json refuses is a repeated tensor.
   const auto header = parse_json(file.read_text(8, *length), name, {.bytes = max_header_bytes});
   Contents contents;
-  for (const auto& [key, value] : header.items()) {
+  for (const auto& [key, value] : json_members(header)) {
     if (key == "__metadata__") {
       contents.metadata = detail::parse_metadata(name, value);
     } else {
@@ -179,9 +182,10 @@ inline Contents read_contents(const InputFile& file) {
           detail::parse_entry(name, key, value, data_begin, file.size() - data_begin));
     }
   }
-  std::ranges::sort(contents.tensors, {}, [](const TensorEntry& entry) {
-    return std::pair(entry.offset, entry.bytes());
-  });
+  std::sort(contents.tensors.begin(), contents.tensors.end(),
+            [](const TensorEntry& a, const TensorEntry& b) {
+              return a.offset != b.offset ? a.offset < b.offset : a.bytes() < b.bytes();
+            });
   detail::check_cover(name, contents.tensors, data_begin, file.size());
   return contents;
 }

@@ -29,8 +29,9 @@ namespace safetensors {
 
 /// The widest types first, otherwise unchanged: written so, every tensor is aligned for its type.
 inline std::vector<TensorSpec> aligned_order(std::vector<TensorSpec> tensors) {
-  std::ranges::stable_sort(tensors, std::ranges::greater{},
-                           [](const TensorSpec& tensor) { return info(tensor.dtype).block_bytes; });
+  std::stable_sort(tensors.begin(), tensors.end(), [](const TensorSpec& a, const TensorSpec& b) {
+    return info(a.dtype).block_bytes > info(b.dtype).block_bytes;
+  });
   return tensors;
 }
 

@@ -74,7 +74,11 @@ inline void read_rectangle(const InputFile& file, const FileRectangle& rectangle
   }
   constexpr std::int64_t window_bytes = 1 << 20, direct_bytes = 4096;
   const bool direct = run >= direct_bytes || dims.empty();
-  if (!direct) std::ranges::stable_sort(dims, std::ranges::greater{}, &Dim::from);
+  if (!direct) {
+    std::sort(dims.begin(), dims.end(), [](const Dim& a, const Dim& b) {
+      return a.from != b.from ? a.from > b.from : a.to > b.to;
+    });
+  }
   // A window pays only where neighbours in the file's order are near one another.
   const std::int64_t ahead = !direct && dims.back().from <= direct_bytes ? window_bytes : run;
 

@@ -193,8 +193,11 @@ inline std::vector<Entry> read_directory(const InputFile& file) {
     entries.push_back(detail::read_record(directory, name));
     detail::locate_data(file, name, entries.back());
   }
-  std::ranges::sort(entries, {}, &Entry::name);
-  const auto twice = std::ranges::adjacent_find(entries, {}, &Entry::name);
+  std::sort(entries.begin(), entries.end(),
+            [](const Entry& a, const Entry& b) { return a.name < b.name; });
+  const auto twice =
+      std::adjacent_find(entries.begin(), entries.end(),
+                         [](const Entry& a, const Entry& b) { return a.name == b.name; });
   if (found.entries != entries.size() || twice != entries.end()) {
     throw FormatError("ZIYA-220", name + ": the directory of the zip archive is damaged");
   }
@@ -203,7 +206,9 @@ inline std::vector<Entry> read_directory(const InputFile& file) {
 
 /// Nullptr when there is no entry of that name.
 inline const Entry* find(const std::vector<Entry>& sorted, std::string_view name) {
-  const auto found = std::ranges::lower_bound(sorted, name, {}, &Entry::name);
+  const auto found = std::lower_bound(
+      sorted.begin(), sorted.end(), name,
+      [](const Entry& entry, std::string_view wanted) { return entry.name < wanted; });
   return found != sorted.end() && found->name == name ? &*found : nullptr;
 }
 

@@ -43,25 +43,25 @@ class ConfigMaker {
     const std::int64_t head_dim = integer("attention.key_length").value_or(fallback_dim);
     same("attention.value_length", head_dim, "attention.key_length");
     same("rope.dimension_count", head_dim, "the size of a head");
-    nlohmann::json config{
-        {"architectures", {"LlamaForCausalLM"}},
-        {"model_type", "llama"},
-        {"hidden_act", "silu"},
-        {"hidden_size", hidden},
-        {"intermediate_size", required("feed_forward_length")},
-        {"num_hidden_layers", required("block_count")},
-        {"num_attention_heads", heads},
-        {"num_key_value_heads", integer("attention.head_count_kv").value_or(heads)},
-        {"max_position_embeddings", required("context_length")},
-        {"rms_norm_eps", real("attention.layer_norm_rms_epsilon", 1e-6)},
-        {"rope_theta", real("rope.freq_base", 10000.0)},
-        {"vocab_size", vocabulary()},
-        {"tie_word_embeddings", !has(llama_names::head)},
-        {"attention_bias", has(llama_names::of_layer(0, "self_attn.q_proj.bias"))},
-        {"mlp_bias", has(llama_names::of_layer(0, "mlp.gate_proj.bias"))},
-        {"torch_dtype", stored_dtype()}};
+    nlohmann::json config;
+    config["architectures"].push_back(std::string("LlamaForCausalLM"));
+    config["model_type"] = std::string("llama");
+    config["hidden_act"] = std::string("silu");
+    config["hidden_size"] = hidden;
+    config["intermediate_size"] = required("feed_forward_length");
+    config["num_hidden_layers"] = required("block_count");
+    config["num_attention_heads"] = heads;
+    config["num_key_value_heads"] = integer("attention.head_count_kv").value_or(heads);
+    config["max_position_embeddings"] = required("context_length");
+    config["rms_norm_eps"] = real("attention.layer_norm_rms_epsilon", 1e-6);
+    config["rope_theta"] = real("rope.freq_base", 10000.0);
+    config["vocab_size"] = vocabulary();
+    config["tie_word_embeddings"] = !has(llama_names::head);
+    config["attention_bias"] = has(llama_names::of_layer(0, "self_attn.q_proj.bias"));
+    config["mlp_bias"] = has(llama_names::of_layer(0, "mlp.gate_proj.bias"));
+    config["torch_dtype"] = stored_dtype();
     if (head_dim != fallback_dim || fallback_dim * heads != hidden) config["head_dim"] = head_dim;
-    if (const nlohmann::json scaling = rope_scaling(config); !scaling.is_null()) {
+    if (const nlohmann::json scaling = rope_scaling(); !scaling.is_null()) {
       config["rope_scaling"] = scaling;
     }
     for (const auto& [key, name] : token_keys) {
@@ -76,13 +76,15 @@ class ConfigMaker {
     for (const auto& [key, name] : token_keys) {
       if (const auto id = token(name)) config[key] = *id;
     }
-    if (const auto turn = token("eot"); turn && config.contains("eos_token_id")) {
-      config["eos_token_id"] = {config["eos_token_id"], *turn};
+    if (const auto turn = token("eot"), end = token("eos"); turn && end) {
+      config["eos_token_id"] = nlohmann::json::array();
+      config["eos_token_id"].push_back(*end);
+      config["eos_token_id"].push_back(*turn);
     }
     if (const auto text = metadata_.text("ziya.generation_config.json")) {
       const auto own = parse_json(*text, metadata_.source() + ": generation_config.json");
       if (!own.is_object()) refuse("ziya.generation_config.json holds no object");
-      config.update(own);
+      for (const auto& [key, value] : json_members(own)) config[key] = value;
     }
     return config;
   }
@@ -155,14 +157,18 @@ class ConfigMaker {
     return dtype == DType::f32 ? "float32" : dtype == DType::bf16 ? "bfloat16" : "float16";
   }
 
-  [[nodiscard]] nlohmann::json rope_scaling(const nlohmann::json& config) const {
-    if (has(rope_factors)) return llama3_scaling(config);
+  [[nodiscard]] nlohmann::json rope_scaling() const {
+    if (has(rope_factors)) return llama3_scaling();
     const std::string type = metadata_.text("llama.rope.scaling.type").value_or("none");
     const double old_factor = real("rope.scale_linear", 1);
     const double factor = real("rope.scaling.factor", old_factor);
     if (type == "linear" || (type == "none" && old_factor != 1)) {
-      return factor == 1 ? nlohmann::json()
-                         : nlohmann::json{{"type", "linear"}, {"factor", factor}};
+      nlohmann::json scaling;
+      if (factor != 1) {
+        scaling["type"] = std::string("linear");
+        scaling["factor"] = factor;
+      }
+      return scaling;
     }
     if (type != "none") {
       refuse("llama.rope.scaling.type \"" + type.substr(0, 40) +
@@ -173,7 +179,7 @@ class ConfigMaker {
 
   /// `rope_freqs.weight` holds what a scaling divides each frequency by; here the scaling is found
   /// that gives those factors.
-  [[nodiscard]] nlohmann::json llama3_scaling(const nlohmann::json& config) const {
+  [[nodiscard]] nlohmann::json llama3_scaling() const {
     const TensorInfo& tensor = *checkpoint_.find(rope_factors);
     constexpr std::int64_t most = 4096;
     if (tensor.dtype != DType::f32 || tensor.shape.rank() != 1 || tensor.shape[0] < 1 ||
@@ -189,7 +195,7 @@ class ConfigMaker {
     scaling.high_freq_factor = metadata_.real("ziya.rope.high_freq_factor").value_or(4);
     scaling.original_max_positions = integer("rope.scaling.original_context_length").value_or(8192);
     const auto expected =
-        rope_divisors(std::ssize(factors) * 2, config.at("rope_theta").get<double>(), scaling);
+        rope_divisors(std::ssize(factors) * 2, real("rope.freq_base", 10000.0), scaling);
     for (std::size_t i = 0; i < factors.size(); ++i) {
       if (!(std::abs(factors[i] - expected[i]) <= 1e-4f * expected[i])) {
         refuse(
@@ -197,11 +203,13 @@ class ConfigMaker {
             "not supported");
       }
     }
-    return {{"rope_type", "llama3"},
-            {"factor", scaling.factor},
-            {"low_freq_factor", scaling.low_freq_factor},
-            {"high_freq_factor", scaling.high_freq_factor},
-            {"original_max_position_embeddings", scaling.original_max_positions}};
+    nlohmann::json result;
+    result["rope_type"] = std::string("llama3");
+    result["factor"] = scaling.factor;
+    result["low_freq_factor"] = scaling.low_freq_factor;
+    result["high_freq_factor"] = scaling.high_freq_factor;
+    result["original_max_position_embeddings"] = scaling.original_max_positions;
+    return result;
   }
 
  public:

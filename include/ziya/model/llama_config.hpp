@@ -84,8 +84,8 @@ class LlamaConfigReader {
     throw ConfigError(id, source_ + ": " + what);
   }
   static bool present(const nlohmann::json& object, const char* key) {
-    const auto found = object.find(key);
-    return found != object.end() && !found->is_null();
+    const nlohmann::json* found = json_find(object, key);
+    return found != nullptr && !found->is_null();
   }
   /// The limits of sizes keep every product of theirs within an int64.
   std::int64_t integer(const char* key, std::int64_t most,
@@ -103,7 +103,8 @@ class LlamaConfigReader {
     return value.get<std::int64_t>();
   }
   std::int64_t vocabulary() const {
-    if (present(json_, "vocab_size") && json_.at("vocab_size") == -1) return unknown_vocabulary;
+    if (present(json_, "vocab_size") && number(json_, "vocab_size") == -1)
+      return unknown_vocabulary;
     return integer("vocab_size", most_wide);
   }
   double number(const nlohmann::json& object, const char* key,
@@ -137,20 +138,19 @@ class LlamaConfigReader {
     refuse_unless("hidden_act", {"silu", "swish"});
     for (const char* key : {"sliding_window", "quantization_config", "logits_soft_cap",
                             "final_logit_softcapping", "num_experts", "num_local_experts"}) {
-      if (present(json_, key) && json_.at(key) != false) {
+      if (present(json_, key) && !(json_.at(key).is_boolean() && !boolean(key))) {
         fail("ZIYA-415", std::string(key) + " is not supported");
       }
     }
-    if (present(json_, "partial_rotary_factor") && json_.at("partial_rotary_factor") != 1) {
-      fail("ZIYA-415", "partial_rotary_factor " + shown(json_.at("partial_rotary_factor")) +
-                           " is not supported");
+    if (const double part = number(json_, "partial_rotary_factor", 1); part != 1) {
+      fail("ZIYA-415", "partial_rotary_factor " + std::to_string(part) + " is not supported");
     }
   }
   void refuse_unless(const char* key, std::initializer_list<std::string_view> supported) const {
     if (!present(json_, key)) return;
     const nlohmann::json& value = json_.at(key);
     for (const std::string_view name : supported) {
-      if (value == name) return;
+      if (value.is_string() && value.get_ref<const std::string&>() == name) return;
     }
     fail("ZIYA-415", std::string(key) + " " + shown(value) + " is not supported (only " +
                          std::string(*supported.begin()) + ")");

@@ -245,7 +245,7 @@ class LlamaLoader {
   }
 
   std::shared_ptr<const TensorSource> source_;
-  std::map<std::string_view, std::size_t> indices_;  // by name
+  std::map<std::string, std::size_t, std::less<>> indices_;  // by name
   LlamaShape shape_;
   std::optional<DType> dtype_;
   mutable std::unique_ptr<Context<Cpu>> context_;  // for conversions, made when there is one

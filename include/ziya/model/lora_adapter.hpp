@@ -72,7 +72,9 @@ class LoraAdapter {
   }
   [[nodiscard]] const Checkpoint& checkpoint() const { return checkpoint_; }
   [[nodiscard]] const LoraPair* find(std::string_view module) const {
-    const auto found = std::ranges::lower_bound(pairs_, module, {}, &LoraPair::module);
+    const auto found = std::lower_bound(
+        pairs_.begin(), pairs_.end(), module,
+        [](const LoraPair& pair, std::string_view name) { return pair.module < name; });
     return found != pairs_.end() && found->module == module ? &*found : nullptr;
   }
 

@@ -137,9 +137,11 @@ class LoraConfigReader {
     throw ConfigError("ZIYA-621", source_ + ": " + what + " is not supported");
   }
   [[nodiscard]] bool given(const char* key) const {
-    const auto found = json_.find(key);
-    return found != json_.end() && !found->is_null() && *found != false && *found != 0 &&
-           !((found->is_object() || found->is_array()) && found->empty());
+    const nlohmann::json* found = json_find(json_, key);
+    if (found == nullptr || found->is_null()) return false;
+    if (found->is_boolean()) return found->get<bool>();
+    if (found->is_number()) return found->get<double>() != 0;
+    return !((found->is_object() || found->is_array()) && found->empty());
   }
   void check_number(const std::string& what, double value) const {
     if (!(value > 0) || value > 1e6) {
@@ -161,8 +163,8 @@ class LoraConfigReader {
       if (given(key)) unsupported(key);
     }
     // These begin from a base that they change, which the adapter's file does not hold.
-    if (const auto init = json_.find("init_lora_weights");
-        init != json_.end() && init->is_string()) {
+    if (const auto* init = json_find(json_, "init_lora_weights");
+        init != nullptr && init->is_string()) {
       const auto name = init->get<std::string>();
       for (const char* changes_base : {"pissa", "olora", "corda", "loftq", "lora_ga"}) {
         if (name.starts_with(changes_base)) {
@@ -175,12 +177,12 @@ class LoraConfigReader {
   /// PEFT matches a key that ends the name of a module, as a regular expression.
   std::vector<LoraPattern> patterns(const char* key) const {
     std::vector<LoraPattern> result;
-    const auto found = json_.find(key);
-    if (found == json_.end() || found->is_null()) return result;
+    const nlohmann::json* found = json_find(json_, key);
+    if (found == nullptr || found->is_null()) return result;
     if (!found->is_object() || found->size() > most_words) {
       malformed(std::string(key) + " is no object of patterns and numbers");
     }
-    for (const auto& [pattern, value] : found->items()) {
+    for (const auto& [pattern, value] : json_members(*found)) {
       if (!value.is_number()) malformed(std::string(key) + " has a value that is no number");
       check_number(key, value.get<double>());
       if (std::string_view(key) == "rank_pattern" && !json_is<std::int64_t>(value)) {
@@ -194,8 +196,8 @@ class LoraConfigReader {
   }
   std::vector<std::string> words(const char* key) const {
     std::vector<std::string> result;
-    const auto found = json_.find(key);
-    if (found == json_.end() || found->is_null()) return result;
+    const nlohmann::json* found = json_find(json_, key);
+    if (found == nullptr || found->is_null()) return result;
     if (!found->is_array() || found->size() > most_words) {
       malformed(std::string(key) + " is no list of names");
     }
@@ -208,8 +210,8 @@ class LoraConfigReader {
     return result;
   }
   void read_targets(LoraConfig& config) const {
-    const auto found = json_.find("target_modules");
-    if (found != json_.end() && found->is_string()) {
+    const nlohmann::json* found = json_find(json_, "target_modules");
+    if (found != nullptr && found->is_string()) {
       const auto text = found->get<std::string>();
       if (text == "all-linear") {
         config.all_linear = true;
@@ -222,9 +224,13 @@ class LoraConfigReader {
     if (config.targets.empty()) malformed("target_modules names nothing");
   }
   void read_layers(LoraConfig& config) const {
-    const auto found = json_.find("layers_to_transform");
-    if (found == json_.end() || found->is_null()) return;
-    const nlohmann::json list = found->is_array() ? *found : nlohmann::json::array({*found});
+    const nlohmann::json* found = json_find(json_, "layers_to_transform");
+    if (found == nullptr || found->is_null()) return;
+    nlohmann::json list = *found;
+    if (!list.is_array()) {
+      list = nlohmann::json::array();
+      list.push_back(*found);
+    }
     for (const auto& layer : list) {
       if (!json_is<std::int64_t>(layer) || list.size() > most_words) {
         malformed("layers_to_transform is no list of layers");

@@ -176,11 +176,12 @@ class VocabularyReader {
     nlohmann::json added = nlohmann::json::object(), specials = nlohmann::json::object();
     nlohmann::json additional = nlohmann::json::array();
     const auto token = [](const std::string& content) {
-      return nlohmann::json{{"content", content},
-                            {"lstrip", false},
-                            {"normalized", false},
-                            {"rstrip", false},
-                            {"single_word", false}};
+      nlohmann::json result;
+      result["content"] = content;
+      for (const char* flag : {"lstrip", "normalized", "rstrip", "single_word"}) {
+        result[flag] = false;
+      }
+      return result;
     };
     for (std::size_t i = pieces_; i < end_; ++i) {
       const std::string& text = tokens_[i].text;
@@ -203,10 +204,11 @@ class VocabularyReader {
     const auto flag = [&](const char* key, bool fallback) {
       return metadata_.boolean(std::string("tokenizer.ggml.") + key).value_or(fallback);
     };
-    const nlohmann::json config{{"add_bos_token", flag("add_bos_token", true)},
-                                {"add_eos_token", flag("add_eos_token", false)},
-                                {"clean_up_tokenization_spaces", false},
-                                {"tokenizer_class", "LlamaTokenizer"}};
+    nlohmann::json config;
+    config["add_bos_token"] = flag("add_bos_token", true);
+    config["add_eos_token"] = flag("add_eos_token", false);
+    config["clean_up_tokenization_spaces"] = false;
+    config["tokenizer_class"] = std::string("LlamaTokenizer");
     if (!added.empty()) files["added_tokens.json"] = added.dump(2) + "\n";
     files["special_tokens_map.json"] = specials.dump(2) + "\n";
     files["tokenizer_config.json"] = config.dump(2) + "\n";

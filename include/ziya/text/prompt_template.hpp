@@ -46,16 +46,17 @@ struct PromptTemplate {
     PromptTemplate result;
     std::size_t known = 0;
     const auto read = [&](const char* key, auto& value) {
-      known += json.contains(key);
+      known += json_find(json, key) != nullptr;
       value = json_get(json, key, source, value);
     };
     const auto read_list = [&](const char* key, std::vector<std::string>& values) {
-      if (!json.contains(key)) return;
+      const nlohmann::json* list = json_find(json, key);
+      if (list == nullptr) return;
       ++known;
-      if (!json.at(key).is_array() || json.at(key).size() > 64) {
+      if (!list->is_array() || list->size() > 64) {
         throw FormatError("ZIYA-317", source + ": " + key + " is no list of at most 64 texts");
       }
-      for (const auto& entry : json.at(key)) {
+      for (const auto& entry : *list) {
         if (!entry.is_string() || entry.get_ref<const std::string&>().empty()) {
           throw FormatError("ZIYA-317", source + ": " + key + " has an entry that is no text");
         }

@@ -49,7 +49,7 @@ class TokenizerConfig {
     add_eos_ = json_get<bool>(config.json, "add_eos_token", config.name, false);
     clean_up_spaces_ =
         json_get<bool>(config.json, "clean_up_tokenization_spaces", config.name, false);
-    if (config.says("sp_model_kwargs") && !config.json.at("sp_model_kwargs").empty()) {
+    if (const auto* own = config.find("sp_model_kwargs"); own != nullptr && !own->empty()) {
       throw ConfigError("ZIYA-304", config.name +
                                         ": sp_model_kwargs is not empty; sampling while encoding "
                                         "is not supported");
@@ -94,10 +94,10 @@ class TokenizerConfig {
   static constexpr std::size_t max_tokens = std::size_t{1} << 20;
 
   void read_decoder(const TokenizerDocument& config) {
-    if (!config.says("added_tokens_decoder")) return;
-    const nlohmann::json& decoder = config.json.at("added_tokens_decoder");
-    if (!decoder.is_object()) config.refuse("added_tokens_decoder is no object");
-    for (const auto& [key, value] : decoder.items()) {
+    const nlohmann::json* decoder = config.find("added_tokens_decoder");
+    if (decoder == nullptr) return;
+    if (!decoder->is_object()) config.refuse("added_tokens_decoder is no object");
+    for (const auto& [key, value] : json_members(*decoder)) {
       std::int32_t id = -1;
       const char* end = key.data() + key.size();
       const auto parsed = std::from_chars(key.data(), end, id);
@@ -116,7 +116,7 @@ class TokenizerConfig {
 
   void read_added_tokens(const TokenizerDocument& added) {
     if (!added.json.is_object()) return;
-    for (const auto& [content, value] : added.json.items()) {
+    for (const auto& [content, value] : json_members(added.json)) {
       const auto id = json_get<std::int32_t>(added.json, content, added.name);
       number(content, id, added);
     }
@@ -124,18 +124,19 @@ class TokenizerConfig {
 
   void read_special_tokens(const TokenizerDocument& document, bool is_config) {
     for (const std::string_view key : keys) {
-      if (!document.says(std::string(key))) continue;
-      Special token{TokenSpelling::read(document.json.at(key), document)};
+      const nlohmann::json* value = document.find(std::string(key));
+      if (value == nullptr) continue;
+      Special token{TokenSpelling::read(*value, document)};
       // Old conversions spell "" where they mean the tokenizer's own.
       if (token.content.empty()) continue;
       const bool of_llama = key != "sep_token" && key != "cls_token" && key != "mask_token";
       token.flagged = !token.plain || (is_config && of_llama);
       special_.insert_or_assign(std::string(key), token);
     }
-    if (!document.says("additional_special_tokens")) return;
-    const nlohmann::json& list = document.json.at("additional_special_tokens");
-    if (!list.is_array()) document.refuse("additional_special_tokens is no list");
-    for (const nlohmann::json& value : list) {
+    const nlohmann::json* list = document.find("additional_special_tokens");
+    if (list == nullptr) return;
+    if (!list->is_array()) document.refuse("additional_special_tokens is no list");
+    for (const nlohmann::json& value : *list) {
       Special token{TokenSpelling::read(value, document)};
       if (token.content.empty()) document.refuse("additional_special_tokens has an empty token");
       token.flagged = !token.plain;
@@ -194,7 +195,8 @@ class TokenizerConfig {
       }
       (token.id < 0 ? unnumbered : tokens_).push_back(std::move(token));
     }
-    std::ranges::sort(tokens_, {}, &AddedToken::id);
+    std::sort(tokens_.begin(), tokens_.end(),
+              [](const AddedToken& a, const AddedToken& b) { return a.id < b.id; });
     std::int32_t next = pieces.count;
     for (const AddedToken& token : tokens_) {
       if (token.id < pieces.count) continue;

@@ -38,9 +38,10 @@ struct TokenizerDocument {
                   : TokenizerDocument{utf8_from_path(path), nullptr};
   }
 
-  /// Whether `key` is there and not null.
-  [[nodiscard]] bool says(const std::string& key) const {
-    return json.is_object() && json.contains(key) && !json.at(key).is_null();
+  /// The value of `key`, or null when it is absent or the document says null.
+  [[nodiscard]] const nlohmann::json* find(const std::string& key) const {
+    const nlohmann::json* found = json_find(json, key);
+    return found == nullptr || found->is_null() ? nullptr : found;
   }
   [[noreturn]] void refuse(const std::string& why) const {
     throw FormatError("ZIYA-303", name + ": " + why);
