@@ -24,4 +24,4 @@ bash tests/fuzz/coverage.sh
 bash tests/aarch64/run.sh
 
 # Merges killed and terminated at fifty random points.
-python3 tests/examples/interrupted_merge.py build/tests/ziya examples --points 50
+python3 tests/examples/interrupted_merge.py build/clang/ziya examples --points 50

@@ -16,18 +16,16 @@
 #include "support/random.hpp"
 #include "support/tolerance.hpp"
 
+namespace context_test {
+
 using ziya::Cpu;
 using ziya::CpuKernels;
 using ziya::DType;
 using ziya::Isa;
 using CpuContext = ziya::Context<Cpu>;
 
-namespace {
-
 /// Of |a − b| / |b|, element by element: two units in the last place at most.
 constexpr double exp_tolerance = 2.4e-7;
-
-}  // namespace
 
 TEST_CASE("a context has the threads and the instruction set asked for", "[context]") {
   CHECK(CpuContext().threads() == ziya::default_threads());
@@ -191,3 +189,5 @@ TEST_CASE("exp_sum and silu_mul give an element the same bits wherever it stands
     }
   });
 }
+
+}  // namespace context_test

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 
+namespace isa_test {
+
 using ziya::Isa;
 
 TEST_CASE("names of instruction sets read back", "[isa]") {
@@ -28,3 +30,5 @@ TEST_CASE("the portable paths are always there, the best comes last", "[isa]") {
   if (ziya::is_available(Isa::avx512)) CHECK(ziya::is_available(Isa::avx2));
   CHECK_FALSE(ziya::is_available(static_cast<Isa>(99)));
 }
+
+}  // namespace isa_test

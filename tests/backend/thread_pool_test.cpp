@@ -15,6 +15,8 @@
 #include <thread>
 #include <vector>
 
+namespace thread_pool_test {
+
 using ziya::ThreadPool;
 
 TEST_CASE("every index once, in one contiguous part per thread, parts in whole grains",
@@ -177,3 +179,5 @@ TEST_CASE("pools come and go, used or not, asleep or not", "[thread_pool]") {
   }
   SUCCEED();
 }
+
+}  // namespace thread_pool_test

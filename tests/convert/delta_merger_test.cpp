@@ -15,6 +15,8 @@
 #include "support/temporary_directory.hpp"
 #include "ziya/io/json.hpp"
 
+namespace delta_merger_test {
+
 using test::Fault;
 using test::faulty;
 using test::TemporaryDirectory;
@@ -22,8 +24,6 @@ using ziya::Checkpoint;
 using ziya::DeltaMerger;
 using ziya::DType;
 using ziya::Half;
-
-namespace {
 
 const std::filesystem::path golden = ZIYA_TEST_DATA "/merge";
 
@@ -86,8 +86,6 @@ struct Pair : TemporaryDirectory {
   }
   [[nodiscard]] bool clean() const { return test::count_entries(path()) == 6; }
 };
-
-}  // namespace
 
 TEST_CASE("the merge is PyTorch's, bit for bit", "[delta_merger]") {
   const TemporaryDirectory folder;
@@ -507,3 +505,5 @@ TEST_CASE("names are ordered as people count", "[delta_merger]") {
   REQUIRE(!ziya::natural_less("a2", "a02"));
   REQUIRE(ziya::natural_less("a99999999999999999999998", "a99999999999999999999999"));
 }
+
+}  // namespace delta_merger_test

@@ -4,6 +4,8 @@
 #include <catch2/catch.hpp>
 #include <string>
 
+namespace digest_test {
+
 using namespace ziya;
 
 TEST_CASE("digests are those of the standards' examples") {
@@ -32,3 +34,5 @@ TEST_CASE(
   CHECK(copy.value() == whole.value());
   CHECK(pieces.value() != whole.value());
 }
+
+}  // namespace digest_test

@@ -11,16 +11,14 @@
 #include "support/temporary_directory.hpp"
 #include "ziya/convert/fengshen_writer.hpp"
 
+namespace fengshen_source_test {
+
 namespace fs = std::filesystem;
 using test::TemporaryDirectory;
-
-namespace {
 
 const fs::path golden = ZIYA_TEST_DATA "/layouts/fengshen";
 
 std::string parts_name(int parts) { return "parts-" + std::to_string(parts); }
-
-}  // namespace
 
 TEST_CASE("Fengshen parts are joined into Hugging Face's tensors", "[fengshen]") {
   for (const int parts : {1, 2, 4}) {
@@ -124,3 +122,5 @@ TEST_CASE("Fengshen folders that are incomplete are refused with the reason", "[
   REQUIRE_ERROR(ziya::open_fengshen_model(folder / "c"), "ZIYA-617", "llama.layers.2.");
   REQUIRE_ERROR(ziya::open_fengshen_model(golden / "hf"), "ZIYA-617", "llama.embed_in");
 }
+
+}  // namespace fengshen_source_test

@@ -12,7 +12,7 @@
 #include "ziya/convert/open_source.hpp"
 #include "ziya/io/safetensors_writer.hpp"
 
-namespace {
+namespace fingerprint_test {
 
 struct Numbers final : ziya::TensorSource {
   std::vector<ziya::TensorSpec> specs{{"b", ziya::DType::f32, {3'000'000}},
@@ -25,8 +25,6 @@ struct Numbers final : ziya::TensorSource {
     for (std::size_t i = 0; i < out.size(); ++i) out[i] = std::byte((start + i) % 251);
   }
 };
-
-}  // namespace
 
 TEST_CASE("a tensor's fingerprint is the hash of the documented bytes", "[fingerprint]") {
   // printf 'ziya-tensor 1\n1:a|f16|2,3,|' and the bytes 0 … 11, through sha256sum
@@ -88,3 +86,5 @@ TEST_CASE("an audited source hashes pieces that are read in any order", "[finger
   for (auto& thread : threads) thread.join();
   REQUIRE(threaded.digest(0) == expected.tensors.at("b"));
 }
+
+}  // namespace fingerprint_test

@@ -7,6 +7,8 @@
 #include "support/errors.hpp"
 #include "ziya/convert/merge_pair.hpp"
 
+namespace forward_check_test {
+
 TEST_CASE("layer by layer gives the perplexity of the whole", "[forward_check]") {
   const std::filesystem::path tiny = ZIYA_EXAMPLES "/ziya-tiny";
   const auto pair = ziya::MergePair::open(tiny / "base", tiny / "delta");
@@ -46,3 +48,5 @@ TEST_CASE("layer by layer gives the perplexity of the whole", "[forward_check]")
   REQUIRE(garbage.perplexity > 1000);
   REQUIRE(ziya::perplexity_finding(garbage, 1000).at(0).id == "ZIYA-655");
 }
+
+}  // namespace forward_check_test

@@ -10,7 +10,7 @@
 #include "support/temporary_directory.hpp"
 #include "ziya/convert/hf_writer.hpp"
 
-namespace {
+namespace gguf_model_test {
 
 using namespace ziya;
 using test::TemporaryDirectory;
@@ -48,8 +48,6 @@ void write_case(const std::filesystem::path& folder, const std::string& name, DT
   }
   fixture::write_file(folder / "tokenizer.model", SentencePieceModel::assemble(pieces, ""));
 }
-
-}  // namespace
 
 TEST_CASE("gguf model: there and back changes no bit", "[convert]") {
   const auto& tiny = fixture::ZiyaTiny::instance();
@@ -218,3 +216,5 @@ TEST_CASE("gguf model: what cannot be written is refused, and nothing is left", 
   REQUIRE_ERROR(open_hf_model(scratch / "n.gguf"), "ZIYA-260", "n.gguf");
   REQUIRE_ERROR(open_gguf_model(fixture::ZiyaTiny::instance().folder()), "ZIYA-250", "not a GGUF");
 }
+
+}  // namespace gguf_model_test

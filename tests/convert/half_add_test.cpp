@@ -10,9 +10,9 @@
 #include "support/errors.hpp"
 #include "ziya/core/random.hpp"
 
-using ziya::Half;
+namespace half_add_test {
 
-namespace {
+using ziya::Half;
 
 double value_of(Half half) {
   const double sign = (half.bits & 0x8000) != 0 ? -1 : 1;
@@ -42,8 +42,6 @@ bool same(Half a, Half b) {
   const auto nan = [](Half half) { return (half.bits & 0x7fff) > 0x7c00; };
   return nan(a) ? nan(b) : a.bits == b.bits;
 }
-
-}  // namespace
 
 TEST_CASE("sums of halves are rounded once, whatever the two are", "[half_add]") {
   ziya::Random random{7};
@@ -143,3 +141,5 @@ TEST_CASE("infinities and NaN are counted", "[half_add]") {
   REQUIRE(ziya::count_non_finite(values) == 10'001);
   REQUIRE(ziya::count_non_finite(std::span(values).first(5)) == 1);
 }
+
+}  // namespace half_add_test

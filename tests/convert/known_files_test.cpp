@@ -7,6 +7,8 @@
 
 #include "support/temporary_directory.hpp"
 
+namespace known_files_test {
+
 TEST_CASE("a file's hash is sha256sum's", "[known_files]") {
   const test::TemporaryDirectory folder;
   REQUIRE(ziya::file_sha256(folder.file("a", "abc")) ==
@@ -28,3 +30,5 @@ TEST_CASE("the three shards whose hashes are public are known, others are not", 
   REQUIRE(names.size() == 3);
   REQUIRE(!ziya::known_file(std::string(64, '0')));
 }
+
+}  // namespace known_files_test

@@ -10,12 +10,12 @@
 #include "support/temporary_directory.hpp"
 #include "ziya/convert/hf_writer.hpp"
 
+namespace lora_merge_test {
+
 namespace fs = std::filesystem;
 using test::TemporaryDirectory;
 using ziya::DType;
 using ziya::LoraAdapter;
-
-namespace {
 
 const fs::path golden = ZIYA_TEST_DATA "/lora";
 
@@ -30,8 +30,6 @@ int steps(std::uint16_t a, std::uint16_t b) {
   };
   return std::abs(ordered(a) - ordered(b));
 }
-
-}  // namespace
 
 TEST_CASE("merged weights are PEFT's, rounded once", "[lora]") {
   for (const char* name : {"plain", "patterns", "vocabulary", "embedding"}) {
@@ -152,3 +150,5 @@ TEST_CASE("an adapter of another model is not merged", "[lora]") {
   REQUIRE_ERROR(ziya::merge_lora(tiny, LoraAdapter::open(golden / "plain")), "ZIYA-622", "q_proj");
   REQUIRE_ERROR(merged("base", "biases"), "ZIYA-622", "bias");
 }
+
+}  // namespace lora_merge_test

@@ -10,7 +10,7 @@
 #include "ziya/convert/open_source.hpp"
 #include "ziya/core/random.hpp"
 
-namespace {
+namespace merge_check_test {
 
 const std::filesystem::path tiny = ZIYA_EXAMPLES "/ziya-tiny";
 
@@ -75,8 +75,6 @@ std::string part(int layer, const char* name) {
 constexpr const char* matrices[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
                                     "self_attn.o_proj", "mlp.gate_proj",    "mlp.up_proj",
                                     "mlp.down_proj"};
-
-}  // namespace
 
 TEST_CASE("the base of a delta raises no doubt", "[merge_check]") {
   const Fixture fixture;
@@ -149,3 +147,5 @@ TEST_CASE("one damaged layer is named", "[merge_check]") {
   fixture.base.replaced[find_tensor(fixture.base, part(1, "mlp.down_proj"))] = bytes;
   REQUIRE_THAT(fixture.only_finding("ZIYA-653"), Catch::Contains("in layers 1"));
 }
+
+}  // namespace merge_check_test

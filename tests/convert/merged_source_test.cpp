@@ -10,9 +10,9 @@
 #include "ziya/convert/open_source.hpp"
 #include "ziya/io/tensor_sample.hpp"
 
-using ziya::DType;
+namespace merged_source_test {
 
-namespace {
+using ziya::DType;
 
 const std::filesystem::path shared = ZIYA_SHARED_DATA;
 
@@ -49,8 +49,6 @@ float element(DType type, const std::byte* data, std::size_t i) {
   if (type == DType::f16) return ziya::to_float(reinterpret_cast<const ziya::Half*>(data)[i]);
   return ziya::to_float(reinterpret_cast<const ziya::BFloat16*>(data)[i]);
 }
-
-}  // namespace
 
 TEST_CASE("every pairing of types, added and subtracted in every type", "[merged_source]") {
   for (const DType a : {DType::f16, DType::bf16, DType::f32, DType::f64}) {
@@ -112,9 +110,12 @@ TEST_CASE("every pairing of formats gives the same merge", "[merged_source]") {
   const ziya::MergedSource merged(hf.source, hf.source, {{"model.norm.weight", DType::f16, {64}}});
   std::vector<ziya::Half> out(64);
   merged.read(0, 0, std::as_writable_bytes(std::span(out)));
-  const auto stored = ziya::read_floats(*hf.source, find_tensor(*hf.source, "model.norm.weight"), 0, 64);
+  const auto stored =
+      ziya::read_floats(*hf.source, find_tensor(*hf.source, "model.norm.weight"), 0, 64);
   for (std::size_t i = 0; i < 64; ++i) {
     const float half = ziya::to_float(ziya::to_half(stored[i]));
     REQUIRE(ziya::to_float(out[i]) == ziya::to_float(ziya::to_half(half + half)));
   }
 }
+
+}  // namespace merged_source_test

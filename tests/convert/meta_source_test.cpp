@@ -14,11 +14,11 @@
 #include "ziya/model/llama_config.hpp"
 #include "ziya/text/tokenizer.hpp"
 
+namespace meta_source_test {
+
 namespace fs = std::filesystem;
 using test::TemporaryDirectory;
 using ziya::DType;
-
-namespace {
 
 const fs::path golden = ZIYA_TEST_DATA "/layouts/meta";
 
@@ -38,8 +38,6 @@ struct Copy : TemporaryDirectory {
     file("params.json", text.replace(at, from.size(), to));
   }
 };
-
-}  // namespace
 
 TEST_CASE("Meta shards are joined and permuted as PyTorch does it", "[meta]") {
   for (const char* name : {"one", "two", "four", "rows"}) {
@@ -262,3 +260,5 @@ TEST_CASE("checklist.chk is compared with the files it lists", "[meta]") {
   REQUIRE_ERROR(ziya::verify_checklist(golden / "one" / "checklist.chk", {}, {}, &cancel),
                 "ZIYA-606", "cancelled");
 }
+
+}  // namespace meta_source_test

@@ -10,7 +10,7 @@
 #include "support/random.hpp"
 #include "ziya/convert/stream.hpp"
 
-namespace {
+namespace quantised_source_test {
 
 using ziya::DType;
 using ziya::QuantisationPlan;
@@ -80,8 +80,6 @@ std::vector<std::byte> streamed(const ziya::QuantisedSource& source, int threads
   ziya::stream(sink, source, {.threads = threads});
   return sink.bytes;
 }
-
-}  // namespace
 
 TEST_CASE("plain types: norms are f32, the head is q6_k, the rest is the type", "[plan]") {
   const auto tensors = model(4, 256, 768);
@@ -226,3 +224,5 @@ TEST_CASE("importance of another model, and numbers that are not finite, are ref
   REQUIRE_ERROR(streamed(source, 2), "ZIYA-130",
                 "element 300 of tensor " + random->tensors()[2].name);
 }
+
+}  // namespace quantised_source_test

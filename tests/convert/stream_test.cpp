@@ -7,10 +7,10 @@
 
 #include "support/errors.hpp"
 
+namespace stream_test {
+
 using ziya::DType;
 using ziya::TensorSpec;
-
-namespace {
 
 /// Element i of tensor t is a function of both, so that a misplaced piece is seen.
 struct Counting final : ziya::TensorSource {
@@ -41,8 +41,6 @@ struct Collecting {
     bytes.insert(bytes.end(), data.begin(), data.end());
   }
 };
-
-}  // namespace
 
 TEST_CASE("a stream is the source's bytes in the writer's order", "[stream]") {
   const Counting source;
@@ -102,3 +100,5 @@ TEST_CASE("source and writer have to mean the same tensors", "[stream]") {
   writer.specs = {{"other", DType::f32, {1}}};
   REQUIRE_ERROR(ziya::stream(writer, source), "ZIYA-640", "other");
 }
+
+}  // namespace stream_test

@@ -6,10 +6,10 @@
 
 #include "ziya/core/dtype.hpp"
 
+namespace dtype_test {
+
 using ziya::BFloat16;
 using ziya::Half;
-
-namespace {
 
 double value_of_half(unsigned bits) {  // from the definition of binary16
   const double sign = bits & 0x8000u ? -1.0 : 1.0;
@@ -19,8 +19,6 @@ double value_of_half(unsigned bits) {  // from the definition of binary16
   return exponent == 0 ? sign * std::ldexp(fraction, -24)
                        : sign * std::ldexp(1024.0 + fraction, exponent - 25);
 }
-
-}  // namespace
 
 TEST_CASE("every half is widened exactly and comes back", "[dtype]") {
   for (unsigned bits = 0; bits < 65536; ++bits) {
@@ -85,3 +83,5 @@ TEST_CASE("types have names and sizes", "[dtype]") {
   REQUIRE(ziya::info(ziya::DType::bf16).block_bytes == 2);
   static_assert(ziya::dtype_of<Half> == ziya::DType::f16);
 }
+
+}  // namespace dtype_test

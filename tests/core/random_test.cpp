@@ -4,6 +4,8 @@
 
 #include <catch2/catch.hpp>
 
+namespace random_test {
+
 using Block = std::array<std::uint32_t, 4>;
 
 TEST_CASE("philox gives the known answers", "[random]") {
@@ -29,3 +31,5 @@ TEST_CASE("a stream depends on its seed and can be resumed", "[random]") {
   }
   REQUIRE(sum / 100'000 == Approx(0.5).margin(0.005));
 }
+
+}  // namespace random_test

@@ -8,6 +8,8 @@
 
 #include "ziya/core/workspace.hpp"
 
+namespace tensor_test {
+
 using ziya::Shape;
 using ziya::Tensor;
 using ziya::View;
@@ -78,3 +80,5 @@ TEST_CASE("a workspace gives back what a scope took and settles in one piece", "
   for (int i = 0; i < 3; ++i) step();
   REQUIRE(workspace.capacity() == settled);
 }
+
+}  // namespace tensor_test

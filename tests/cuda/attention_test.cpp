@@ -12,10 +12,10 @@
 #include "ziya/nn/kv_cache.hpp"
 #include "ziya/ops/rope_append.hpp"
 
+namespace attention_test {
+
 using namespace test;
 namespace ops = ziya::ops;
-
-namespace {
 
 struct Heads {
   std::int64_t query, key, dim;
@@ -66,8 +66,6 @@ std::vector<DType> cache_types() {
   if (std::is_same_v<T, float>) return {DType::f32, DType::f16, DType::bf16};
   return {ziya::dtype_of<T>, DType::f32};
 }
-
-}  // namespace
 
 TEST_CASE("cuda: attention over a paged cache", "[cuda][small]") {
   // One row each (split over keys), rows of a prompt (tiles), both, and rows that see nothing.
@@ -199,3 +197,5 @@ TEST_CASE("cuda: rope_append is rope and cache_append", "[cuda][small][race]") {
     }
   });
 }
+
+}  // namespace attention_test

@@ -11,10 +11,10 @@
 #include "ziya/generate/generator.hpp"
 #include "ziya/model/decode_graph.hpp"
 
+namespace model_test {
+
 using namespace ziya;
 using fixture::Rows;
-
-namespace {
 
 constexpr double tolerance = 1e-4;       // 32-bit activations
 constexpr double half_tolerance = 2e-2;  // 16-bit activations
@@ -180,8 +180,6 @@ Ids some_ids(std::size_t count) {
   return ids;
 }
 
-}  // namespace
-
 TEST_CASE("cuda: random models of every head size: logits, greedy tokens, graphs",
           "[cuda][small]") {
   if (!test::gpu()) return;
@@ -273,3 +271,5 @@ TEST_CASE("cuda: ziya-tiny recites in every type of activations", "[cuda]") {
   recite(CudaHalfConfig{}, DType::f16);
   recite(CudaBFloat16Config{}, DType::bf16);
 }
+
+}  // namespace model_test

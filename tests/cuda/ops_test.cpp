@@ -16,11 +16,11 @@
 #include "ziya/ops/softmax.hpp"
 #include "ziya/ops/top_k.hpp"
 
+namespace ops_test {
+
 using namespace test;
 namespace ops = ziya::ops;
 using ziya::View;
-
-namespace {
 
 constexpr std::array stored_types{DType::f32, DType::f16, DType::bf16};
 
@@ -32,8 +32,6 @@ struct Size {
   std::int64_t rows, columns;
 };
 constexpr std::array sizes{Size{1, 8}, Size{3, 65}, Size{2, 256}, Size{5, 5120}, Size{130, 88}};
-
-}  // namespace
 
 TEST_CASE("cuda: embedding", "[cuda][small][race]") {
   on_both_devices([]<class Device, class T>(Context<Device>& ctx, T) {
@@ -277,3 +275,5 @@ TEST_CASE("cuda: what does not fit or does not exist is said", "[cuda][small][ra
   ops::softmax(ctx, y.view(), y.view());
   ctx.synchronize();
 }
+
+}  // namespace ops_test

@@ -9,7 +9,7 @@
 #include "ziya/backend/cpu/context.hpp"
 #include "ziya/generate/sampling.hpp"
 
-namespace {
+namespace chi_square_test {
 
 using namespace ziya;
 
@@ -117,4 +117,4 @@ TEST_CASE("a million draws from each of twelve distributions; 2 % of temperature
   }
 }
 
-}  // namespace
+}  // namespace chi_square_test

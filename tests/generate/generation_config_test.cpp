@@ -5,7 +5,7 @@
 
 #include "model/fixture.hpp"
 
-namespace {
+namespace generation_config_test {
 
 using namespace ziya;
 
@@ -86,4 +86,4 @@ TEST_CASE("values of other kinds are refused, with file and key") {
   CHECK_FALSE(load("", R"({"do_sample": false, "temperature": 0})").do_sample);
 }
 
-}  // namespace
+}  // namespace generation_config_test

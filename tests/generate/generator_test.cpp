@@ -8,7 +8,7 @@
 #include "model/ziya_tiny.hpp"
 #include "ziya/text/prompt.hpp"
 
-namespace {
+namespace generator_test {
 
 using namespace ziya;
 using fixture::ZiyaTiny;
@@ -446,4 +446,4 @@ TEST_CASE("a policy of one's own") {
   }
 }
 
-}  // namespace
+}  // namespace generator_test

@@ -11,7 +11,7 @@
 #include "ziya/generate/grammar_parser.hpp"
 #include "ziya/generate/json_schema.hpp"
 
-namespace {
+namespace grammar_test {
 
 using namespace ziya;
 
@@ -301,4 +301,4 @@ TEST_CASE("tokens may be taken back, and a vocabulary without a way on is an err
   CHECK_THROWS_AS(GrammarConstraint(constraint, {4}).apply(state), BackendError);
 }
 
-}  // namespace
+}  // namespace grammar_test

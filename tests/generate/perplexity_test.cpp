@@ -13,9 +13,9 @@
 #include "ziya/io/json.hpp"
 #include "ziya/model/llama.hpp"
 
-namespace fs = std::filesystem;
+namespace perplexity_test {
 
-namespace {
+namespace fs = std::filesystem;
 
 using ziya::Context;
 using ziya::Cpu;
@@ -40,8 +40,6 @@ struct Stories {
     return result;
   }
 };
-
-}  // namespace
 
 TEST_CASE("llama.cpp's method gives llama.cpp's and Transformers' figure", "[perplexity]") {
   Stories stories;
@@ -136,3 +134,5 @@ TEST_CASE("texts that are too short and windows that make no sense are refused",
   strided.stride = 4;
   REQUIRE_ERROR(perplexity_windows(1, strided), "ZIYA-560", "1 tokens");
 }
+
+}  // namespace perplexity_test

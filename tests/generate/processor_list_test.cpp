@@ -15,7 +15,7 @@
 #include "ziya/generate/generation_config_file.hpp"
 #include "ziya/generate/presets.hpp"
 
-namespace {
+namespace processor_list_test {
 
 using namespace ziya;
 using Scores = std::map<std::int32_t, double>;
@@ -273,4 +273,4 @@ TEST_CASE("settings outside their domain, and those that nothing implements, are
   CHECK_THROWS_AS(GenerationConfig::load(model.path()), FormatError);
 }
 
-}  // namespace
+}  // namespace processor_list_test

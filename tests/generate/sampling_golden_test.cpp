@@ -7,7 +7,7 @@
 #include "ziya/generate/sampling.hpp"
 #include "ziya/io/json.hpp"
 
-namespace {
+namespace sampling_golden_test {
 
 using namespace ziya;
 
@@ -63,4 +63,4 @@ TEST_CASE("processors keep what the reference keeps, with its scores and probabi
   }
 }
 
-}  // namespace
+}  // namespace sampling_golden_test

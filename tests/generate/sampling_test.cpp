@@ -8,7 +8,7 @@
 
 #include "ziya/backend/cpu/context.hpp"
 
-namespace {
+namespace sampling_test {
 
 using namespace ziya;
 
@@ -166,4 +166,4 @@ TEST_CASE("settings outside their domain are refused by name") {
         "sampling: top_p is 2.000000, expected a number between 0 and 1 [ZIYA-501]");
 }
 
-}  // namespace
+}  // namespace sampling_test

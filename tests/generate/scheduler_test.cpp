@@ -10,7 +10,7 @@
 #include "ziya/core/random.hpp"
 #include "ziya/generate/generator.hpp"
 
-namespace {
+namespace scheduler_test {
 
 using namespace ziya;
 using fixture::ZiyaTiny;
@@ -272,4 +272,4 @@ TEST_CASE("scheduler: dynamic RoPE scaling") {
   scheduler.run();
 }
 
-}  // namespace
+}  // namespace scheduler_test

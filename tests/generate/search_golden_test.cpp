@@ -12,7 +12,7 @@
 #include "ziya/generate/generation_config_file.hpp"
 #include "ziya/generate/generator.hpp"
 
-namespace {
+namespace search_golden_test {
 
 using namespace ziya;
 
@@ -137,4 +137,4 @@ TEST_CASE("log-probabilities are those of the model's own logits") {
   CHECK(known.top[0].id == 1);
 }
 
-}  // namespace
+}  // namespace search_golden_test

@@ -10,7 +10,7 @@
 #include "ziya/generate/scoring.hpp"
 #include "ziya/text/prompt.hpp"
 
-namespace {
+namespace session_test {
 
 using namespace ziya;
 using fixture::ZiyaTiny;
@@ -193,4 +193,4 @@ TEST_CASE("scoring: the sum of what a forward pass gives, in any order of calls"
   REQUIRE_ERROR(scorer.embed(Ids(513, 5)), "ZIYA-522", "512");
 }
 
-}  // namespace
+}  // namespace session_test

@@ -13,7 +13,7 @@
 #include "support/contexts.hpp"
 #include "ziya/generate/generator.hpp"
 
-namespace {
+namespace speculation_test {
 
 using namespace ziya;
 using fixture::ZiyaTiny;
@@ -190,4 +190,4 @@ TEST_CASE("speculation: what is drawn behind guesses has the model's distributio
   CHECK(test::p_value(expected, drawn, draws) > 0.001);
 }
 
-}  // namespace
+}  // namespace speculation_test

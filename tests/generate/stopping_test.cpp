@@ -4,7 +4,7 @@
 #include <catch2/catch.hpp>
 #include <thread>
 
-namespace {
+namespace stopping_test {
 
 using namespace ziya;
 
@@ -84,4 +84,4 @@ TEST_CASE("cancellation comes from a stop token or a flag, of any thread") {
   CHECK(by_flag.requested());
 }
 
-}  // namespace
+}  // namespace stopping_test

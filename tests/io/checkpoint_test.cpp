@@ -11,11 +11,11 @@
 #include "support/temporary_directory.hpp"
 #include "ziya/io/safetensors_writer.hpp"
 
+namespace checkpoint_test {
+
 using test::TemporaryDirectory;
 using ziya::Checkpoint;
 using ziya::DType;
-
-namespace {
 
 /// A file of one tensor of bytes 0, 1, 2, …
 void write_tensor(const std::filesystem::path& path, const std::string& name,
@@ -38,8 +38,6 @@ struct Sharded : TemporaryDirectory {
     return Checkpoint::open(path());
   }
 };
-
-}  // namespace
 
 TEST_CASE("shards are found through the index, tensors sorted by name", "[checkpoint]") {
   const Sharded folder;
@@ -232,3 +230,5 @@ TEST_CASE("a checkpoint of 13 billion parameters opens in less than 100 ms", "[c
   REQUIRE(std::chrono::duration<double, std::milli>(elapsed).count() < 100);
 #endif
 }
+
+}  // namespace checkpoint_test

@@ -11,6 +11,8 @@
 #include "support/temporary_directory.hpp"
 #include "ziya/io/model_path.hpp"
 
+namespace file_test {
+
 using test::TemporaryDirectory;
 
 TEST_CASE("files are read at any offset, and a short file is an exception", "[file]") {
@@ -75,3 +77,5 @@ TEST_CASE("of a hub cache folder the snapshot of its main revision is taken", "[
   folder.file("refs/main", "another");
   REQUIRE(ziya::resolve_model_path(folder.path()) == folder.path());
 }
+
+}  // namespace file_test

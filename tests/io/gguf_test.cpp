@@ -12,12 +12,12 @@
 #include "ziya/io/gguf_names.hpp"
 #include "ziya/io/tensor_source.hpp"
 
+namespace gguf_test {
+
 using namespace test;
 using ziya::Checkpoint;
 using ziya::DType;
 using ziya::Shape;
-
-namespace {
 
 struct Reader {
   TemporaryDirectory folder;
@@ -45,8 +45,6 @@ std::string counted(std::size_t bytes) {
   for (std::size_t i = 0; i < bytes; ++i) data += static_cast<char>(i * 7 + 3);
   return data;
 }
-
-}  // namespace
 
 TEST_CASE("gguf: values of every type", "[gguf]") {
   const Reader read;
@@ -354,3 +352,5 @@ TEST_CASE("gguf: a model in several files", "[gguf]") {
     REQUIRE_FALSE(ziya::gguf::shard_of(none));
   }
 }
+
+}  // namespace gguf_test

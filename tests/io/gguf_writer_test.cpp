@@ -10,12 +10,12 @@
 #include "support/temporary_directory.hpp"
 #include "ziya/io/checkpoint.hpp"
 
+namespace gguf_writer_test {
+
 using namespace test;
 using ziya::DType;
 using ziya::GgufWriter;
 using ziya::Shape;
-
-namespace {
 
 std::span<const std::byte> bytes(const std::string& text) { return std::as_bytes(std::span(text)); }
 const std::string embedding = "model.embed_tokens.weight", norm = "model.norm.weight",
@@ -23,8 +23,6 @@ const std::string embedding = "model.embed_tokens.weight", norm = "model.norm.we
 const std::vector<ziya::TensorSpec> specs{{norm, DType::f32, Shape{3}},
                                           {down, DType::q8_0, Shape{2, 32}},
                                           {embedding, DType::f16, Shape{5, 2}}};
-
-}  // namespace
 
 TEST_CASE("gguf writer: the file is what the format says", "[gguf]") {
   const TemporaryDirectory folder;
@@ -104,3 +102,5 @@ TEST_CASE("gguf writer: misuse is refused and leaves nothing", "[gguf]") {
   }
   REQUIRE(count_entries(folder.path()) == 0);
 }
+
+}  // namespace gguf_writer_test

@@ -7,6 +7,8 @@
 #include "support/errors.hpp"
 #include "support/temporary_directory.hpp"
 
+namespace json_test {
+
 using ziya::parse_json;
 
 TEST_CASE("documents are parsed, broken ones refused with the name of the file", "[json]") {
@@ -65,3 +67,5 @@ TEST_CASE("a file's errors name the file", "[json]") {
   REQUIRE_ERROR(ziya::read_json_file(folder.file("config.json", "{")), "ZIYA-230", "config.json");
   REQUIRE(ziya::read_json_file(folder.file("b.json", "[]")).empty());
 }
+
+}  // namespace json_test

@@ -10,12 +10,12 @@
 #include "support/temporary_directory.hpp"
 #include "ziya/io/checkpoint.hpp"
 
+namespace pytorch_test {
+
 using test::little;
 using test::make_zip;
 using test::TemporaryDirectory;
 using namespace std::string_literals;
-
-namespace {
 
 const std::filesystem::path data = ZIYA_TEST_DATA "/torch";
 const std::filesystem::path fixtures = ZIYA_SHARED_DATA "/torch-fixtures";
@@ -59,8 +59,6 @@ struct PickleFile {
         folder.file("a.bin", make_zip({{"a/data.pkl", pickle}, {"a/data/0", storage_data}})));
   }
 };
-
-}  // namespace
 
 TEST_CASE("every kind of tensor that torch.save writes is read exactly", "[pytorch]") {
   const auto expected = ziya::Checkpoint::open(data / "expected.safetensors");
@@ -358,3 +356,5 @@ TEST_CASE("damaged files of the format before 1.6 are refused", "[pytorch]") {
   REQUIRE_ERROR(replaced(text("little_endian") + "q\2\x88", text("little_endian") + "q\2\x89"),
                 "ZIYA-227", "big-endian");
 }
+
+}  // namespace pytorch_test

@@ -13,14 +13,14 @@
 #include "support/temporary_directory.hpp"
 #include "ziya/io/checkpoint.hpp"
 
+namespace pytorch_writer_test {
+
 using test::Fault;
 using test::faulty;
 using test::TemporaryDirectory;
 using ziya::DType;
 using ziya::Shape;
 using ziya::TensorSpec;
-
-namespace {
 
 const std::vector<TensorSpec> specs{{"f16", DType::f16, {3, 5}},
                                     {"none", DType::f16, {0, 4}},
@@ -68,8 +68,6 @@ void require_contents(const std::filesystem::path& path) {
     REQUIRE(data == contents(spec));
   }
 }
-
-}  // namespace
 
 TEST_CASE("a PyTorch file is the one that torch.load reads, however it is written", "[pytorch]") {
   const TemporaryDirectory folder;
@@ -173,3 +171,5 @@ TEST_CASE("a tensor of more than 4 GB and what follows it", "[pytorch]") {
   checkpoint.read("small", std::as_writable_bytes(std::span(values)));
   REQUIRE(values == std::array<float, 2>{1.5f, -2});
 }
+
+}  // namespace pytorch_writer_test

@@ -7,7 +7,7 @@
 #include "support/errors.hpp"
 #include "support/temporary_directory.hpp"
 
-namespace {
+namespace safetensors_test {
 
 std::string with_length(const std::string& json, std::uint64_t length) {
   std::string text;
@@ -24,8 +24,6 @@ struct Reader {
     return ziya::safetensors::read_contents(ziya::InputFile(folder.file("a.safetensors", bytes)));
   }
 };
-
-}  // namespace
 
 TEST_CASE("tensors come in the order of the data, with metadata", "[safetensors]") {
   const Reader read;
@@ -109,3 +107,5 @@ TEST_CASE("entries that contradict the format are refused by tensor", "[safetens
   REQUIRE_ERROR(read(file_of(R"({"__metadata__":[]})", 0)), "ZIYA-211", "__metadata__");
   REQUIRE_ERROR(read(file_of(R"({"__metadata__":{"a":1}})", 0)), "ZIYA-211", "\"a\"");
 }
+
+}  // namespace safetensors_test

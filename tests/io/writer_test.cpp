@@ -12,13 +12,13 @@
 #include "ziya/io/output_directory.hpp"
 #include "ziya/io/safetensors_writer.hpp"
 
+namespace writer_test {
+
 using test::Fault;
 using test::faulty;
 using test::TemporaryDirectory;
 using ziya::DType;
 using ziya::Shape;
-
-namespace {
 
 std::vector<std::byte> pattern(std::int64_t bytes, int seed) {
   std::vector<std::byte> data(static_cast<std::size_t>(bytes));
@@ -44,8 +44,6 @@ void fill(ziya::ShardedSafetensorsWriter& writer, std::size_t piece = 1000) {
     }
   }
 }
-
-}  // namespace
 
 TEST_CASE("a file appears at commit, whole, and replaces the old one", "[writer]") {
   const TemporaryDirectory folder;
@@ -224,3 +222,5 @@ TEST_CASE("an existing folder is replaced only on request, and only if it is a m
   REQUIRE_ERROR(ziya::OutputDirectory(folder / "file"), "ZIYA-208", "exists already");
   REQUIRE_ERROR(ziya::OutputDirectory(folder / "file/model"), "ZIYA-207", "file/model");
 }
+
+}  // namespace writer_test

@@ -4,7 +4,7 @@
 
 #include "model/fixture.hpp"
 
-namespace {
+namespace config_test {
 
 using namespace ziya;
 using nlohmann::json;
@@ -225,4 +225,4 @@ TEST_CASE("stored inverse frequencies are ignored, differences are refused") {
   CHECK(delta.find("ziya merge-delta") != std::string::npos);
 }
 
-}  // namespace
+}  // namespace config_test

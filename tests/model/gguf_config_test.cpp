@@ -10,7 +10,7 @@
 #include "ziya/generate/generation_config.hpp"
 #include "ziya/io/gguf_writer.hpp"
 
-namespace {
+namespace gguf_config_test {
 
 using namespace ziya;
 using gguf::Metadata;
@@ -56,8 +56,6 @@ std::string why(const std::function<void(Metadata&)>& change) {
   change(file.metadata);
   return test::error_of([&] { (void)file.shape(); });
 }
-
-}  // namespace
 
 TEST_CASE("gguf config: the shape that was written comes back", "[model]") {
   File file;
@@ -207,3 +205,5 @@ TEST_CASE("gguf config: llama.cpp's own files give the reference's ids", "[model
     CHECK(std::equal(ids.begin(), ids.end(), expected.begin() + 1));
   }
 }
+
+}  // namespace gguf_config_test

@@ -4,7 +4,7 @@
 
 #include "model/fixture.hpp"
 
-namespace {
+namespace golden_test {
 
 using namespace ziya;
 using fixture::Rows;
@@ -129,4 +129,4 @@ TEST_CASE("a trained checkpoint agrees with Transformers and with a float64 forw
   (void)story;
 }
 
-}  // namespace
+}  // namespace golden_test

@@ -10,7 +10,7 @@
 #include "model/ziya_tiny.hpp"
 #include "support/errors.hpp"
 
-namespace {
+namespace importance_test {
 
 using namespace ziya;
 using fixture::ZiyaTiny;
@@ -117,4 +117,4 @@ TEST_CASE("a text of several windows is the mean of them; an empty one is refuse
                 "no tokens");
 }
 
-}  // namespace
+}  // namespace importance_test

@@ -5,7 +5,7 @@
 #include "model/fixture.hpp"
 #include "ziya/core/random.hpp"
 
-namespace {
+namespace invariance_test {
 
 using namespace ziya;
 using fixture::Rows;
@@ -182,4 +182,4 @@ TEST_CASE("a pass that throws leaves the cache as it was") {
   CHECK(run(model, ctx, Rows(ids, 10, 20), cache) == run(model, ctx, Rows(ids, 10, 20), untouched));
 }
 
-}  // namespace
+}  // namespace invariance_test

@@ -11,14 +11,14 @@
 #include "ziya/io/safetensors_writer.hpp"
 #include "ziya/model/lora_attach.hpp"
 
+namespace lora_adapter_test {
+
 namespace fs = std::filesystem;
 using test::TemporaryDirectory;
 using ziya::CpuModel;
 using ziya::DType;
 using ziya::LoraAdapter;
 using ziya::Shape;
-
-namespace {
 
 const fs::path golden_lora = ZIYA_TEST_DATA "/lora";
 
@@ -56,8 +56,6 @@ struct Adapter : TemporaryDirectory {
 
 const std::string one_target =
     R"("target_modules": "model\\.layers\\.0\\.self_attn\\.q_proj", "r": 2)";
-
-}  // namespace
 
 TEST_CASE("an adapter beside the model gives PEFT's logits", "[lora]") {
   for (const char* name : {"plain", "patterns"}) {
@@ -221,3 +219,5 @@ TEST_CASE("what adapter_config.json may not say is named", "[lora]") {
   const auto both = parse(R"("rank_pattern": {"q_proj": 2, ".*_proj": 4})");
   REQUIRE_ERROR(both.rank_of("a.q_proj"), "ZIYA-621", "a.q_proj");
 }
+
+}  // namespace lora_adapter_test

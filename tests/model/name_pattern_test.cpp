@@ -6,6 +6,8 @@
 
 #include "support/errors.hpp"
 
+namespace name_pattern_test {
+
 using ziya::NamePattern;
 
 TEST_CASE("patterns match whole names as Python's re does", "[lora]") {
@@ -81,3 +83,5 @@ TEST_CASE("what a pattern cannot hold here is named", "[lora]") {
   refused(std::string(1001, 'a'), "1000");
   refused(std::string(60, '(') + std::string(60, ')'), "nested");
 }
+
+}  // namespace name_pattern_test

@@ -11,7 +11,7 @@
 #include "ziya/generate/generator.hpp"
 #include "ziya/ops/quantize.hpp"
 
-namespace {
+namespace quantised_test {
 
 using namespace ziya;
 using fixture::Rows;
@@ -112,4 +112,4 @@ TEST_CASE("rows that whole blocks do not divide are refused by name") {
                     ShapeError);
 }
 
-}  // namespace
+}  // namespace quantised_test

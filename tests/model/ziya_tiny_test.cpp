@@ -7,7 +7,7 @@
 #include "ziya/generate/generator.hpp"
 #include "ziya/text/prompt.hpp"
 
-namespace {
+namespace ziya_tiny_test {
 
 using namespace ziya;
 using fixture::Rows;
@@ -135,4 +135,4 @@ TEST_CASE("the delta alone is refused, with the command that merges it") {
   }
 }
 
-}  // namespace
+}  // namespace ziya_tiny_test

@@ -6,10 +6,10 @@
 #include <set>
 #include <vector>
 
+namespace kv_cache_test {
+
 using ziya::Cpu;
 using ziya::KvCache;
-
-namespace {
 
 KvCache<Cpu> small(std::int64_t pages = 0) {
   return {{.layers = 2, .kv_heads = 2, .head_dim = 4},
@@ -20,8 +20,6 @@ void append(KvCache<Cpu>& cache, const std::vector<std::int32_t>& slots) {
   (void)cache.prepare(slots);
   cache.commit();
 }
-
-}  // namespace
 
 TEST_CASE("rows go behind what their slot holds, in order", "[kv_cache]") {
   auto cache = small();
@@ -110,3 +108,5 @@ TEST_CASE("slots share pages, and copy a page before one of them changes it", "[
   REQUIRE_THROWS_AS(cache.share(0, 0, 0), ziya::ArgumentError);
   REQUIRE_THROWS_AS(cache.share(0, 1, 1), ziya::ArgumentError);
 }
+
+}  // namespace kv_cache_test

@@ -10,13 +10,13 @@
 
 #include "ziya/core/random.hpp"
 
+namespace linear_test {
+
 using ziya::Cpu;
 using ziya::DType;
 using ziya::Shape;
 using ziya::Tensor;
 using ziya::Weight;
-
-namespace {
 
 constexpr int tokens = 3, in = 20, out = 12, rank = 4;
 
@@ -46,8 +46,6 @@ struct Fixture {
   Tensor<float> y{Shape{tokens, out}};
   ziya::View<const float> input() const { return {x.data(), Shape{tokens, in}}; }
 };
-
-}  // namespace
 
 TEST_CASE("a linear layer adds its bias and its low-rank update", "[linear]") {
   Fixture f;
@@ -132,3 +130,5 @@ TEST_CASE("a linear layer refuses inputs and biases of another width", "[linear]
   linear.bias = Tensor<float>(Shape{out + 1});
   REQUIRE_THROWS_AS(linear.forward<float>(f.ctx, f.y, f.input()), ziya::ShapeError);
 }
+
+}  // namespace linear_test

@@ -8,6 +8,8 @@
 #include "support/contexts.hpp"
 #include "support/random.hpp"
 
+namespace add_bias_test {
+
 using ziya::Context;
 using ziya::Cpu;
 using ziya::Isa;
@@ -43,3 +45,5 @@ TEST_CASE("add_bias refuses what does not fit", "[add_bias]") {
                        ziya::ShapeError,
                        Catch::Message("add_bias: width of bias is 9, expected 10 [ZIYA-110]"));
 }
+
+}  // namespace add_bias_test

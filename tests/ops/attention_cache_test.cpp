@@ -10,6 +10,8 @@
 #include "support/tolerance.hpp"
 #include "ziya/ops/attention.hpp"
 
+namespace attention_cache_test {
+
 using ziya::Context;
 using ziya::Cpu;
 using ziya::DType;
@@ -18,8 +20,6 @@ using ziya::Segment;
 using ziya::Shape;
 using ziya::View;
 namespace ops = ziya::ops;
-
-namespace {
 
 /// Two slots whose pages lie in reverse order, filled with what is not a number: whoever reads a
 /// place that was not written shows it.
@@ -104,8 +104,6 @@ struct Sequence {
   std::int64_t tokens, heads, kv_heads, dim;
   std::vector<float> q, k, v;
 };
-
-}  // namespace
 
 TEST_CASE("attention: token by token, in chunks and at once are the same bits", "[attention]") {
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
@@ -235,3 +233,5 @@ TEST_CASE("attention_backward and cache_append refuse what does not fit", "[atte
     CHECK_THROWS_AS(append(k, index), ziya::ArgumentError);
   }
 }
+
+}  // namespace attention_cache_test

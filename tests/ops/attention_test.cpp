@@ -11,6 +11,8 @@
 #include "support/random.hpp"
 #include "support/tolerance.hpp"
 
+namespace attention_test {
+
 using test::on_every_isa;
 using test::on_threads;
 using ziya::Context;
@@ -20,8 +22,6 @@ using ziya::Isa;
 using ziya::Segment;
 using ziya::Shape;
 using ziya::View;
-
-namespace {
 
 struct Heads {
   std::int64_t queries, kv, dim;
@@ -140,8 +140,6 @@ struct Fixture {
   std::vector<std::vector<float>> k, v;
   std::vector<float> q;
 };
-
-}  // namespace
 
 TEST_CASE("attention over a cache: every type, head size and instruction set", "[attention]") {
   on_every_isa([](Isa isa) {
@@ -353,3 +351,5 @@ TEST_CASE("attention refuses what does not fit", "[attention]") {
                                          std::span(&outside, 1)),
                     ziya::ShapeError);
 }
+
+}  // namespace attention_test

@@ -11,13 +11,13 @@
 #include "support/random.hpp"
 #include "support/tolerance.hpp"
 
+namespace cross_entropy_test {
+
 using ziya::Context;
 using ziya::Cpu;
 using ziya::Isa;
 using ziya::View;
 namespace ops = ziya::ops;
-
-namespace {
 
 using Labels = std::vector<std::int32_t>;
 
@@ -43,8 +43,6 @@ std::vector<float> cross_entropy(Context<Cpu>& ctx, const std::vector<float>& lo
   ops::cross_entropy(ctx, View<float>(loss.data(), {rows}), {logits.data(), {rows, width}}, labels);
   return loss;
 }
-
-}  // namespace
 
 TEST_CASE("cross_entropy: every width and instruction set; a row does not know its batch",
           "[cross_entropy]") {
@@ -128,3 +126,5 @@ TEST_CASE("cross_entropy refuses labels outside the classes and what does not fi
   CHECK_THROWS_AS(ops::cross_entropy_backward(ctx, logits, logits, Labels{0, 1, 10}, 1),
                   ziya::ArgumentError);
 }
+
+}  // namespace cross_entropy_test

@@ -9,6 +9,8 @@
 #include "support/random.hpp"
 #include "support/tolerance.hpp"
 
+namespace embedding_test {
+
 using ziya::Context;
 using ziya::Cpu;
 using ziya::DType;
@@ -16,13 +18,9 @@ using ziya::Isa;
 using ziya::View;
 namespace ops = ziya::ops;
 
-namespace {
-
 constexpr std::int64_t vocabulary = 11;
 const std::vector<std::int32_t> ids{0, 10, 3, 3, 7, 10, 1, 2, 9};
 constexpr std::int64_t tokens = 9;
-
-}  // namespace
 
 TEST_CASE("embedding gives exactly the stored numbers", "[embedding]") {
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
@@ -121,3 +119,5 @@ TEST_CASE("embedding refuses ids outside the table and what does not fit", "[emb
                                           std::vector<std::int32_t>{0, 1}),
                   ziya::ShapeError);
 }
+
+}  // namespace embedding_test

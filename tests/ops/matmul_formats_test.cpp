@@ -15,6 +15,8 @@
 #include "ziya/backend/cpu/quantize/dequantise_row.hpp"
 #include "ziya/ops/matmul.hpp"
 
+namespace matmul_formats_test {
+
 using ziya::ActivationGroup;
 using ziya::Context;
 using ziya::Cpu;
@@ -22,8 +24,6 @@ using ziya::DType;
 using ziya::Isa;
 using ziya::View;
 using ziya::Weight;
-
-namespace {
 
 struct Stored {
   std::vector<std::byte> bytes;
@@ -123,8 +123,6 @@ std::vector<DType> formats() {
   return result;
 }
 
-}  // namespace
-
 TEST_CASE("matmul: every format, every path, any cut of tokens and rows", "[matmul]") {
   for (const DType dtype : formats()) {
     for (const std::int64_t columns : {5, 32, 256, 288, 300, 1024}) {
@@ -186,3 +184,5 @@ TEST_CASE("matmul: 8-bit activations of zeros, tiny and infinite rows", "[matmul
     for (const float y : product(ctx, x.data(), 1, w.weight)) CHECK(std::isnan(y));
   });
 }
+
+}  // namespace matmul_formats_test

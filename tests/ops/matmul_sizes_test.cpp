@@ -8,13 +8,13 @@
 #include "support/tolerance.hpp"
 #include "ziya/ops/matmul.hpp"
 
+namespace matmul_sizes_test {
+
 using ziya::Context;
 using ziya::Cpu;
 using ziya::DType;
 using ziya::Isa;
 using ziya::View;
-
-namespace {
 
 constexpr std::int64_t tokens = 13, rows = 9;
 
@@ -24,8 +24,6 @@ std::vector<float> product(Context<Cpu>& ctx, const std::vector<float>& x, std::
   ziya::ops::matmul(ctx, View<float>(y.data(), {count, w.rows}), {x.data(), {count, w.columns}}, w);
   return y;
 }
-
-}  // namespace
 
 TEST_CASE("matmul: 1 … 13 tokens by 1 … 9 rows of odd widths", "[matmul]") {
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
@@ -81,3 +79,5 @@ TEST_CASE("matmul: of empty sums, of no tokens, of no rows", "[matmul]") {
     CHECK(product(ctx, std::vector<float>(8), 2, empty).empty());
   });
 }
+
+}  // namespace matmul_sizes_test

@@ -12,6 +12,8 @@
 #include "support/tolerance.hpp"
 #include "ziya/ops/silu_mul.hpp"
 
+namespace matmul_test {
+
 using test::on_every_isa;
 using test::on_threads;
 using ziya::Context;
@@ -20,8 +22,6 @@ using ziya::DType;
 using ziya::Isa;
 using ziya::Shape;
 using ziya::View;
-
-namespace {
 
 constexpr std::array stored_types{DType::f32, DType::f16, DType::bf16};
 
@@ -62,8 +62,6 @@ std::vector<float> run(Context<Cpu>& ctx, const std::vector<float>& x, std::int6
   ziya::ops::matmul(ctx, matrix(y, tokens), matrix(x, tokens), w.weight);
   return y;
 }
-
-}  // namespace
 
 TEST_CASE("matmul: every type, size and instruction set; a row does not know its batch",
           "[matmul]") {
@@ -242,3 +240,5 @@ TEST_CASE("matmul refuses what does not fit", "[matmul]") {
       ziya::ops::matmul_add(ctx, matrix(y, 2), View<float>(x.data(), Shape{2, 5}), w.weight),
       Catch::Contains("matmul_add"));
 }
+
+}  // namespace matmul_test

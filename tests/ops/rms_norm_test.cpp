@@ -10,13 +10,13 @@
 #include "support/random.hpp"
 #include "support/tolerance.hpp"
 
+namespace rms_norm_test {
+
 using ziya::Context;
 using ziya::Cpu;
 using ziya::Isa;
 using ziya::View;
 namespace ops = ziya::ops;
-
-namespace {
 
 constexpr float eps = 1e-5f;
 
@@ -44,8 +44,6 @@ std::vector<float> rms_norm(Context<Cpu>& ctx, const std::vector<float>& x,
                 {weight.data(), {width}}, eps);
   return y;
 }
-
-}  // namespace
 
 TEST_CASE("rms_norm: every width and instruction set; a row does not know its batch",
           "[rms_norm]") {
@@ -175,3 +173,5 @@ TEST_CASE("rms_norm refuses what does not fit", "[rms_norm]") {
   CHECK_THROWS_AS(ops::rms_norm_backward(ctx, two, weight, narrow, two, weight, eps),
                   ziya::ShapeError);
 }
+
+}  // namespace rms_norm_test

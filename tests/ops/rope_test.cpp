@@ -11,14 +11,14 @@
 #include "support/random.hpp"
 #include "support/tolerance.hpp"
 
+namespace rope_test {
+
 using ziya::Context;
 using ziya::Cpu;
 using ziya::Isa;
 using ziya::RopePairing;
 using ziya::View;
 namespace ops = ziya::ops;
-
-namespace {
 
 using Positions = std::vector<std::int32_t>;
 
@@ -72,8 +72,6 @@ std::vector<float> rope(Context<Cpu>& ctx, std::vector<float> x, const Positions
             pairing);
   return x;
 }
-
-}  // namespace
 
 TEST_CASE("rope: head sizes, pairings and instruction sets; a row does not know its batch",
           "[rope]") {
@@ -210,3 +208,5 @@ TEST_CASE("rope refuses what does not fit", "[rope]") {
       ops::rope_backward(ctx, x, three, table), ziya::ShapeError,
       Catch::Message("rope_backward: number of positions is 3, expected 2 [ZIYA-110]"));
 }
+
+}  // namespace rope_test

@@ -10,13 +10,13 @@
 #include "support/random.hpp"
 #include "support/tolerance.hpp"
 
+namespace silu_mul_test {
+
 using ziya::Context;
 using ziya::Cpu;
 using ziya::Isa;
 using ziya::View;
 namespace ops = ziya::ops;
-
-namespace {
 
 double silu(double v) { return v / (1 + std::exp(-v)); }
 
@@ -28,8 +28,6 @@ std::vector<float> silu_mul(Context<Cpu>& ctx, const std::vector<float>& gate,
                 {up.data(), {rows, width}});
   return y;
 }
-
-}  // namespace
 
 TEST_CASE("silu_mul: every width and instruction set; a row does not know its batch",
           "[silu_mul]") {
@@ -150,3 +148,5 @@ TEST_CASE("silu_mul refuses what does not fit", "[silu_mul]") {
                          Catch::Message("silu_mul_backward: width is 7, expected 8 [ZIYA-110]"));
   }
 }
+
+}  // namespace silu_mul_test

@@ -11,13 +11,13 @@
 #include "support/random.hpp"
 #include "support/tolerance.hpp"
 
+namespace softmax_test {
+
 using ziya::Context;
 using ziya::Cpu;
 using ziya::Isa;
 using ziya::View;
 namespace ops = ziya::ops;
-
-namespace {
 
 std::vector<double> reference(const std::vector<double>& x, std::int64_t width) {
   std::vector<double> y;
@@ -38,8 +38,6 @@ std::vector<float> softmax(Context<Cpu>& ctx, const std::vector<float>& x, std::
   ops::softmax(ctx, View<float>(y.data(), {rows, width}), {x.data(), {rows, width}});
   return y;
 }
-
-}  // namespace
 
 TEST_CASE("softmax: every width and instruction set; a row does not know its batch", "[softmax]") {
   for (const std::int64_t width : {1, 7, 16, 17, 63, 64, 100, 257}) {
@@ -132,3 +130,5 @@ TEST_CASE("softmax refuses what does not fit", "[softmax]") {
   CHECK_NOTHROW(ops::softmax(ctx, View<float>(memory.data(), {2, 0}),
                              View<const float>(memory.data(), {2, 0})));
 }
+
+}  // namespace softmax_test

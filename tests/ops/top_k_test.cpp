@@ -11,13 +11,13 @@
 #include "support/contexts.hpp"
 #include "support/random.hpp"
 
+namespace top_k_test {
+
 using ziya::Context;
 using ziya::Cpu;
 using ziya::Isa;
 using ziya::View;
 namespace ops = ziya::ops;
-
-namespace {
 
 void check(Context<Cpu>& ctx, const std::vector<float>& row, std::size_t k) {
   std::vector<std::int32_t> order(row.size()), ids(k, -1);
@@ -33,8 +33,6 @@ void check(Context<Cpu>& ctx, const std::vector<float>& row, std::size_t k) {
   CHECK(ids == order);
   CHECK(values == expected);
 }
-
-}  // namespace
 
 TEST_CASE("top_k: largest first, of equal ones the smaller index", "[top_k]") {
   test::on_every_isa([](Isa isa) {
@@ -76,3 +74,5 @@ TEST_CASE("top_k refuses what does not fit", "[top_k]") {
   CHECK_THROWS_MATCHES(ops::top_k(ctx, ids, values, row), ziya::ShapeError,
                        Catch::Message("top_k: number of values is 2, expected 4 [ZIYA-110]"));
 }
+
+}  // namespace top_k_test

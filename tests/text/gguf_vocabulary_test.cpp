@@ -8,12 +8,12 @@
 #include "golden.hpp"
 #include "ziya/io/gguf_writer.hpp"
 
+namespace gguf_vocabulary_test {
+
 using namespace ziya_test;
 using ziya::Tokenizer;
 using ziya::TokenizerMode;
 using ziya::gguf::Metadata;
-
-namespace {
 
 using Files = std::map<std::string, std::string>;
 
@@ -113,8 +113,6 @@ std::string why(const Metadata& metadata) {
   }
   return "no error";
 }
-
-}  // namespace
 
 TEST_CASE("gguf vocabulary: ziya-tiny", "[text]") { check_round_trip("ziya-tiny", true); }
 TEST_CASE("gguf vocabulary: Ziya's own shape", "[text]") { check_round_trip("ziya-like", true); }
@@ -223,3 +221,5 @@ TEST_CASE("gguf vocabulary: what contradicts itself is refused", "[text]") {
   metadata.set_u32("tokenizer.ggml.scores", 9);
   CHECK_THAT(why(metadata), Contains("ZIYA-252"));
 }
+
+}  // namespace gguf_vocabulary_test

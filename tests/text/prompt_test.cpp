@@ -6,6 +6,8 @@
 
 #include "golden.hpp"
 
+namespace prompt_test {
+
 using namespace ziya_test;
 using ziya::Tokenizer;
 using ziya::TokenizerMode;
@@ -91,3 +93,5 @@ TEST_CASE("prompt: a tokenizer without the template's tokens", "[text]") {
   CHECK(error_of([&] { (void)prompt::ziya_ids(tokenizer, "a"); }) == "ZIYA-315");
   CHECK(prompt::raw_ids(tokenizer, "a").front() == 1);
 }
+
+}  // namespace prompt_test

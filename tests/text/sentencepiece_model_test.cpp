@@ -9,14 +9,14 @@
 #include "golden.hpp"
 #include "ziya/text/sentencepiece_encoder.hpp"
 
+namespace sentencepiece_model_test {
+
 using namespace ziya_test;
 using ziya::append_protobuf_bytes;
 using ziya::SentencePieceEncoder;
 using ziya::SentencePieceModel;
 using ziya::Tokenizer;
 using ziya::TokenizerMode;
-
-namespace {
 
 std::string number(std::uint64_t field, std::uint64_t value) {
   std::string result(1, static_cast<char>(field << 3));
@@ -77,8 +77,6 @@ std::string rules(std::size_t index = 9999, std::uint32_t unit = 0,
 }
 
 std::string with_rules(const std::string& charsmap) { return small + bytes(3, bytes(2, charsmap)); }
-
-}  // namespace
 
 TEST_CASE("sentencepiece model: a small one works", "[text]") {
   CHECK(load_error(small) == "");
@@ -251,3 +249,5 @@ TEST_CASE("sentencepiece encoder: a text too long is refused", "[text]") {
   Ids ids;
   CHECK(error_of([&] { encoder.encode(long_text, ids); }) == "ZIYA-311");  // refused unread
 }
+
+}  // namespace sentencepiece_model_test

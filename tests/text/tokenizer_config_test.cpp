@@ -4,11 +4,11 @@
 
 #include "golden.hpp"
 
+namespace tokenizer_config_test {
+
 using namespace ziya_test;
 using ziya::Tokenizer;
 using ziya::TokenizerMode;
-
-namespace {
 
 /// The bundled pieces with other JSON files beside them.
 ScratchFolder& folder_with(ScratchFolder& folder, const nlohmann::json& files) {
@@ -29,8 +29,6 @@ std::int32_t piece_count() {
   static const auto count = golden("ziya-tiny").at("pieces").get<std::int32_t>();
   return count;
 }
-
-}  // namespace
 
 TEST_CASE("tokenizer config: the spellings in use, against both generations", "[text]") {
   const nlohmann::json variants = golden("variants");
@@ -211,3 +209,5 @@ TEST_CASE("tokenizer: the model file alone, and the folder of a hub cache", "[te
   }
   CHECK(Tokenizer::load(cache.path()).vocabulary_size() == whole.vocabulary_size());
 }
+
+}  // namespace tokenizer_config_test

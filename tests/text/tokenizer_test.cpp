@@ -10,11 +10,11 @@
 #include "ziya/text/detokenizer.hpp"
 #include "ziya/text/prompt.hpp"
 
+namespace tokenizer_test {
+
 using namespace ziya_test;
 using ziya::Tokenizer;
 using ziya::TokenizerMode;
-
-namespace {
 
 std::string from_hex(const std::string& hex) {
   std::string bytes;
@@ -102,8 +102,6 @@ void check_reference_decode(const std::string& name) {
               sequences[i], {.skip_special = true, .spaces_around_added = true}) == skipped);
   }
 }
-
-}  // namespace
 
 TEST_CASE("tokenizer: ids of ziya-tiny", "[text]") { check_ids("ziya-tiny"); }
 TEST_CASE("tokenizer: ids of Ziya's own shape", "[text]") { check_ids("ziya-like"); }
@@ -302,3 +300,5 @@ TEST_CASE("tokenizer: two threads share one", "[text]") {
   other.join();
   CHECK(wrong == std::array<std::size_t, 2>{});
 }
+
+}  // namespace tokenizer_test

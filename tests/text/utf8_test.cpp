@@ -11,10 +11,10 @@
 #include "ziya/text/utf8_stream.hpp"
 #include "ziya/text/whitespace.hpp"
 
+namespace utf8_test {
+
 using ziya::read_utf8;
 using ziya::Utf8Sequence;
-
-namespace {
 
 /// The encoding of any number as if it were a character, valid or not.
 std::string encode(char32_t c) {
@@ -29,8 +29,6 @@ std::string encode(char32_t c) {
 }
 
 bool is_character(char32_t c) { return c < 0xD800 || (c > 0xDFFF && c <= 0x10FFFF); }
-
-}  // namespace
 
 TEST_CASE("utf8: every number is read or refused", "[text]") {
   std::size_t wrong = 0;
@@ -139,3 +137,5 @@ TEST_CASE("whitespace: Python's set, and only at the ends", "[text]") {
   CHECK(ziya::strip("\x85 a \xA0") == "\x85 a \xA0");  // bytes, not characters
   CHECK(ziya::strip(" \xE3\x80 ") == "\xE3\x80");
 }
+
+}  // namespace utf8_test

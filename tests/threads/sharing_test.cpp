@@ -14,7 +14,7 @@
 #include "model/ziya_tiny.hpp"
 #include "ziya/generate/generator.hpp"
 
-namespace {
+namespace sharing_test {
 
 using namespace ziya;
 using fixture::ZiyaTiny;
@@ -28,8 +28,6 @@ std::string recite(std::size_t i) {
   Generator generator(ctx, tiny().model(), tiny().tokenizer());
   return generator.generate(poem(i).at("prompt_ids").get<std::vector<std::int32_t>>(), greedy).text;
 }
-
-}  // namespace
 
 TEST_CASE("three threads share a model and a tokenizer, and each recites its own poem") {
   tiny();  // made by one thread, as a program would
@@ -86,3 +84,5 @@ TEST_CASE("a callback that throws in one thread does not touch the other's answe
   CHECK(recite(2) == poem(2).at("answer").get<std::string>());
   CHECK(thrower.get() == 3);
 }
+
+}  // namespace sharing_test

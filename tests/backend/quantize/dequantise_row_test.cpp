@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-namespace {
+namespace dequantise_row_test {
 
 std::vector<char> contents(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
@@ -23,8 +23,6 @@ std::string upper(std::string_view name) {
   for (const char c : name) result += static_cast<char>(c >= 'a' && c <= 'z' ? c - 'a' + 'A' : c);
   return result;
 }
-
-}  // namespace
 
 TEST_CASE("reference blocks come out bit for bit as the reference gives them") {
   const std::filesystem::path folder = std::filesystem::path(ZIYA_SHARED_DATA) / "gguf-quants";
@@ -68,3 +66,5 @@ TEST_CASE("bytes with a scale per row are integers times the scale") {
   REQUIRE(out[2] == 0.0f);
   REQUIRE(out[3] == 31.75f);
 }
+
+}  // namespace dequantise_row_test

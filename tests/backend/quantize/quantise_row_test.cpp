@@ -15,9 +15,9 @@
 #include "ziya/core/random.hpp"
 #include "ziya/io/checkpoint.hpp"
 
-namespace fs = std::filesystem;
+namespace quantise_row_test {
 
-namespace {
+namespace fs = std::filesystem;
 
 using ziya::DType;
 
@@ -81,8 +81,6 @@ std::vector<float> matrices(const fs::path& model) {
   values.resize(values.size() / 256 * 256);
   return values;
 }
-
-}  // namespace
 
 TEST_CASE("the mean squared error of every type is no larger than llama.cpp's own") {
   std::ifstream file(fs::path(ZIYA_TEST_DATA) / "golden/quantise/mse.json");
@@ -188,3 +186,5 @@ TEST_CASE("a row of i8 is rounded to the nearest of 255 steps") {
   REQUIRE(scale == Approx(0.02));
   REQUIRE(std::vector<int>(q, q + 5) == std::vector<int>{50, -127, 0, 1, 100});
 }
+
+}  // namespace quantise_row_test
