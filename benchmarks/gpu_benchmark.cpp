@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <string>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "gpu_ceilings.hpp"
+#include "ziya/backend/cpu/quantize/dequantise_row.hpp"
 #include "ziya/model/decode_graph.hpp"
 #include "ziya/model/llama.hpp"
 #include "ziya/ops/top_k.hpp"
@@ -62,12 +64,54 @@ std::shared_ptr<Tensor<std::byte, Cuda>> random_bytes(DType dtype, std::int64_t 
   return memory;
 }
 
+/// Blocks of a quantised type: random integers, scales that make them fit into about ±0.03.
+class RandomBlocks {
+ public:
+  RandomBlocks(DType dtype, std::int64_t most_elements) : dtype_(dtype) {
+    constexpr std::int64_t blocks = 10'007;  // a prime, so rows differ
+    bytes_.resize(static_cast<std::size_t>(bytes_of(dtype, most_elements)));
+    std::uint32_t state = 1;
+    quantize::with_block(dtype, [&](auto block) {
+      const float steps = dtype == DType::q8_0   ? 127
+                          : dtype == DType::q6_k ? 127 * 32
+                          : sizeof block > 64    ? 63 * 15
+                                                 : 8;
+      for (std::size_t i = 0; i < blocks && (i + 1) * sizeof block <= bytes_.size(); ++i) {
+        auto* raw = reinterpret_cast<std::uint8_t*>(&block);
+        for (std::size_t j = 0; j < sizeof block; ++j) {
+          state = state * 1664525u + 1013904223u;
+          raw[j] = static_cast<std::uint8_t>(state >> 24);
+        }
+        block.d = to_half(0.03f / steps);
+        if constexpr (requires { block.dmin; }) block.dmin = to_half(0.015f / 63);
+        if constexpr (requires { block.m; }) block.m = to_half(-0.015f);
+        std::memcpy(bytes_.data() + i * sizeof block, &block, sizeof block);
+      }
+      for (std::size_t at = blocks * sizeof block; at < bytes_.size(); at *= 2) {
+        std::memcpy(bytes_.data() + at, bytes_.data(), std::min(at, bytes_.size() - at));
+      }
+    });
+  }
+  [[nodiscard]] Weight<Cuda> matrix(std::int64_t rows, std::int64_t columns) const {
+    return weight_on<Cuda>(Weight<Cpu>{dtype_, rows, columns, bytes_.data(), nullptr});
+  }
+
+ private:
+  DType dtype_;
+  std::vector<std::byte> bytes_;
+};
+
 template <class Config>
-LlamaModel<Config> random_model(const LlamaShape& shape) {
-  const DType dtype = dtype_of<typename Config::Compute>;
-  const auto memory = random_bytes(dtype, shape.parameters() * 2 + 2 * 256 * 512);
+LlamaModel<Config> random_model(const LlamaShape& shape,
+                                DType dtype = dtype_of<typename Config::Compute>) {
+  const bool blocks = is_quantised(dtype);
+  const auto memory =
+      blocks ? nullptr : random_bytes(dtype, shape.parameters() * 2 + 2 * 256 * 512);
+  const RandomBlocks random(blocks ? dtype : DType::q8_0,
+                            blocks ? shape.vocabulary * shape.hidden : 0);
   std::int64_t used = 0;
   const auto matrix = [&](std::int64_t rows, std::int64_t columns) {
+    if (blocks) return random.matrix(rows, columns);
     const Weight<Cuda> weight{dtype, rows, columns, memory->data() + used, memory};
     used += (weight.bytes() + 255) / 256 * 256;
     return weight;
@@ -104,6 +148,13 @@ LlamaModel<Config> random_model(const LlamaShape& shape) {
   weights.final_norm = norm();
   weights.head = linear(shape.vocabulary, shape.hidden);
   return LlamaModel<Config>(shape, std::move(weights));
+}
+
+/// Bytes of the weights that a token reads.
+template <class Config>
+double weight_bytes(const LlamaModel<Config>& model) {
+  return static_cast<double>(
+      bytes_of(model.weights().head.weight.dtype, model.shape().parameters_read_per_token()));
 }
 
 /// Sequences of a model, prefilled and then continued with their best tokens.
@@ -203,11 +254,32 @@ void decode_alone(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Cei
       2.0 * 2 *
       static_cast<double>(model.shape().layers * model.shape().kv_heads * model.shape().head_dim) *
       static_cast<double>(context + 29);
-  const double bytes = 2.0 * static_cast<double>(model.shape().parameters_read_per_token()) + cache;
+  const double bytes = weight_bytes(model) + cache;
   const double time = median(times);
   std::printf(
       "decode, batch 1, context %5lld: %6.2f ms, %6.1f tokens/s, %5.1f %% of the bandwidth\n",
       static_cast<long long>(context), time * 1e3, 1 / time, 100 * bytes / time / most.bandwidth);
+}
+
+/// One token each of a few short sequences.
+template <class Config>
+void decode_together(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings& most,
+                     int sequences) {
+  const DecodeGraph<LlamaModel<Config>> graph(ctx);
+  Runner<Config> runner(model, ctx, sequences, 128);
+  for (int slot = 0; slot < sequences; ++slot) runner.prefill(slot, 16);
+  for (int i = 0; i < 5; ++i) runner.decode();
+  std::vector<double> times;
+  for (int i = 0; i < 24; ++i) {
+    const auto begin = Clock::now();
+    runner.decode();
+    times.push_back(seconds_since(begin));
+  }
+  const double time = median(times);
+  std::printf(
+      "decode, %2d short sequences: %6.2f ms, %6.0f tokens/s, weights at %5.1f %% of the "
+      "bandwidth\n",
+      sequences, time * 1e3, sequences / time, 100 * weight_bytes(model) / time / most.bandwidth);
 }
 
 template <class Config>
@@ -291,12 +363,9 @@ void kernels(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings
   Tensor<T, Cuda> x(Shape{rows, s.hidden}), y(Shape{rows, s.hidden}), z(Shape{rows, s.hidden}),
       wide(Shape{rows, s.intermediate}), wide2(Shape{rows, s.intermediate}),
       q(Shape{rows, s.hidden});
-  for (auto* tensor : {&x, &y, &z, &q}) {
-    copy(Cuda{}, tensor->data(), Cuda{}, model.weights().embedding.data,
-         static_cast<std::size_t>(tensor->elements()) * sizeof(T));
-  }
-  for (auto* tensor : {&wide, &wide2}) {
-    copy(Cuda{}, tensor->data(), Cuda{}, model.weights().embedding.data,
+  const auto noise = random_bytes(dtype_of<T>, rows * s.intermediate * 2);
+  for (auto* tensor : {&x, &y, &z, &q, &wide, &wide2}) {
+    copy(Cuda{}, tensor->data(), Cuda{}, noise->data(),
          static_cast<std::size_t>(tensor->elements()) * sizeof(T));
   }
   KvCache<Cuda> cache(s.cache_shape(), {.dtype = dtype_of<T>, .max_tokens = context + rows});
@@ -327,6 +396,9 @@ void kernels(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings
   const auto square = static_cast<double>(s.hidden * s.hidden);
   const auto tall = static_cast<double>(s.hidden * s.intermediate);
   const auto r = static_cast<double>(rows);
+  const DTypeInfo stored = info(model.weights().head.weight.dtype);
+  const double weight =
+      static_cast<double>(stored.block_bytes) / static_cast<double>(stored.block_elements);
   say("norm + residual", 4 * row_bytes, 0, time_of(ctx, [&](int i) {
         ops::rms_norm_add(ctx, y.view(), z.view(), x.view(), layer(i).input_norm.weight.view(),
                           1e-6f);
@@ -340,22 +412,23 @@ void kernels(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings
       4 * seen * static_cast<double>(s.hidden), time_of(ctx, [&](int i) {
         ops::attention(ctx, heads(y), heads(q), cache.layer(i % s.layers), {slots, visible});
       }));
-  say("q, k, v", 6 * square + 4 * row_bytes, 6 * square * r, time_of(ctx, [&](int i) {
+  say("q, k, v", 3 * weight * square + 4 * row_bytes, 6 * square * r, time_of(ctx, [&](int i) {
         const auto& a = layer(i).attention;
         const std::array<View<T, Cuda>, 3> ys{y.view(), z.view(), q.view()};
         const std::array<const Weight<Cuda>*, 3> ws{&a.q.weight, &a.k.weight, &a.v.weight};
         ops::matmul_many<Cuda, T>(ctx, ys, x.view(), ws);
       }));
-  say("o", 2 * square + 2 * row_bytes, 2 * square * r, time_of(ctx, [&](int i) {
+  say("o", weight * square + 2 * row_bytes, 2 * square * r, time_of(ctx, [&](int i) {
         ops::matmul(ctx, y.view(), x.view(), layer(i).attention.o.weight);
       }));
-  say("gate, up, silu", 4 * tall + row_bytes + wide_bytes, 4 * tall * r, time_of(ctx, [&](int i) {
+  say("gate, up, silu", 2 * weight * tall + row_bytes + wide_bytes, 4 * tall * r,
+      time_of(ctx, [&](int i) {
         ops::matmul_silu_mul(ctx, wide.view(), x.view(), layer(i).mlp.gate.weight,
                              layer(i).mlp.up.weight);
       }));
   say("silu alone", 3 * wide_bytes, 0,
       time_of(ctx, [&](int) { ops::silu_mul(ctx, wide.view(), wide.view(), wide2.view()); }));
-  say("down", 2 * tall + row_bytes + wide_bytes, 2 * tall * r, time_of(ctx, [&](int i) {
+  say("down", weight * tall + row_bytes + wide_bytes, 2 * tall * r, time_of(ctx, [&](int i) {
         ops::matmul(ctx, y.view(), wide2.view(), layer(i).mlp.down.weight);
       }));
 }
@@ -382,6 +455,18 @@ int main(int count, char** arguments) {
       if (wanted("batch")) {
         for (const int sequences : {8, 32, 64}) batch(model, ctx, most, sequences);
       }
+    }
+    for (const DType dtype : {DType::q8_0, DType::q4_0, DType::q4_k, DType::q5_k, DType::q6_k}) {
+      if (!wanted("quantised") && !wanted(name(dtype))) continue;
+      const auto begin = Clock::now();
+      const auto model = random_model<CudaHalfConfig>(shape_13b(), dtype);
+      std::printf("%s, uploaded and put in order in %.1f s\n", std::string(name(dtype)).c_str(),
+                  seconds_since(begin));
+      kernels(model, ctx, most, 1, 127);
+      decode_alone(model, ctx, most, 64);
+      decode_alone(model, ctx, most, 2048);
+      for (const int sequences : {2, 8, 16, 32, 64}) decode_together(model, ctx, most, sequences);
+      prefill(model, ctx, most, 512);
     }
     if (wanted("prefill") || wanted("kernels")) {
       const auto model = random_model<CudaBFloat16Config>(shape_13b());

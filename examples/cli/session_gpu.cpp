@@ -51,12 +51,16 @@ class PartsOnGpu : public SessionParts {
   ziya::Generator<Model> generator_;
 };
 
-/// The type in which most of the model's matrices will be.
-ziya::DType weight_type(const ModelOptions& options, const std::filesystem::path& folder) {
-  if (const auto chosen = ziya::dtype_from_name(options.dtype)) return *chosen;
-  const auto checkpoint = ziya::Checkpoint::open(folder);
-  const auto* table = checkpoint.find(ziya::llama_names::embedding);
-  return table == nullptr ? ziya::DType::f32 : table->dtype;
+/// The type of activations: that of the matrices, f16 beside quantised ones.
+ziya::DType compute_type(const ModelOptions& options, const std::filesystem::path& folder) {
+  auto dtype = ziya::dtype_from_name(options.dtype);
+  if (!dtype) {
+    const auto checkpoint = ziya::Checkpoint::open(folder);
+    const auto* table = checkpoint.find(ziya::llama_names::embedding);
+    dtype = table == nullptr ? ziya::DType::f32 : table->dtype;
+  }
+  const bool half = *dtype == ziya::DType::f16 || is_quantised(*dtype);
+  return half ? ziya::DType::f16 : *dtype == ziya::DType::bf16 ? *dtype : ziya::DType::f32;
 }
 
 }  // namespace
@@ -68,10 +72,9 @@ std::unique_ptr<SessionParts> parts_on_gpu(const ModelOptions& options,
                                            const std::filesystem::path& folder) {
   const ziya::CudaOptions device;
   const ziya::Context<ziya::Cuda> check(device);  // before anything is read
-  const ziya::DType dtype = weight_type(options, folder);
+  const ziya::DType dtype = compute_type(options, folder);
   note("device: GPU " + std::to_string(device.device) + ", activations in " +
-       std::string(name(
-           dtype == ziya::DType::f16 || dtype == ziya::DType::bf16 ? dtype : ziya::DType::f32)));
+       std::string(name(dtype)));
   if (dtype == ziya::DType::f16) {
     return std::make_unique<PartsOnGpu<ziya::CudaHalfConfig>>(device, options, tokenizer, folder);
   }

@@ -10,6 +10,7 @@
 #include "model/ziya_tiny.hpp"
 #include "ziya/generate/generator.hpp"
 #include "ziya/model/decode_graph.hpp"
+#include "ziya/ops/quantize.hpp"
 
 namespace model_test {
 
@@ -99,9 +100,9 @@ void check_near(const Greedy& found, const Greedy& expected, std::size_t prompt,
 }
 
 template <class Config>
-void check_compute(const CpuModel& cpu, Context<Cuda>& ctx, const Ids& prompt,
-                   const Greedy& expected, double limit) {
-  const LlamaModel<Config> model(cpu.shape(), weights_on<Cuda>(cpu.weights()));
+void check_compute(const LlamaShape& shape, const LlamaWeights<Cpu>& weights, Context<Cuda>& ctx,
+                   const Ids& prompt, const Greedy& expected, double limit) {
+  const LlamaModel<Config> model(shape, weights_on<Cuda>(weights));
   const auto found =
       greedy(model, ctx, prompt, expected.ids.size(), dtype_of<typename Config::Compute>);
   const auto vocabulary = static_cast<std::size_t>(model.shape().vocabulary);
@@ -117,19 +118,70 @@ void check_compute(const CpuModel& cpu, Context<Cuda>& ctx, const Ids& prompt,
   CHECK(replayed.logits == found.logits);
 }
 
-void check_model(const CpuModel& cpu, Context<Cuda>& ctx, const Ids& prompt, std::size_t count) {
+/// The same model with the numbers that blocks of a type hold, as floats on the CPU and in blocks
+/// on the GPU.
+struct QuantisedModel {
+  CpuModel floats;
+  LlamaWeights<Cpu> blocks;
+};
+QuantisedModel quantised(const CpuModel& cpu, DType dtype) {
+  Context<Cpu> ctx({.threads = 2});
+  LlamaWeights<Cpu> blocks, floats;
+  for (auto* weights : {&blocks, &floats}) {
+    const auto matrix = [&](const Weight<Cpu>& weight) {
+      const auto stored = ops::converted(ctx, dtype, weight);
+      return weights == &blocks ? stored : ops::converted(ctx, DType::f32, stored);
+    };
+    const auto linear = [&](const nn::Linear<Cpu>& from) {
+      nn::Linear<Cpu> result;
+      result.weight = matrix(from.weight);
+      return result;
+    };
+    const auto norm = [](const nn::RmsNorm<Cpu>& from) {
+      return nn::RmsNorm<Cpu>{from.weight.to<Cpu>(), from.eps};
+    };
+    weights->embedding = matrix(cpu.weights().embedding);
+    for (const auto& from : cpu.weights().layers) {
+      LlamaLayer<Cpu> layer;
+      layer.input_norm = norm(from.input_norm);
+      layer.attention.query_heads = from.attention.query_heads;
+      layer.attention.kv_heads = from.attention.kv_heads;
+      layer.attention.head_dim = from.attention.head_dim;
+      layer.attention.q = linear(from.attention.q);
+      layer.attention.k = linear(from.attention.k);
+      layer.attention.v = linear(from.attention.v);
+      layer.attention.o = linear(from.attention.o);
+      layer.post_attention_norm = norm(from.post_attention_norm);
+      layer.mlp.gate = linear(from.mlp.gate);
+      layer.mlp.up = linear(from.mlp.up);
+      layer.mlp.down = linear(from.mlp.down);
+      weights->layers.push_back(std::move(layer));
+    }
+    weights->final_norm = norm(cpu.weights().final_norm);
+    weights->head = linear(cpu.weights().head);
+  }
+  return {CpuModel(cpu.shape(), std::move(floats)), std::move(blocks)};
+}
+
+/// Of weights on the GPU against a model on the CPU.
+void check_model(const CpuModel& cpu, const LlamaWeights<Cpu>& weights, Context<Cuda>& ctx,
+                 const Ids& prompt, std::size_t count) {
   const Greedy expected = greedy_on_cpu(cpu, prompt, count);
-  check_compute<CudaConfig>(cpu, ctx, prompt, expected, tolerance);
-  check_compute<CudaHalfConfig>(cpu, ctx, prompt, expected, half_tolerance);
-  check_compute<CudaBFloat16Config>(cpu, ctx, prompt, expected, 4 * half_tolerance);
+  const LlamaShape& shape = cpu.shape();
+  check_compute<CudaConfig>(shape, weights, ctx, prompt, expected, tolerance);
+  check_compute<CudaHalfConfig>(shape, weights, ctx, prompt, expected, half_tolerance);
+  check_compute<CudaBFloat16Config>(shape, weights, ctx, prompt, expected, 4 * half_tolerance);
+}
+void check_model(const CpuModel& cpu, Context<Cuda>& ctx, const Ids& prompt, std::size_t count) {
+  check_model(cpu, cpu.weights(), ctx, prompt, count);
 }
 
 /// Two layers of random weights in ±scale.
-CpuModel random_model(std::int64_t head_dim, std::int64_t heads, std::int64_t kv_heads,
-                      DType dtype) {
+CpuModel random_model(std::int64_t head_dim, std::int64_t heads, std::int64_t kv_heads, DType dtype,
+                      std::int64_t intermediate = 0) {
   LlamaShape shape;
   shape.hidden = heads * head_dim;
-  shape.intermediate = 3 * shape.hidden / 2 + 8;
+  shape.intermediate = intermediate > 0 ? intermediate : 3 * shape.hidden / 2 + 8;
   shape.layers = 2;
   shape.query_heads = heads;
   shape.kv_heads = kv_heads;
@@ -193,6 +245,19 @@ TEST_CASE("cuda: random models of every head size: logits, greedy tokens, graphs
   }
 }
 
+TEST_CASE("cuda: random models in every quantised type: logits, greedy tokens, graphs",
+          "[cuda][small]") {
+  if (!test::gpu()) return;
+  Context<Cuda> ctx;
+  const CpuModel plain = random_model(64, 4, 2, DType::f32, 768);
+  for (int i = static_cast<int>(DType::q4_0); i < dtype_count; ++i) {
+    const auto dtype = static_cast<DType>(i);
+    CAPTURE(name(dtype));
+    const QuantisedModel model = quantised(plain, dtype);
+    check_model(model.floats, model.blocks, ctx, some_ids(40), 12);
+  }
+}
+
 TEST_CASE("cuda: the reference's models of every kind", "[cuda]") {
   if (!test::gpu()) return;
   Context<Cuda> ctx;
@@ -249,9 +314,9 @@ TEST_CASE("cuda: ziya-tiny recites in every type of activations", "[cuda]") {
   Context<Cuda> ctx;
   const auto& tiny = fixture::ZiyaTiny::instance();
   const GenerationConfig config{.do_sample = false};
-  const auto recite = [&]<class Config>(Config, DType cache) {
+  const auto recite = [&]<class Config>(Config, DType cache, std::optional<DType> stored = {}) {
     using Model = LlamaModel<Config>;
-    const auto model = Model::load(tiny.folder());
+    const auto model = Model::load(tiny.folder(), {.dtype = stored});
     const DecodeGraph<Model> graph(ctx);
     Generator<Model> generator(ctx, model, tiny.tokenizer(), {.cache_dtype = cache});
     std::vector<Ids> prompts;
@@ -270,6 +335,10 @@ TEST_CASE("cuda: ziya-tiny recites in every type of activations", "[cuda]") {
   recite(CudaConfig{}, DType::f16);
   recite(CudaHalfConfig{}, DType::f16);
   recite(CudaBFloat16Config{}, DType::bf16);
+  recite(CudaHalfConfig{}, DType::f16, DType::q8_0);
+  recite(CudaHalfConfig{}, DType::f16, DType::q4_0);
+  recite(CudaHalfConfig{}, DType::f16, DType::q4_k);
+  recite(CudaBFloat16Config{}, DType::bf16, DType::q6_k);
 }
 
 }  // namespace model_test

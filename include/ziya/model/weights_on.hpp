@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "ziya/config.hpp"
@@ -18,15 +19,19 @@
 #include "ziya/nn/linear.hpp"
 #include "ziya/nn/lora.hpp"
 #include "ziya/nn/norm.hpp"
+#include "ziya/ops/quantised_on.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 
 /// @throws ArgumentError for a type that only the CPU reads
 template <class Device>
 Weight<Device> weight_on(const Weight<Cpu>& weight) {
+  if constexpr (!std::is_same_v<Device, Cpu>) {
+    if (is_quantised(weight.dtype)) return ops::quantised_on<Device>(weight);
+  }
   if (!is_plain_float(weight.dtype)) {
     throw ArgumentError("ZIYA-153", "model: weights of type " + std::string(name(weight.dtype)) +
-                                        " run on the CPU only; load them as f16");
+                                        " run on the CPU only; load them as q8_0 or f16");
   }
   auto memory = std::make_shared<Tensor<std::byte, Device>>(Shape{weight.bytes()});
   copy(Device{}, memory->data(), Cpu{}, weight.data, static_cast<std::size_t>(weight.bytes()));

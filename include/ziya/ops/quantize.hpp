@@ -5,6 +5,7 @@
 #include <span>
 
 #include "ziya/backend/cpu/quantize/weights.hpp"
+#include "ziya/backend/cuda/dequantise.hpp"
 #include "ziya/config.hpp"
 #include "ziya/core/view.hpp"
 #include "ziya/core/weight.hpp"

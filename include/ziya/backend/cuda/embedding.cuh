@@ -2,6 +2,7 @@
 // Kernel of embedding: a block per token.
 #pragma once
 
+#include "ziya/backend/cuda/dequantise.cuh"
 #include "ziya/backend/cuda/device.cuh"
 #include "ziya/backend/cuda/embedding.hpp"
 
@@ -27,6 +28,7 @@ template <class T>
 void embedding(Context<Cuda>& ctx, View<T, Cuda> y, const Weight<Cuda>& table,
                std::span<const std::int32_t> ids) {
   const std::int32_t* rows = ctx.uploads().get(ctx.stream(), cuda::Upload::ids, ids);
+  if (is_quantised(table.dtype)) return cuda::read_quantised<T>(ctx, y, table, rows);
   cuda::with_stored(table.dtype, [&](auto element) {
     using W = decltype(element);
     cuda::launch(ctx, "embedding", cuda::embedding_rows<T, W>,

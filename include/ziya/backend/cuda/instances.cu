@@ -2,6 +2,7 @@
 // Every op of the CUDA backend for every type of activations: what `ziya::cuda` consists of.
 #include "ziya/backend/cuda/add_bias.hpp"
 #include "ziya/backend/cuda/attention.hpp"
+#include "ziya/backend/cuda/dequantise.hpp"
 #include "ziya/backend/cuda/embedding.hpp"
 #include "ziya/backend/cuda/matmul.hpp"
 #include "ziya/backend/cuda/rms_norm.hpp"
@@ -19,6 +20,7 @@ namespace backend {
                           const CachedKeysValues<Cuda>&, const AttentionRows&, float);             \
   template void attention(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>, View<const T, Cuda>, \
                           View<const T, Cuda>, std::span<const Segment>, bool, float);             \
+  template void dequantise(Context<Cuda>&, View<T, Cuda>, const Weight<Cuda>&);                    \
   template void embedding(Context<Cuda>&, View<T, Cuda>, const Weight<Cuda>&,                      \
                           std::span<const std::int32_t>);                                          \
   template void matmul(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>, const Weight<Cuda>&);   \
@@ -50,6 +52,7 @@ template void matmul(Context<Cuda>&, View<float, Cuda>, View<const Half, Cuda>,
                      const Weight<Cuda>&);
 template void matmul(Context<Cuda>&, View<float, Cuda>, View<const BFloat16, Cuda>,
                      const Weight<Cuda>&);
+template Weight<Cuda> quantised_on(const Weight<Cpu>&);
 template void top_k(Context<Cuda>&, std::span<std::int32_t>, std::span<float>,
                     View<const float, Cuda>);
 

@@ -4,28 +4,20 @@
 
 #include <algorithm>
 
+#include "ziya/backend/cuda/dequantise.cuh"
 #include "ziya/backend/cuda/device.cuh"
 #include "ziya/backend/cuda/matmul.hpp"
 #include "ziya/backend/cuda/matvec.cuh"
+#include "ziya/backend/cuda/matvec_panels.cuh"
 #include "ziya/backend/cuda/silu_mul.cuh"
 
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
-template <class T, class W>
-ZIYA_KERNEL void convert_elements(T* to, const W* from, std::int64_t count) {
-  wait_for_previous();
-  release_next();
-  const std::int64_t step = std::int64_t{gridDim.x} * blockDim.x;
-  for (std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += step) {
-    to[i] = narrow<T>(widen(from[i]));
-  }
-}
-
 /// Types that the matrix × vector kernels read beside activations of type T.
 template <class T>
 constexpr bool reads(DType dtype) {
-  return dtype == dtype_of<T> || std::is_same_v<T, float>;
+  return dtype == dtype_of<T> || (std::is_same_v<T, float> && is_plain_float(dtype));
 }
 
 /// f(W{}) for the types of `reads<T>`.
@@ -51,36 +43,52 @@ ZIYA_HIDDEN MatvecArguments<T, W> matvec_arguments(View<Y, Cuda> y, View<const T
   return a;
 }
 
-/// Rows of `w` in type T, in scratch memory.
+/// Products of so many tokens with quantised weights do without the library.
 template <class T>
-ZIYA_HIDDEN Weight<Cuda> converted(Context<Cuda>& ctx, const Weight<Cuda>& w) {
-  const auto memory = ctx.workspace().template take<T>(Shape{w.rows, w.columns});
-  with_stored(w.dtype, [&](auto element) {
-    using W = decltype(element);
-    const std::int64_t count = w.rows * w.columns;
-    launch(ctx, "convert", convert_elements<T, W>,
-           dim3(static_cast<unsigned>(std::min<std::int64_t>(blocks_for(count, 256), 8192))),
-           dim3(256), 0, memory.data(), reinterpret_cast<const W*>(w.data), count);
-  });
-  return {dtype_of<T>, w.rows, w.columns, reinterpret_cast<const std::byte*>(memory.data()),
-          nullptr};
+inline constexpr std::int64_t panel_token_limit = 2 * panel_tokens<T, 4>;
+
+/// Whether the kernels for weights in panels take all of `ws` with `x`.
+template <class T>
+ZIYA_HIDDEN bool panels_take(View<const T, Cuda> x, std::span<const Weight<Cuda>* const> ws) {
+  if (!in_panels(ws[0]->dtype) || x.rows() > panel_token_limit<T>) return false;
+  for (const Weight<Cuda>* w : ws) {
+    if (w->dtype != ws[0]->dtype) return false;
+  }
+  return whole_packs(x.data(), x.rows() > 1 ? x.row_stride() : 0, x.columns());
 }
 
 inline constexpr std::int64_t converted_elements = std::int64_t{1} << 26;  // at a time
+
+/// f(begin, rows of `w` from there in type T, in scratch memory) for parts that cover all rows.
+template <class T, class F>
+ZIYA_HIDDEN void in_converted_parts(Context<Cuda>& ctx, const Weight<Cuda>& w, F&& f) {
+  const std::int64_t parts = w.rows * w.columns / converted_elements + 1;
+  const std::int64_t most =
+      ((w.rows + parts - 1) / parts + panel_rows - 1) / panel_rows * panel_rows;
+  for (std::int64_t begin = 0; begin < w.rows; begin += most) {
+    typename Workspace<Cuda>::Scope scope(ctx.workspace());
+    const std::int64_t rows = std::min(most, w.rows - begin);
+    const auto memory = ctx.workspace().template take<T>(Shape{rows, w.columns});
+    backend::dequantise<T>(ctx, memory, rows_of(w, begin, rows));
+    f(begin, Weight<Cuda>{dtype_of<T>, rows, w.columns,
+                          reinterpret_cast<const std::byte*>(memory.data()), nullptr});
+  }
+}
 
 template <class T, class Y>
 ZIYA_HIDDEN void product(Context<Cuda>& ctx, View<Y, Cuda> y, View<const T, Cuda> x,
                          const Weight<Cuda>& w, bool add) {
   if (x.rows() == 0 || w.rows == 0) return;
+  const Weight<Cuda>* const weights[] = {&w};
+  if (panels_take<T>(x, weights)) {
+    auto a = matvec_arguments<T, std::byte, Y>(y, x, w);
+    a.add = add;
+    return run_panels<T>(ctx, w.dtype, a);
+  }
   if (!reads<T>(w.dtype) || (w.dtype != dtype_of<T> && x.rows() > matvec_tokens)) {
-    const std::int64_t part = std::max<std::int64_t>(1, converted_elements / w.columns);
-    for (std::int64_t begin = 0; begin < w.rows; begin += part) {
-      Workspace<Cuda>::Scope scope(ctx.workspace());
-      const std::int64_t rows = std::min(part, w.rows - begin);
-      const Weight<Cuda> piece{w.dtype, rows, w.columns, w.row(begin), nullptr};
-      product<T, Y>(ctx, y.column_range(begin, rows), x, converted<T>(ctx, piece), add);
-    }
-    return;
+    return in_converted_parts<T>(ctx, w, [&](std::int64_t begin, const Weight<Cuda>& part) {
+      product<T, Y>(ctx, y.column_range(begin, part.rows), x, part, add);
+    });
   }
   if (x.rows() > matvec_tokens) {
     const Product shape{dtype_of<T>,
@@ -120,6 +128,14 @@ void matmul_add(Context<Cuda>& ctx, View<T, Cuda> y, View<const T, Cuda> x, cons
 template <class T>
 void matmul_many(Context<Cuda>& ctx, std::span<const View<T, Cuda>> ys, View<const T, Cuda> x,
                  std::span<const Weight<Cuda>* const> ws) {
+  if (!ws.empty() && ws.size() <= cuda::matvec_parts && x.rows() >= 1 &&
+      cuda::panels_take<T>(x, ws)) {
+    auto a = cuda::matvec_arguments<T, std::byte, T>(ys[0], x, *ws[0]);
+    for (std::size_t n = 1; n < ws.size(); ++n) {
+      a.parts[n] = {ws[n]->data, ys[n].data(), ys[n].row_stride(), ws[n]->rows};
+    }
+    return cuda::run_panels<T>(ctx, ws[0]->dtype, a);
+  }
   const auto alike = [&](const Weight<Cuda>* w) { return w->dtype == ws[0]->dtype; };
   if (ws.size() <= cuda::matvec_parts && x.rows() >= 1 && x.rows() <= cuda::matvec_tokens &&
       std::all_of(ws.begin(), ws.end(), alike) && cuda::reads<T>(ws[0]->dtype)) {
@@ -143,6 +159,12 @@ void matmul_many(Context<Cuda>& ctx, std::span<const View<T, Cuda>> ys, View<con
 template <class T>
 void matmul_silu_mul(Context<Cuda>& ctx, View<T, Cuda> y, View<const T, Cuda> x,
                      const Weight<Cuda>& gate, const Weight<Cuda>& up) {
+  const Weight<Cuda>* const both[] = {&gate, &up};
+  if (x.rows() >= 1 && cuda::panels_take<T>(x, both)) {
+    auto a = cuda::matvec_arguments<T, std::byte, T>(y, x, gate);
+    a.up = up.data;
+    return cuda::run_panels<T>(ctx, gate.dtype, a);
+  }
   if (gate.dtype == up.dtype && cuda::reads<T>(gate.dtype) && x.rows() >= 1 &&
       x.rows() <= cuda::matvec_tokens) {
     bool done = false;

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+// Kernels that put quantised blocks into panels and read them back.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "ziya/backend/cuda/dequantise.hpp"
+#include "ziya/backend/cuda/device.cuh"
+#include "ziya/backend/cuda/panel.cuh"
+#include "ziya/backend/cuda/stored_blocks.cuh"
+
+ZIYA_NAMESPACE_BEGIN
+namespace cuda {
+
+inline constexpr int panel_threads = 256;
+
+/// A warp per panel.
+template <class Block>
+ZIYA_KERNEL void make_panels(std::byte* to, const Block* from, std::int64_t rows,
+                             std::int64_t columns, std::int64_t count) {
+  using Form = Panel<Block>;
+  const std::int64_t index = (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
+  if (index >= count) return;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const std::int64_t panels = (columns + Form::columns - 1) / Form::columns;
+  const std::int64_t row = index / panels * panel_rows + lane / 4;
+  const std::int64_t first = index % panels * Form::blocks, row_blocks = columns / Form::elements;
+  Form::store(to + index * Form::bytes, lane, [&](int r, int i) -> const Block* {
+    if (row + 8 * r >= rows || first + i >= row_blocks) return nullptr;
+    return from + (row + 8 * r) * row_blocks + first + i;
+  });
+}
+
+/// Rows of a weight in panels: all of them, a warp per panel, or those that `ids` name, a block
+/// per token.
+template <class T, class Block>
+ZIYA_KERNEL void read_panels(T* y, std::int64_t y_stride, bool aligned, const std::byte* from,
+                             std::int64_t rows, std::int64_t columns, const std::int32_t* ids) {
+  using Form = Panel<Block>;
+  wait_for_previous();
+  release_next();
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int warps = static_cast<int>(blockDim.x) / 32;
+  const std::int64_t panels = (columns + Form::columns - 1) / Form::columns;
+  const std::int64_t wanted = ids == nullptr ? -1 : ids[blockIdx.x];
+  const std::int64_t band = wanted < 0 ? blockIdx.x : wanted / panel_rows;
+  for (std::int64_t panel = warp; panel < panels; panel += warps) {
+    Form form;
+    form.load(from + (band * panels + panel) * Form::bytes, lane);
+    form.open();
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const std::int64_t row = band * panel_rows + lane / 4 + 8 * r;
+      if (row >= rows || (wanted >= 0 && row != wanted)) continue;
+      T* to = y + (wanted < 0 ? row : std::int64_t{blockIdx.x}) * y_stride;
+#pragma unroll
+      for (int group = 0; group < Form::groups; ++group) {
+        const std::int64_t column = panel * Form::columns + 32 * group;
+        if (column >= columns) break;
+        float values[8];
+        form.values(values, r, group);
+        for (int e = 0; e < 8; e += 4) {  // four columns are adjacent in every format
+          Pack<T, 4> four;
+#pragma unroll
+          for (int i = 0; i < 4; ++i) four.at[i] = narrow<T>(values[e + i]);
+          T* at = to + column + Form::column(0, lane % 4, e);
+          if (aligned) {
+            *reinterpret_cast<Pack<T, 4>*>(at) = four;
+          } else {
+            for (int i = 0; i < 4; ++i) at[i] = four.at[i];
+          }
+        }
+      }
+    }
+  }
+}
+
+/// The same of blocks as they lie in files, a thread per element.
+template <class T, class Block>
+ZIYA_KERNEL void read_blocks(T* y, std::int64_t y_stride, const Block* from, std::int64_t columns,
+                             const std::int32_t* ids) {
+  constexpr int elements = sizeof(Block) > 64 ? 256 : 32;
+  wait_for_previous();
+  release_next();
+  const std::int64_t row = ids == nullptr ? std::int64_t{blockIdx.x} : ids[blockIdx.x];
+  const Block* blocks = from + row * (columns / elements);
+  T* to = y + std::int64_t{blockIdx.x} * y_stride;
+  for (std::int64_t j = threadIdx.x; j < columns; j += blockDim.x) {
+    to[j] = narrow<T>(value_of(blocks[j / elements], static_cast<int>(j % elements)));
+  }
+}
+
+/// The same of plain numbers, all rows.
+template <class T, class W>
+ZIYA_KERNEL void convert_rows(T* y, std::int64_t y_stride, const W* from, std::int64_t columns) {
+  wait_for_previous();
+  release_next();
+  const W* row = from + blockIdx.x * columns;
+  T* to = y + blockIdx.x * y_stride;
+  for (std::int64_t j = threadIdx.x; j < columns; j += blockDim.x) to[j] = narrow<T>(widen(row[j]));
+}
+
+/// y = rows of quantised `w`, those that `ids` on the GPU names or all.
+template <class T>
+ZIYA_HIDDEN void read_quantised(Context<Cuda>& ctx, View<T, Cuda> y, const Weight<Cuda>& w,
+                                const std::int32_t* ids) {
+  const auto run = [&](auto block) {
+    using Block = decltype(block);
+    launch(ctx, "dequantise", read_blocks<T, Block>, dim3(static_cast<unsigned>(y.rows())),
+           dim3(panel_threads), 0, y.data(), y.row_stride(), reinterpret_cast<const Block*>(w.data),
+           w.columns, ids);
+  };
+  if (w.dtype == DType::q2_k) return run(blocks::Q2_K{});
+  if (w.dtype == DType::q3_k) return run(blocks::Q3_K{});
+  if (w.dtype == DType::iq4_nl) return run(blocks::IQ4_NL{});
+  with_panels(w.dtype, [&](auto block) {
+    using Block = decltype(block);
+    launch(ctx, "dequantise", read_panels<T, Block>,
+           dim3(ids == nullptr ? blocks_for(w.rows, panel_rows) : static_cast<unsigned>(y.rows())),
+           dim3(panel_threads), 0, y.data(), y.row_stride(),
+           whole_packs(y.data(), y.row_stride(), w.columns), w.data, w.rows, w.columns, ids);
+  });
+}
+
+}  // namespace cuda
+namespace backend {
+
+template <class T>
+void dequantise(Context<Cuda>& ctx, View<T, Cuda> y, const Weight<Cuda>& w) {
+  if (is_quantised(w.dtype)) return cuda::read_quantised<T>(ctx, y, w, nullptr);
+  cuda::with_stored(w.dtype, [&](auto element) {
+    using W = decltype(element);
+    cuda::launch(ctx, "convert", cuda::convert_rows<T, W>, dim3(static_cast<unsigned>(w.rows)),
+                 dim3(256), 0, y.data(), y.row_stride(), reinterpret_cast<const W*>(w.data),
+                 w.columns);
+  });
+}
+
+template <class Device>
+Weight<Device> quantised_on(const Weight<Cpu>& weight) {
+  static_assert(std::is_same_v<Device, Cuda>);
+  const auto make = [](std::int64_t bytes) {
+    return std::make_shared<Tensor<std::byte, Cuda>>(Shape{bytes});
+  };
+  auto memory = make(cuda::bytes_on_gpu(weight.dtype, weight.rows, weight.columns));
+  if (!cuda::in_panels(weight.dtype)) {
+    copy(Cuda{}, memory->data(), Cpu{}, weight.data, static_cast<std::size_t>(weight.bytes()));
+  } else {
+    const auto stored = make(weight.bytes());
+    copy(Cuda{}, stored->data(), Cpu{}, weight.data, static_cast<std::size_t>(weight.bytes()));
+    const std::int64_t bands = (weight.rows + cuda::panel_rows - 1) / cuda::panel_rows;
+    const std::int64_t count = bands * cuda::panels_in(weight.dtype, weight.columns);
+    cuda::with_panels(weight.dtype, [&](auto block) {
+      using Block = decltype(block);
+      cuda::make_panels<Block>
+          <<<cuda::blocks_for(count * 32, cuda::panel_threads), cuda::panel_threads>>>(
+              memory->data(), reinterpret_cast<const Block*>(stored->data()), weight.rows,
+              weight.columns, count);
+    });
+    cuda::check(cudaGetLastError(), "panels");
+    cuda::check(cudaDeviceSynchronize(), "panels");
+  }
+  const std::byte* data = memory->data();
+  return {weight.dtype, weight.rows, weight.columns, data, std::move(memory)};
+}
+
+}  // namespace backend
+ZIYA_NAMESPACE_END

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of a few tokens with quantised weights on the tensor cores: a block per 16 rows, its
+// warps share the columns.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "ziya/backend/cuda/device.cuh"
+#include "ziya/backend/cuda/matvec.cuh"
+#include "ziya/backend/cuda/mma.cuh"
+#include "ziya/backend/cuda/panel.cuh"
+#include "ziya/backend/cuda/silu_mul.cuh"
+
+ZIYA_NAMESPACE_BEGIN
+namespace cuda {
+
+inline constexpr int panel_warps = 16;  // of a block, at most
+
+/// What the tensor cores multiply with: activations as they are; those of 32 bits as three of 8,
+/// hi + mid + lo, so that nothing is lost.
+template <class T>
+using Operand = std::conditional_t<std::is_same_v<T, Half>, Half, BFloat16>;
+template <class T>
+inline constexpr int operand_parts = std::is_same_v<T, float> ? 3 : 1;
+/// Tokens in `Sets` operands of 8 columns.
+template <class T, int Sets>
+inline constexpr int panel_tokens = 8 * Sets / operand_parts<T>;
+
+/// The lane's elements of a group of 32 columns: pairs of x[token, column(e)] of e = 0 … 7.
+template <class T, class Block>
+__device__ inline void load_operand(std::uint32_t (&out)[4], const T* x, int t, int part) {
+  constexpr int run = Panel<Block>::run;  // adjacent columns
+  const T* from = x + run * t;
+  if constexpr (!std::is_same_v<T, float>) {
+    if constexpr (run == 8) {
+      const auto all = *reinterpret_cast<const uint4*>(from);
+      out[0] = all.x, out[1] = all.y, out[2] = all.z, out[3] = all.w;
+    } else {
+      const auto first = *reinterpret_cast<const uint2*>(from);
+      const auto second = *reinterpret_cast<const uint2*>(from + 16);
+      out[0] = first.x, out[1] = first.y, out[2] = second.x, out[3] = second.y;
+    }
+  } else {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const auto four = *reinterpret_cast<const Pack<float>*>(from + half * (run == 8 ? 4 : 16));
+      std::uint32_t bits[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        float rest = four.at[i];
+        for (int n = 0; n < part; ++n) rest -= widen(narrow<BFloat16>(rest));
+        bits[i] = narrow<BFloat16>(rest).bits;
+      }
+      out[2 * half] = bits[0] | bits[1] << 16;
+      out[2 * half + 1] = bits[2] | bits[3] << 16;
+    }
+  }
+}
+
+/// Asks for bytes that this block will read; a multiple of 16.
+__device__ inline void prefetch(const std::byte* from, int bytes) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  if (bytes > 0) {
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+  }
+#endif
+}
+
+/// y = x · wᵀ for several weights, one after another in the grid; gated: the second half of the
+/// warps has the rows of `up`.
+template <class T, class Block, int Sets>
+ZIYA_KERNEL void __launch_bounds__(32 * panel_warps)
+    matvec_panels(MatvecArguments<T, std::byte> a) {
+  using Form = Panel<Block>;
+  using N = Operand<T>;
+  constexpr int parts = operand_parts<T>, slots = 8 * Sets;
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int g = lane / 4, t = lane % 4;
+  std::int64_t band = blockIdx.x;
+  int index = 0;
+  const auto bands = [&](int i) { return (a.parts[i].rows + panel_rows - 1) / panel_rows; };
+  while (index + 1 < matvec_parts && band >= bands(index)) band -= bands(index++);
+  const auto part = a.parts[index];
+  const bool gated = a.up != nullptr;
+  const int sharing = static_cast<int>(blockDim.x) / (gated ? 64 : 32);  // warps per weight
+  const bool second = warp >= sharing;
+  const int panels = static_cast<int>((a.columns + Form::columns - 1) / Form::columns);
+  const int place = second ? warp - sharing : warp;
+  const int begin = panels * place / sharing, end = panels * (place + 1) / sharing;
+  const std::byte* from = (second ? a.up : part.w) + band * panels * Form::bytes;
+
+  // The weights do not depend on the work before: they are under way before it ends.
+  Form next;
+  if (begin < end) next.load(from + std::int64_t{begin} * Form::bytes, lane);
+  if (lane == 0) {
+    prefetch(from + std::int64_t{begin + 1} * Form::bytes, (end - begin - 1) * Form::bytes);
+  }
+  release_next();
+  wait_for_previous();
+
+  const auto tokens = static_cast<int>(a.tokens);
+  const T* x[Sets];
+  bool present[Sets];
+#pragma unroll
+  for (int s = 0; s < Sets; ++s) {
+    const int token = (8 * s + g) / parts;
+    present[s] = token < tokens;
+    x[s] = a.x + token * a.x_stride;
+  }
+  float sums[Sets][4] = {};
+  for (int panel = begin; panel < end; ++panel) {
+    Form now = next;
+    if (panel + 1 < end) next.load(from + std::int64_t{panel + 1} * Form::bytes, lane);
+    now.open();
+#pragma unroll
+    for (int group = 0; group < Form::groups; ++group) {
+      const std::int64_t column = std::int64_t{panel} * Form::columns + 32 * group;
+      std::uint32_t operand[Sets][4] = {};
+#pragma unroll
+      for (int s = 0; s < Sets; ++s) {
+        if (present[s] && column < a.columns) {
+          load_operand<T, Block>(operand[s], x[s] + column, t, (8 * s + g) % parts);
+        }
+      }
+      std::uint32_t rows[2][4];
+      now.template unpack<N>(rows[0], 0, group);
+      now.template unpack<N>(rows[1], 1, group);
+#pragma unroll
+      for (int s = 0; s < Sets; ++s) {
+        float c[4];
+#pragma unroll
+        for (int step = 0; step < 2; ++step) {
+          const unsigned w[4] = {rows[0][2 * step], rows[1][2 * step], rows[0][2 * step + 1],
+                                 rows[1][2 * step + 1]};
+          if (step == 0 || Form::run == 4) {
+            multiply_first<N>(c, w, operand[s][2 * step], operand[s][2 * step + 1]);
+          } else {
+            multiply<N>(c, w, operand[s][2 * step], operand[s][2 * step + 1]);
+          }
+          if (step == 0 && Form::run == 8) continue;  // both steps share their scales
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            sums[s][i] = fmaf(now.scales.scale(i / 2, 2 * group + step), c[i], sums[s][i]);
+          }
+        }
+        if constexpr (Form::minimum) {
+          constexpr unsigned one = std::is_same_v<N, Half> ? 0x3c003c00u : 0x3f803f80u;
+          const unsigned ones[4] = {one, one, one, one};
+          float x_sums[4];
+          multiply_first<N>(x_sums, ones, operand[s][0], operand[s][1]);
+          multiply<N>(x_sums, ones, operand[s][2], operand[s][3]);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            sums[s][i] = fmaf(-now.scales.min(i / 2, group), x_sums[i], sums[s][i]);
+          }
+        }
+      }
+    }
+  }
+
+  __shared__ float partial[panel_warps][panel_rows][slots];
+#pragma unroll
+  for (int s = 0; s < Sets; ++s) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) partial[warp][g + i / 2 * 8][8 * s + 2 * t + i % 2] = sums[s][i];
+  }
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < panel_rows * tokens;
+       i += static_cast<int>(blockDim.x)) {
+    const int token = i / static_cast<int>(panel_rows), row = i % static_cast<int>(panel_rows);
+    if (band * panel_rows + row >= part.rows) continue;
+    const auto total = [&](int first) {
+      float sum = 0;
+      for (int n = first; n < first + sharing; ++n) {
+        for (int p = 0; p < parts; ++p) sum += partial[n][row][token * parts + p];
+      }
+      return sum;
+    };
+    float sum = total(0);
+    if (gated) sum = silu(sum) * total(sharing);
+    finish_row(a, part, band * panel_rows + row, token, sum);
+  }
+}
+
+/// How many warps share the columns of a weight: enough to fill the GPU, with little left over.
+ZIYA_HIDDEN inline int panel_sharing(Context<Cuda>& ctx, std::int64_t blocks, std::int64_t panels,
+                                     int most) {
+  constexpr std::int64_t warps_wanted = 20;  // per multiprocessor
+  const std::int64_t wanted = (warps_wanted * ctx.multiprocessors() + blocks - 1) / blocks;
+  const auto least = static_cast<int>(std::clamp<std::int64_t>(wanted, 4, most));
+  int best = least;
+  double best_use = 0;
+  for (int n = least; n <= std::min(most, least + 4); ++n) {
+    const std::int64_t each = (panels + n - 1) / n;
+    const double use = static_cast<double>(panels) / static_cast<double>(each * n);
+    if (use > best_use) best = n, best_use = use;
+  }
+  return best;
+}
+
+/// Whether the rows of x can be read 16 bytes at a time.
+template <class T>
+ZIYA_HIDDEN bool panels_fit(const MatvecArguments<T, std::byte>& a) {
+  return whole_packs(a.x, a.tokens > 1 ? a.x_stride : 0, a.columns);
+}
+
+template <class T, class Block, int Sets>
+ZIYA_HIDDEN void launch_panels(Context<Cuda>& ctx, const MatvecArguments<T, std::byte>& a) {
+  std::int64_t bands = 0;
+  for (const auto& part : a.parts) bands += (part.rows + panel_rows - 1) / panel_rows;
+  const int weights = a.up == nullptr ? 1 : 2;
+  const int sharing = panel_sharing(ctx, bands * weights,
+                                    (a.columns + Panel<Block>::columns - 1) / Panel<Block>::columns,
+                                    panel_warps / weights);
+  launch(ctx, "matmul", matvec_panels<T, Block, Sets>, dim3(static_cast<unsigned>(bands)),
+         dim3(static_cast<unsigned>(32 * sharing * weights)), 0, a);
+}
+
+/// Any number of tokens, `panel_tokens` at a time.
+template <class T>
+ZIYA_HIDDEN void run_panels(Context<Cuda>& ctx, DType dtype, MatvecArguments<T, std::byte> a) {
+  const std::int64_t tokens = a.tokens;
+  with_panels(dtype, [&](auto block) {
+    using Block = decltype(block);
+    for (std::int64_t done = 0; done < tokens;) {
+      const bool few = tokens - done <= panel_tokens<T, 1>;
+      a.tokens =
+          std::min<std::int64_t>(tokens - done, few ? panel_tokens<T, 1> : panel_tokens<T, 4>);
+      few ? launch_panels<T, Block, 1>(ctx, a) : launch_panels<T, Block, 4>(ctx, a);
+      done += a.tokens;
+      a.x += a.tokens * a.x_stride;
+      for (auto& part : a.parts) {
+        const std::size_t size = a.y_float ? sizeof(float) : sizeof(T);
+        part.y = static_cast<std::byte*>(part.y) +
+                 static_cast<std::size_t>(a.tokens * part.y_stride) * size;
+      }
+    }
+  });
+}
+
+}  // namespace cuda
+ZIYA_NAMESPACE_END

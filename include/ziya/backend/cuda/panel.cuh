@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+// Quantised weights, 16 rows × 128 or 256 columns at a time, as operands of the tensor cores.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ziya/backend/cuda/device.cuh"
+#include "ziya/backend/cuda/panel_scales.cuh"
+#include "ziya/backend/cuda/panels.hpp"
+#include "ziya/backend/cuda/stored_blocks.cuh"
+#include "ziya/core/blocks.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+namespace cuda {
+
+/// w = scale · (q − offset) − min, q of 4 or 8 low bits and some high ones; `run`: adjacent columns
+/// that one lane has.
+template <int LowBits, int HighBits, int Offset, bool Minimum, int Run, class ScalesType>
+struct PanelFormat {
+  static constexpr int low_bits = LowBits, high_bits = HighBits, offset = Offset, run = Run;
+  static constexpr bool minimum = Minimum;
+  using Scales = ScalesType;
+};
+template <class Block>
+struct FormatOf;
+template <>
+struct FormatOf<blocks::Q4_0> : PanelFormat<4, 0, 8, false, 8, HalfScales> {};
+template <>
+struct FormatOf<blocks::Q4_1> : PanelFormat<4, 0, 0, true, 8, HalfPairScales> {};
+template <>
+struct FormatOf<blocks::Q5_0> : PanelFormat<4, 1, 16, false, 8, HalfScales> {};
+template <>
+struct FormatOf<blocks::Q5_1> : PanelFormat<4, 1, 0, true, 8, HalfPairScales> {};
+template <>
+struct FormatOf<blocks::Q8_0> : PanelFormat<8, 0, 128, false, 8, HalfScales> {};
+template <>
+struct FormatOf<blocks::Q4_K> : PanelFormat<4, 0, 0, true, 8, SixBitScales> {};
+template <>
+struct FormatOf<blocks::Q5_K> : PanelFormat<4, 1, 0, true, 8, SixBitScales> {};
+template <>
+struct FormatOf<blocks::Q6_K> : PanelFormat<4, 2, 32, false, 4, ByteScales> {};
+
+/// f(Block{}) for the types in panels.
+template <class F>
+ZIYA_HIDDEN void with_panels(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::q4_0:
+      return f(blocks::Q4_0{});
+    case DType::q4_1:
+      return f(blocks::Q4_1{});
+    case DType::q5_0:
+      return f(blocks::Q5_0{});
+    case DType::q5_1:
+      return f(blocks::Q5_1{});
+    case DType::q8_0:
+      return f(blocks::Q8_0{});
+    case DType::q4_k:
+      return f(blocks::Q4_K{});
+    case DType::q5_k:
+      return f(blocks::Q5_K{});
+    default:
+      return f(blocks::Q6_K{});
+  }
+}
+
+/// The lane 4 g + t has, of each group of 32 columns of rows g and g + 8, eight elements e: columns
+/// 8 t + e, or 16 (e / 4) + 4 t + e % 4 where scales belong to 16 columns.
+template <class Block>
+struct Panel : FormatOf<Block> {
+  using Format = FormatOf<Block>;
+  using Format::high_bits, Format::low_bits, Format::minimum, Format::offset, Format::run;
+  using Scales = typename Format::Scales;
+  static constexpr bool super = sizeof(Block) > 64;
+  static constexpr int elements = super ? 256 : 32, columns = super ? 256 : 128;
+  static constexpr int groups = columns / 32, blocks = columns / elements;
+  static constexpr int words = groups * low_bits / 4;  // per row and lane
+  static constexpr int high_words = groups * high_bits / 4;
+  static constexpr int high_at = 256 * words, scales_at = high_at + 256 * high_words;
+  static constexpr int bytes = 16 * blocks * static_cast<int>(sizeof(Block));
+  static_assert(bytes == scales_at + 16 * Scales::row_bytes);
+
+  Words low[words / 2];
+  std::uint32_t high[high_words == 0 ? 1 : 2 * high_words];
+  Scales scales;
+
+  __device__ static int column(int group, int t, int e) {
+    return 32 * group + (run == 8 ? 8 * t + e : 16 * (e / 4) + 4 * t + e % 4);
+  }
+
+  __device__ void load(const std::byte* from, int lane) {
+#pragma unroll
+    for (int c = 0; c < words / 2; ++c) low[c] = load_words(from + (c * 32 + lane) * 16);
+    if constexpr (high_words == 1) {
+      const uint2 both = __ldg(reinterpret_cast<const uint2*>(from + high_at) + lane);
+      high[0] = both.x;
+      high[1] = both.y;
+    } else if constexpr (high_words > 1) {
+#pragma unroll
+      for (int c = 0; c < high_words / 2; ++c) {
+        const Words four = load_words(from + high_at + (c * 32 + lane) * 16);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) high[4 * c + i] = four.at[i];
+      }
+    }
+    scales.load(from + scales_at, lane / 4);
+  }
+  /// What depends on loaded values and is needed once.
+  __device__ void open() {
+    if constexpr (super && minimum) scales.open();
+  }
+
+  /// Pairs of q − offset of elements (0, 1), (2, 3), (4, 5), (6, 7), exact in T.
+  template <class T>
+  __device__ void unpack(std::uint32_t (&out)[4], int r, int group) const {
+    if constexpr (low_bits == 8) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int index = r * words + 2 * group + i;
+        bytes_to<T>(out[2 * i], out[2 * i + 1], low[index / 4].at[index % 4]);
+      }
+    } else {
+      const int index = r * words + group;
+      const std::uint32_t word = low[index / 4].at[index % 4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        if constexpr (high_bits == 0 && std::is_same_v<T, Half>) {
+          // 1024 + q, or 1024 + 16 q: no shift for half of them.
+          const std::uint32_t shifted = j < 2 ? word : word >> 8;
+          if (j % 2 == 0) {
+            out[j] = minus<T>((shifted & 0x000f000fu) | 0x64006400u, 0x6400u + offset);
+          } else {
+            out[j] = sixteenth((shifted & 0x00f000f0u) | 0x64006400u);
+          }
+        } else {
+          std::uint32_t q = word >> (4 * j) & 0x000f000fu;
+          if constexpr (high_bits > 0) {
+            constexpr int per_word = 4 / high_bits, mask = (1 << high_bits) - 1;
+            const int at = (group % per_word * 4 + j) * high_bits;  // of the pair's first
+            const std::uint32_t bits = high[r * high_words + group / per_word];
+            const std::uint32_t moved = at < 4 ? bits << (4 - at) : bits >> (at - 4);
+            q |= moved & (static_cast<std::uint32_t>(mask) << 4) * 0x00010001u;
+          }
+          constexpr std::uint32_t one = std::is_same_v<T, Half> ? 0x6400u : 0x4300u;
+          out[j] = minus<T>(q | one * 0x00010001u, one + offset);
+        }
+      }
+    }
+  }
+
+  /// The lane's eight elements of a group as floats, rounded once at most.
+  __device__ void values(float (&out)[8], int r, int group) const {
+    std::uint32_t pairs[4];
+    unpack<BFloat16>(pairs, r, group);
+    const float min = minimum ? scales.min(r, group) : 0.0f;
+#pragma unroll
+    for (int e = 0; e < 8; ++e) {
+      const std::uint32_t bits = e % 2 == 0 ? pairs[e / 2] << 16 : pairs[e / 2] & 0xffff0000u;
+      const float scale = scales.scale(r, 2 * group + (run == 8 ? 0 : e / 4));
+      out[e] = fmaf(__uint_as_float(bits), scale, -min);
+    }
+  }
+
+  /// Writes the lane's part of a panel from block(r, i), the i-th block of row g + 8 r or null.
+  template <class GetBlock>
+  __device__ static void store(std::byte* to, int lane, const GetBlock& block) {
+    std::uint32_t low_words[2 * words] = {}, high_bits_of[2 * high_words + 1] = {};
+    for (int r = 0; r < 2; ++r) {
+      for (int group = 0; group < groups; ++group) {
+        const Block* b = block(r, 32 * group / elements);
+        for (int e = 0; e < 8; ++e) {
+          const int in_block = column(group, lane % 4, e) % elements;
+          const auto q = static_cast<std::uint32_t>(b == nullptr ? offset : quant_of(*b, in_block));
+          const int half = e % 2 * 16;
+          if constexpr (low_bits == 8) {
+            low_words[r * words + 2 * group + e / 4] |= q << (e % 4 * 8);
+          } else {
+            low_words[r * words + group] |= (q & 15u) << (4 * (e / 2) + half);
+          }
+          if constexpr (high_bits > 0) {
+            constexpr int per_word = 4 / high_bits;
+            high_bits_of[r * high_words + group / per_word] |=
+                (q >> 4) << ((group % per_word * 4 + e / 2) * high_bits + half);
+          }
+        }
+      }
+    }
+    for (int i = 0; i < 2 * words; ++i) {
+      word_at(to, (i / 4 * 32 + lane) * 16 + i % 4 * 4) = low_words[i];
+    }
+    constexpr int wide = high_words == 1 ? 2 : 4;
+    for (int i = 0; i < 2 * high_words; ++i) {
+      word_at(to, high_at + (i / wide * 32 + lane) * wide * 4 + i % wide * 4) = high_bits_of[i];
+    }
+    if (lane % 4 == 0) Scales::store(to + scales_at, lane / 4, block);
+  }
+
+ private:
+  __device__ static std::uint32_t& word_at(std::byte* to, int offset_in_bytes) {
+    return *reinterpret_cast<std::uint32_t*>(to + offset_in_bytes);
+  }
+  template <class Pair>
+  __device__ static Pair as(std::uint32_t bits) {
+    return *reinterpret_cast<const Pair*>(&bits);
+  }
+  template <class T>
+  __device__ static std::uint32_t minus(std::uint32_t pair, std::uint32_t subtrahend) {
+    if constexpr (std::is_same_v<T, Half>) {
+      const __half2 result = __hsub2(as<__half2>(pair), as<__half2>(subtrahend * 0x00010001u));
+      return *reinterpret_cast<const std::uint32_t*>(&result);
+    } else {
+      const __nv_bfloat162 result =
+          __hsub2(as<__nv_bfloat162>(pair), as<__nv_bfloat162>(subtrahend * 0x00010001u));
+      return *reinterpret_cast<const std::uint32_t*>(&result);
+    }
+  }
+  /// (1024 + 16 q) / 16 − 64 − offset.
+  __device__ static std::uint32_t sixteenth(std::uint32_t pair) {
+    constexpr std::uint32_t addend = 0xd400u + (offset << 4);  // −(64 + offset), offset below 64
+    const __half2 result =
+        __hfma2(as<__half2>(pair), as<__half2>(0x2c002c00u), as<__half2>(addend * 0x00010001u));
+    return *reinterpret_cast<const std::uint32_t*>(&result);
+  }
+  /// Four bytes minus 128 as two pairs.
+  template <class T>
+  __device__ static void bytes_to(std::uint32_t& first, std::uint32_t& second, std::uint32_t word) {
+    if constexpr (std::is_same_v<T, Half>) {
+      first = minus<T>(__byte_perm(word, 0x64646464u, 0x4140), 0x6480u);
+      second = minus<T>(__byte_perm(word, 0x64646464u, 0x4342), 0x6480u);
+    } else {
+      std::uint32_t wide[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        wide[i] = __float_as_uint(biased_byte(word, i) - (0x1p23f + 128));
+      }
+      first = __byte_perm(wide[0], wide[1], 0x7632);  // 8 bits: the lower halves are zeros
+      second = __byte_perm(wide[2], wide[3], 0x7632);
+    }
+  }
+};
+
+}  // namespace cuda
+ZIYA_NAMESPACE_END

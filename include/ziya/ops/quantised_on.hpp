@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// Quantised matrices copied to another device, in the order in which its kernels read them.
+#pragma once
+
+#include "ziya/backend/cuda/dequantise.hpp"
+#include "ziya/config.hpp"
+#include "ziya/core/device.hpp"
+#include "ziya/core/weight.hpp"
+#include "ziya/ops/check.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+namespace ops {
+
+/// The same elements on `Device`.
+/// @param w (rows, columns), of a quantised type
+/// @throws ShapeError when blocks do not divide the rows; BackendError
+template <class Device>
+Weight<Device> quantised_on(const Weight<Cpu>& w) {
+  check_weight("quantised_on", w);
+#if ZIYA_WITH_CUDA
+  return backend::quantised_on<Device>(w);
+#else
+  static_assert(sizeof(Device) == 0, "this program has no other device than the CPU");
+#endif
+}
+
+}  // namespace ops
+ZIYA_NAMESPACE_END

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+// Quantised weights on the GPU against the floats that the CPU reads from the same blocks.
+#include <array>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "cuda/devices.hpp"
+#include "ziya/ops/embedding.hpp"
+#include "ziya/ops/matmul.hpp"
+#include "ziya/ops/quantize.hpp"
+
+using namespace test;
+namespace ops = ziya::ops;
+using ziya::View;
+
+namespace {
+
+/// Random numbers in blocks, and what the blocks hold.
+struct Quantised {
+  Weight<Cpu> weight;
+  std::vector<float> values;
+};
+Quantised quantised(DType dtype, std::int64_t rows, std::int64_t columns, std::uint64_t seed) {
+  Context<Cpu> cpu({.threads = 2});
+  Tensor<float> numbers(Shape{rows, columns});
+  const auto random = random_values(rows * columns, seed);
+  std::copy(random.begin(), random.end(), numbers.data());
+  Quantised result{ops::quantise<Cpu>(cpu, dtype, numbers.view()), random};
+  ops::dequantise(cpu, numbers.view(), result.weight);
+  std::copy_n(numbers.data(), rows * columns, result.values.begin());
+  return result;
+}
+
+std::vector<DType> quantised_types() {
+  std::vector<DType> types;
+  for (int i = static_cast<int>(DType::q4_0); i < ziya::dtype_count; ++i) {
+    types.push_back(static_cast<DType>(i));
+  }
+  return types;
+}
+
+/// Columns that are `parts` whole blocks of 32 or 256 and whole panels or not.
+std::int64_t columns_of(DType dtype, std::int64_t parts) {
+  return parts * ziya::info(dtype).block_elements;
+}
+
+template <class T>
+std::vector<float> rounded(const std::vector<float>& values) {
+  std::vector<float> result;
+  for (const float value : values) result.push_back(ziya::to_float(from_float<T>(value)));
+  return result;
+}
+
+template <class Body>
+void on_gpu(Body&& body) {
+  if (!gpu()) return;
+  Context<Cuda> ctx;
+  {
+    INFO("f32");
+    body(ctx, float{});
+  }
+  {
+    INFO("f16");
+    body(ctx, Half{});
+  }
+  INFO("bf16");
+  body(ctx, BFloat16{});
+}
+
+}  // namespace
+
+TEST_CASE("cuda: quantised weights are read as on the CPU, to the bit", "[cuda][small][race]") {
+  on_gpu([]<class T>(Context<Cuda>& ctx, T) {
+    for (const DType dtype : quantised_types()) {
+      for (const auto [rows, parts] :
+           {std::array<std::int64_t, 2>{16, 8}, {7, 1}, {33, 5}, {48, 4}}) {
+        INFO(name(dtype) << " " << rows << " x " << parts);
+        const std::int64_t columns = columns_of(dtype, parts);
+        const auto w = quantised(dtype, rows, columns, 5);
+        const auto on_device = ziya::weight_on<Cuda>(w.weight);
+        if constexpr (std::is_same_v<T, float>) {
+          auto all = poisoned<T, Cuda>({rows, columns});
+          ops::dequantise(ctx, all.view(), on_device);
+          CHECK(values_of(all) == w.values);
+        }
+        const std::vector<std::int32_t> ids{3, 0, static_cast<std::int32_t>(rows - 1), 3};
+        auto y = poisoned<T, Cuda>({4, columns});
+        ops::embedding(ctx, y.view(), on_device, ids);
+        std::vector<float> expected;
+        for (const std::int32_t id : ids) {
+          const auto row = w.values.begin() + id * columns;
+          expected.insert(expected.end(), row, row + columns);
+        }
+        CHECK(values_of(y) == rounded<T>(expected));
+      }
+    }
+  });
+}
+
+TEST_CASE("cuda: products with quantised weights, plain, added, many, gated", "[cuda][small]") {
+  struct Case {
+    std::int64_t tokens, parts, out;
+  };
+  // One to a few tokens, several operands of eight, several passes, and the library's products.
+  constexpr std::array cases{Case{1, 1, 8},  Case{1, 40, 33}, Case{2, 5, 16}, Case{3, 8, 40},
+                             Case{8, 3, 17}, Case{9, 4, 48},  Case{33, 2, 7}, Case{70, 2, 24}};
+  on_gpu([&]<class T>(Context<Cuda>& ctx, T) {
+    for (const DType dtype : quantised_types()) {
+      for (const Case& c : cases) {
+        const std::int64_t in = columns_of(dtype, c.parts);
+        INFO(name(dtype) << " " << c.tokens << " x " << in << " x " << c.out);
+        auto values = random_values(c.tokens * in, 1);
+        const auto x = on<T, Cuda>(values, {c.tokens, in});
+        const auto w = quantised(dtype, c.out, in, 2), w2 = quantised(dtype, c.out, in, 3);
+        const auto on_device = ziya::weight_on<Cuda>(w.weight);
+        const auto on_device2 = ziya::weight_on<Cuda>(w2.weight);
+        const auto product = [&](const Quantised& m) {
+          std::vector<double> y;
+          for (std::int64_t t = 0; t < c.tokens; ++t) {
+            for (std::int64_t o = 0; o < c.out; ++o) {
+              double sum = 0;
+              for (std::int64_t i = 0; i < in; ++i) {
+                sum += static_cast<double>(values[static_cast<std::size_t>(t * in + i)]) *
+                       static_cast<double>(m.values[static_cast<std::size_t>(o * in + i)]);
+              }
+              y.push_back(sum);
+            }
+          }
+          return y;
+        };
+        const Shape shape{c.tokens, c.out};
+        const auto expected = product(w), second = product(w2);
+        auto y = poisoned<T, Cuda>(shape), z = poisoned<T, Cuda>(shape);
+        ops::matmul(ctx, y.view(), x.view(), on_device);
+        CHECK(row_error(values_of(y), expected, c.out) < tolerance<T>);
+
+        ops::matmul_add(ctx, y.view(), x.view(), on_device2);
+        auto sum = expected;
+        for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += second[i];
+        CHECK(row_error(values_of(y), sum, c.out) < 3 * tolerance<T>);
+
+        y = poisoned<T, Cuda>(shape);
+        const std::array<View<T, Cuda>, 2> ys{y.view(), z.view()};
+        const std::array<const Weight<Cuda>*, 2> ws{&on_device, &on_device2};
+        ops::matmul_many<Cuda, T>(ctx, ys, x.view(), ws);
+        CHECK(row_error(values_of(y), expected, c.out) < tolerance<T>);
+        CHECK(row_error(values_of(z), second, c.out) < tolerance<T>);
+
+        y = poisoned<T, Cuda>(shape);
+        ops::matmul_silu_mul(ctx, y.view(), x.view(), on_device, on_device2);
+        auto gated = expected;
+        for (std::size_t i = 0; i < gated.size(); ++i) {
+          gated[i] = expected[i] / (1 + std::exp(-expected[i])) * second[i];
+        }
+        CHECK(row_error(values_of(y), gated, c.out) < 3 * tolerance<T>);
+
+        if constexpr (!std::is_same_v<T, float>) {
+          auto wide = poisoned<float, Cuda>(shape);
+          ops::matmul(ctx, wide.view(), View<const T, Cuda>(x.view()), on_device);
+          CHECK(row_error(values_of(wide), expected, c.out) < tolerance<T>);
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE("cuda: products of operands of different types, and of rows that are not aligned",
+          "[cuda][small]") {
+  if (!gpu()) return;
+  Context<Cuda> ctx;
+  const std::int64_t in = 256, out = 24, tokens = 3;
+  const auto a = quantised(DType::q4_k, out, in, 1), b = quantised(DType::q6_k, out, in, 2);
+  const auto wa = ziya::weight_on<Cuda>(a.weight), wb = ziya::weight_on<Cuda>(b.weight);
+  auto values = random_values(tokens * (in + 1), 3);
+  const auto wide = on<float, Cuda>(values, {tokens, in + 1});
+  const View<const float, Cuda> x = wide.view().column_range(1, in);
+  auto y = poisoned<float, Cuda>({tokens, out}), z = poisoned<float, Cuda>({tokens, out});
+  const std::array<View<float, Cuda>, 2> ys{y.view(), z.view()};
+  const std::array<const Weight<Cuda>*, 2> ws{&wa, &wb};
+  ops::matmul_many<Cuda, float>(ctx, ys, x, ws);
+  const auto expected = [&](const Quantised& m) {
+    std::vector<double> sums;
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      for (std::int64_t o = 0; o < out; ++o) {
+        double sum = 0;
+        for (std::int64_t i = 0; i < in; ++i) {
+          sum += static_cast<double>(values[static_cast<std::size_t>(t * (in + 1) + 1 + i)]) *
+                 static_cast<double>(m.values[static_cast<std::size_t>(o * in + i)]);
+        }
+        sums.push_back(sum);
+      }
+    }
+    return sums;
+  };
+  CHECK(row_error(values_of(y), expected(a), out) < op_tolerance);
+  CHECK(row_error(values_of(z), expected(b), out) < op_tolerance);
+}
