@@ -34,18 +34,6 @@ struct TileArguments {
   const std::int64_t* visible;
 };
 
-__device__ inline void copy_async(void* to, const void* from, bool present) {
-  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
-  const int bytes = present ? 16 : 0;  // what is not copied becomes zero
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes)
-               : "memory");
-}
-__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int Pending>
-__device__ inline void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
-}
-
 /// Four 8 × 8 matrices; lane l gives the address of row l % 8 of matrix l / 8.
 __device__ inline void load_matrices(unsigned (&to)[4], const void* row) {
   const auto address = static_cast<unsigned>(__cvta_generic_to_shared(row));

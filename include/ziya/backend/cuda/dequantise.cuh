@@ -33,6 +33,17 @@ ZIYA_KERNEL void make_panels(std::byte* to, const Block* from, std::int64_t rows
   });
 }
 
+/// In instructions of 16 bytes at most.
+template <class T, int N>
+__device__ inline void store_pack(T* to, const Pack<T, N>& pack) {
+  constexpr int size = static_cast<int>(sizeof pack), step = size < 16 ? size : 16;
+#pragma unroll
+  for (int at = 0; at < size; at += step) {
+    using Part = Pack<std::uint32_t, step / 4>;
+    reinterpret_cast<Part*>(to)[at / step] = reinterpret_cast<const Part*>(&pack)[at / step];
+  }
+}
+
 /// Rows of a weight in panels: all of them, a warp per panel, or those that `ids` name, a block
 /// per token.
 template <class T, class Block>
@@ -61,15 +72,17 @@ ZIYA_KERNEL void read_panels(T* y, std::int64_t y_stride, bool aligned, const st
         if (column >= columns) break;
         float values[8];
         form.values(values, r, group);
-        for (int e = 0; e < 8; e += 4) {  // four columns are adjacent in every format
-          Pack<T, 4> four;
+        constexpr int run = Form::run;
 #pragma unroll
-          for (int i = 0; i < 4; ++i) four.at[i] = narrow<T>(values[e + i]);
+        for (int e = 0; e < 8; e += run) {
+          Pack<T, run> pack;
+#pragma unroll
+          for (int i = 0; i < run; ++i) pack.at[i] = narrow<T>(values[e + i]);
           T* at = to + column + Form::column(0, lane % 4, e);
           if (aligned) {
-            *reinterpret_cast<Pack<T, 4>*>(at) = four;
+            store_pack(at, pack);
           } else {
-            for (int i = 0; i < 4; ++i) at[i] = four.at[i];
+            for (int i = 0; i < run; ++i) at[i] = pack.at[i];
           }
         }
       }

@@ -50,6 +50,20 @@ __device__ inline Pack<T> load_once(const T* from) {
   return *reinterpret_cast<Pack<T>*>(&bits);
 }
 
+/// 16 bytes from global to shared memory, under way until `wait_for_copies`; zeros where there are
+/// none.
+__device__ inline void copy_async(void* to, const void* from, bool present) {
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  const int bytes = present ? 16 : 0;  // what is not copied becomes zero
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes)
+               : "memory");
+}
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int Pending>
+__device__ inline void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+}
+
 /// Waits until the work before this kernel is done and its results can be seen. Every kernel calls
 /// it before it touches what another kernel wrote or reads.
 __device__ inline void wait_for_previous() {

@@ -77,7 +77,7 @@ ZIYA_HIDDEN void in_converted_parts(Context<Cuda>& ctx, const Weight<Cuda>& w, F
 
 template <class T, class Y>
 ZIYA_HIDDEN void product(Context<Cuda>& ctx, View<Y, Cuda> y, View<const T, Cuda> x,
-                         const Weight<Cuda>& w, bool add) {
+                         const Weight<Cuda>& w, bool add, bool made = false) {
   if (x.rows() == 0 || w.rows == 0) return;
   const Weight<Cuda>* const weights[] = {&w};
   if (panels_take<T>(x, weights)) {
@@ -87,7 +87,7 @@ ZIYA_HIDDEN void product(Context<Cuda>& ctx, View<Y, Cuda> y, View<const T, Cuda
   }
   if (!reads<T>(w.dtype) || (w.dtype != dtype_of<T> && x.rows() > matvec_tokens)) {
     return in_converted_parts<T>(ctx, w, [&](std::int64_t begin, const Weight<Cuda>& part) {
-      product<T, Y>(ctx, y.column_range(begin, part.rows), x, part, add);
+      product<T, Y>(ctx, y.column_range(begin, part.rows), x, part, add, true);
     });
   }
   if (x.rows() > matvec_tokens) {
@@ -108,6 +108,7 @@ ZIYA_HIDDEN void product(Context<Cuda>& ctx, View<Y, Cuda> y, View<const T, Cuda
   with_readable<T>(w.dtype, [&](auto element) {
     auto a = matvec_arguments<T, decltype(element), Y>(y, x, w);
     a.add = add;
+    a.made = made;
     run_matvec(ctx, a);
   });
 }

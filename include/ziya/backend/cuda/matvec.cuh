@@ -25,6 +25,7 @@ struct MatvecArguments {
   const T* x;
   std::int64_t x_stride, columns, tokens;
   bool y_float, add;
+  bool made;  ///< the weights are a result of the work before
 };
 
 template <class T, class W>
@@ -75,7 +76,8 @@ ZIYA_KERNEL void __launch_bounds__(32 * matvec_warps) matvec(MatvecArguments<T, 
   if constexpr (Gated) from[1] = a.up + row * a.columns;
   const auto packs = static_cast<int>(a.columns / elements);
 
-  // The weights do not depend on the work before: the first are under way before it ends.
+  // The first weights are under way before the work before ends, unless it makes them.
+  if (a.made) wait_for_previous();
   Pack<W> now[weights][ahead];
   const auto fetch = [&](int first) {
 #pragma unroll

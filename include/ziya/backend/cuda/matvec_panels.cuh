@@ -58,14 +58,11 @@ __device__ inline void load_operand(std::uint32_t (&out)[4], const T* x, int t, 
   }
 }
 
-/// Asks for bytes that this block will read; a multiple of 16.
-__device__ inline void prefetch(const std::byte* from, int bytes) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  if (bytes > 0) {
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-  }
-#endif
-}
+/// Panels of a warp that are under way, in shared memory.
+template <class Block>
+inline constexpr int panel_stages = Panel<Block>::bytes < 2000 ? 4 : 3;
+template <class Block>
+inline constexpr int panel_ring = panel_stages<Block>* Panel<Block>::bytes;  // bytes of a warp
 
 /// y = x · wᵀ for several weights, one after another in the grid; gated: the second half of the
 /// warps has the rows of `up`.
@@ -85,21 +82,32 @@ ZIYA_KERNEL void __launch_bounds__(32 * panel_warps)
   const bool gated = a.up != nullptr;
   const int sharing = static_cast<int>(blockDim.x) / (gated ? 64 : 32);  // warps per weight
   const bool second = warp >= sharing;
-  const int panels = static_cast<int>((a.columns + Form::columns - 1) / Form::columns);
+  const auto panels = static_cast<int>((a.columns + Form::columns - 1) / Form::columns);
   const int place = second ? warp - sharing : warp;
   const int begin = panels * place / sharing, end = panels * (place + 1) / sharing;
   const std::byte* from = (second ? a.up : part.w) + band * panels * Form::bytes;
 
+  constexpr int stages = panel_stages<Block>;
+  extern __shared__ __align__(16) std::byte shared[];
+  std::byte* ring = shared + warp * panel_ring<Block>;
+  const auto fetch = [&](int panel, int stage) {
+    if (panel < end) {
+      const std::byte* source = from + std::int64_t{panel} * Form::bytes;
+#pragma unroll
+      for (int first = 0; first < Form::bytes; first += 512) {
+        const int at = first + lane * 16;
+        if (at < Form::bytes) copy_async(ring + stage * Form::bytes + at, source + at, true);
+      }
+    }
+    commit_copies();
+  };
   // The weights do not depend on the work before: they are under way before it ends.
-  Form next;
-  if (begin < end) next.load(from + std::int64_t{begin} * Form::bytes, lane);
-  if (lane == 0) {
-    prefetch(from + std::int64_t{begin + 1} * Form::bytes, (end - begin - 1) * Form::bytes);
-  }
+#pragma unroll
+  for (int stage = 0; stage < stages; ++stage) fetch(begin + stage, stage);
   release_next();
   wait_for_previous();
 
-  const auto tokens = static_cast<int>(a.tokens);
+  const auto tokens = static_cast<int>(a.tokens), columns = static_cast<int>(a.columns);
   const T* x[Sets];
   bool present[Sets];
 #pragma unroll
@@ -109,17 +117,23 @@ ZIYA_KERNEL void __launch_bounds__(32 * panel_warps)
     x[s] = a.x + token * a.x_stride;
   }
   float sums[Sets][4] = {};
+  int stage = 0;
   for (int panel = begin; panel < end; ++panel) {
-    Form now = next;
-    if (panel + 1 < end) next.load(from + std::int64_t{panel + 1} * Form::bytes, lane);
+    wait_for_copies<stages - 1>();
+    __syncwarp();
+    Form now;
+    now.load(ring + stage * Form::bytes, lane);
+    __syncwarp();
+    fetch(panel + stages, stage);
+    stage = stage + 1 == stages ? 0 : stage + 1;
     now.open();
 #pragma unroll
     for (int group = 0; group < Form::groups; ++group) {
-      const std::int64_t column = std::int64_t{panel} * Form::columns + 32 * group;
+      const int column = panel * Form::columns + 32 * group;
       std::uint32_t operand[Sets][4] = {};
 #pragma unroll
       for (int s = 0; s < Sets; ++s) {
-        if (present[s] && column < a.columns) {
+        if (present[s] && column < columns) {
           load_operand<T, Block>(operand[s], x[s] + column, t, (8 * s + g) % parts);
         }
       }
@@ -159,7 +173,12 @@ ZIYA_KERNEL void __launch_bounds__(32 * panel_warps)
     }
   }
 
-  __shared__ float partial[panel_warps][panel_rows][slots];
+  // The rings have been read: sums of the warps take their place.
+  wait_for_copies<0>();
+  __syncthreads();
+  using Partial = float[panel_rows][slots];
+  static_assert(sizeof(Partial) <= panel_ring<Block>);
+  auto* partial = reinterpret_cast<Partial*>(shared);
 #pragma unroll
   for (int s = 0; s < Sets; ++s) {
 #pragma unroll
@@ -186,7 +205,7 @@ ZIYA_KERNEL void __launch_bounds__(32 * panel_warps)
 /// How many warps share the columns of a weight: enough to fill the GPU, with little left over.
 ZIYA_HIDDEN inline int panel_sharing(Context<Cuda>& ctx, std::int64_t blocks, std::int64_t panels,
                                      int most) {
-  constexpr std::int64_t warps_wanted = 20;  // per multiprocessor
+  constexpr std::int64_t warps_wanted = 24;  // per multiprocessor
   const std::int64_t wanted = (warps_wanted * ctx.multiprocessors() + blocks - 1) / blocks;
   const auto least = static_cast<int>(std::clamp<std::int64_t>(wanted, 4, most));
   int best = least;
@@ -199,12 +218,6 @@ ZIYA_HIDDEN inline int panel_sharing(Context<Cuda>& ctx, std::int64_t blocks, st
   return best;
 }
 
-/// Whether the rows of x can be read 16 bytes at a time.
-template <class T>
-ZIYA_HIDDEN bool panels_fit(const MatvecArguments<T, std::byte>& a) {
-  return whole_packs(a.x, a.tokens > 1 ? a.x_stride : 0, a.columns);
-}
-
 template <class T, class Block, int Sets>
 ZIYA_HIDDEN void launch_panels(Context<Cuda>& ctx, const MatvecArguments<T, std::byte>& a) {
   std::int64_t bands = 0;
@@ -213,8 +226,15 @@ ZIYA_HIDDEN void launch_panels(Context<Cuda>& ctx, const MatvecArguments<T, std:
   const int sharing = panel_sharing(ctx, bands * weights,
                                     (a.columns + Panel<Block>::columns - 1) / Panel<Block>::columns,
                                     panel_warps / weights);
-  launch(ctx, "matmul", matvec_panels<T, Block, Sets>, dim3(static_cast<unsigned>(bands)),
-         dim3(static_cast<unsigned>(32 * sharing * weights)), 0, a);
+  const int warps = sharing * weights;
+  const auto kernel = matvec_panels<T, Block, Sets>;
+  const int bytes = warps * panel_ring<Block>;
+  if (bytes > 48 << 10) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+          "matmul");
+  }
+  launch(ctx, "matmul", kernel, dim3(static_cast<unsigned>(bands)),
+         dim3(static_cast<unsigned>(32 * warps)), static_cast<std::size_t>(bytes), a);
 }
 
 /// Any number of tokens, `panel_tokens` at a time.

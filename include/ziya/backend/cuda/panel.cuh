@@ -92,7 +92,7 @@ struct Panel : FormatOf<Block> {
 #pragma unroll
     for (int c = 0; c < words / 2; ++c) low[c] = load_words(from + (c * 32 + lane) * 16);
     if constexpr (high_words == 1) {
-      const uint2 both = __ldg(reinterpret_cast<const uint2*>(from + high_at) + lane);
+      const uint2 both = reinterpret_cast<const uint2*>(from + high_at)[lane];
       high[0] = both.x;
       high[1] = both.y;
     } else if constexpr (high_words > 1) {

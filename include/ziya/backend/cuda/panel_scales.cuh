@@ -16,7 +16,7 @@ namespace cuda {
 using Words = Pack<std::uint32_t>;
 
 __device__ inline Words load_words(const std::byte* from) {
-  return load_once(reinterpret_cast<const std::uint32_t*>(from));
+  return *reinterpret_cast<const Words*>(from);
 }
 __device__ inline float half_at(std::uint32_t word, int high) {
   return widen(Half{static_cast<std::uint16_t>(high ? word >> 16 : word)});
@@ -135,7 +135,7 @@ struct ByteScales {
 
   __device__ void load(const std::byte* from, int g) {
     for (int r = 0; r < 2; ++r) words[r] = load_words(from + (2 * g + r) * 16);
-    d = __ldg(reinterpret_cast<const std::uint32_t*>(from + 256) + g);
+    d = reinterpret_cast<const std::uint32_t*>(from + 256)[g];
   }
   __device__ float scale(int r, int step) const {
     return (biased_byte(words[r].at[step / 4], step % 4) - (0x1p23f + 128)) * half_at(d, r);
