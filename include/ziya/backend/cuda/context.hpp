@@ -9,9 +9,11 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
+#include <tuple>
 
 #include "ziya/backend/cuda/graph.hpp"
 #include "ziya/backend/cuda/memory.hpp"
@@ -59,6 +61,21 @@ class Context<Cuda> {
   /// Zeros by which blocks of one launch find out who is last; the last one leaves zeros behind.
   [[nodiscard]] std::uint32_t* counters() { return counters_.data(); }
   static constexpr std::int64_t counter_count = 1 << 16;
+
+  /// Blocks of a kernel that one multiprocessor holds at a time, at least 1; makes so much shared
+  /// memory possible.
+  [[nodiscard]] int resident_blocks(const void* kernel, int threads, int shared_bytes) {
+    const auto key = std::make_tuple(kernel, threads, shared_bytes);
+    const auto found = resident_.find(key);
+    if (found != resident_.end()) return found->second;
+    int most = 0;
+    check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device_));
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
+    int blocks = 0;
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads,
+                                                        static_cast<std::size_t>(shared_bytes)));
+    return resident_[key] = std::max(blocks, 1);
+  }
 
   /// What runs whole decode steps, or null.
   [[nodiscard]] const DecodeHook* decode_hook() const { return hook_; }
@@ -135,6 +152,7 @@ class Context<Cuda> {
   cuda::Uploads uploads_;
   Tensor<std::uint32_t, Cuda> counters_;
   Workspace<Cuda> workspace_;
+  std::map<std::tuple<const void*, int, int>, int> resident_;
   const DecodeHook* hook_ = nullptr;
 };
 

@@ -15,7 +15,7 @@
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
-inline constexpr int panel_warps = 16;  // of a block, at most
+inline constexpr int panel_warps = 20;  // that a multiprocessor should have room for
 
 /// What the tensor cores multiply with: activations as they are; those of 32 bits as three of 8,
 /// hi + mid + lo, so that nothing is lost.
@@ -27,11 +27,10 @@ inline constexpr int operand_parts = std::is_same_v<T, float> ? 3 : 1;
 template <class T, int Sets>
 inline constexpr int panel_tokens = 8 * Sets / operand_parts<T>;
 
-/// The lane's elements of a group of 32 columns: pairs of x[token, column(e)] of e = 0 … 7.
+/// The lane's elements of a group of 32 columns, pairs of e = 0 … 7, from where its first one lies.
 template <class T, class Block>
-__device__ inline void load_operand(std::uint32_t (&out)[4], const T* x, int t, int part) {
+__device__ inline void load_operand(std::uint32_t (&out)[4], const T* from, int part) {
   constexpr int run = Panel<Block>::run;  // adjacent columns
-  const T* from = x + run * t;
   if constexpr (!std::is_same_v<T, float>) {
     if constexpr (run == 8) {
       const auto all = *reinterpret_cast<const uint4*>(from);
@@ -64,156 +63,178 @@ inline constexpr int panel_stages = Panel<Block>::bytes < 2000 ? 4 : 3;
 template <class Block>
 inline constexpr int panel_ring = panel_stages<Block>* Panel<Block>::bytes;  // bytes of a warp
 
-/// y = x · wᵀ for several weights, one after another in the grid; gated: the second half of the
-/// warps has the rows of `up`.
+/// y = x · wᵀ for several weights, one after another; gated: of `up` too. A block takes the bands
+/// of 16 rows that lie a grid apart; a warp has the same columns of all of them, so that its stream
+/// of panels does not end with a band.
 template <class T, class Block, int Sets>
 ZIYA_KERNEL void __launch_bounds__(32 * panel_warps)
     matvec_panels(MatvecArguments<T, std::byte> a) {
   using Form = Panel<Block>;
   using N = Operand<T>;
-  constexpr int parts = operand_parts<T>, slots = 8 * Sets;
+  constexpr int parts = operand_parts<T>, slots = 8 * Sets, stages = panel_stages<Block>;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int g = lane / 4, t = lane % 4;
-  std::int64_t band = blockIdx.x;
-  int index = 0;
-  const auto bands = [&](int i) { return (a.parts[i].rows + panel_rows - 1) / panel_rows; };
-  while (index + 1 < matvec_parts && band >= bands(index)) band -= bands(index++);
-  const auto part = a.parts[index];
-  const bool gated = a.up != nullptr;
-  const int sharing = static_cast<int>(blockDim.x) / (gated ? 64 : 32);  // warps per weight
-  const bool second = warp >= sharing;
+  const int g = lane / 4, t = lane % 4, warps = static_cast<int>(blockDim.x) / 32;
+  const int weights = a.up == nullptr ? 1 : 2;
   const auto panels = static_cast<int>((a.columns + Form::columns - 1) / Form::columns);
-  const int place = second ? warp - sharing : warp;
-  const int begin = panels * place / sharing, end = panels * (place + 1) / sharing;
-  const std::byte* from = (second ? a.up : part.w) + band * panels * Form::bytes;
+  const int begin = panels * warp / warps, end = panels * (warp + 1) / warps;
+  const auto bands_of = [&](int i) {
+    return static_cast<int>((a.parts[i].rows + panel_rows - 1) / panel_rows);
+  };
+  int bands = 0;
+  for (int i = 0; i < matvec_parts; ++i) bands += bands_of(i);
+  const auto locate = [&](int& band) {  // its part, and its number there
+    int index = 0;
+    while (index + 1 < matvec_parts && band >= bands_of(index)) band -= bands_of(index++);
+    return index;
+  };
 
-  constexpr int stages = panel_stages<Block>;
   extern __shared__ __align__(16) std::byte shared[];
   std::byte* ring = shared + warp * panel_ring<Block>;
-  const auto fetch = [&](int panel, int stage) {
-    if (panel < end) {
-      const std::byte* source = from + std::int64_t{panel} * Form::bytes;
+  using Partial = float[panel_rows][slots];
+  // Two buffers in turn: when sums of a band are written, those of the last but one have been read.
+  auto* const buffers = reinterpret_cast<Partial*>(shared + warps * panel_ring<Block>);
+  auto* partial = buffers;
+
+  int next_band = static_cast<int>(blockIdx.x), next_panel = begin, next_weight = 0;
+  const std::byte* source = nullptr;
+  const auto seek = [&] {
+    int band = next_band;
+    const int index = locate(band);
+    source = (next_weight == 0 ? a.parts[index].w : a.up) +
+             (std::int64_t{band} * panels + begin) * Form::bytes;
+  };
+  const auto fetch = [&](int stage) {
+    if (next_band < bands && begin < end) {
 #pragma unroll
       for (int first = 0; first < Form::bytes; first += 512) {
         const int at = first + lane * 16;
         if (at < Form::bytes) copy_async(ring + stage * Form::bytes + at, source + at, true);
       }
+      source += Form::bytes;
+      if (++next_panel == end) {
+        next_panel = begin;
+        if (++next_weight == weights) {
+          next_weight = 0;
+          next_band += static_cast<int>(gridDim.x);
+        }
+        if (next_band < bands) seek();
+      }
     }
     commit_copies();
   };
   // The weights do not depend on the work before: they are under way before it ends.
+  seek();
 #pragma unroll
-  for (int stage = 0; stage < stages; ++stage) fetch(begin + stage, stage);
+  for (int stage = 0; stage < stages; ++stage) fetch(stage);
   release_next();
   wait_for_previous();
 
   const auto tokens = static_cast<int>(a.tokens), columns = static_cast<int>(a.columns);
+  // Where there is no token, another one's numbers fill columns of the product that nobody reads;
+  // where there is no column, the weights are zeros.
   const T* x[Sets];
-  bool present[Sets];
 #pragma unroll
   for (int s = 0; s < Sets; ++s) {
-    const int token = (8 * s + g) / parts;
-    present[s] = token < tokens;
-    x[s] = a.x + token * a.x_stride;
+    x[s] = a.x + min((8 * s + g) / parts, tokens - 1) * a.x_stride + Form::run * t;
   }
-  float sums[Sets][4] = {};
   int stage = 0;
-  for (int panel = begin; panel < end; ++panel) {
-    wait_for_copies<stages - 1>();
-    __syncwarp();
-    Form now;
-    now.load(ring + stage * Form::bytes, lane);
-    __syncwarp();
-    fetch(panel + stages, stage);
-    stage = stage + 1 == stages ? 0 : stage + 1;
-    now.open();
+  for (int band = static_cast<int>(blockIdx.x); band < bands; band += static_cast<int>(gridDim.x)) {
+    for (int weight = 0; weight < weights; ++weight) {
+      float sums[Sets][4] = {};
+      for (int panel = begin; panel < end; ++panel) {
+        wait_for_copies<stages - 1>();
+        __syncwarp();
+        Form now;
+        now.load(ring + stage * Form::bytes, lane);
+        __syncwarp();
+        fetch(stage);
+        stage = stage + 1 == stages ? 0 : stage + 1;
+        now.open();
 #pragma unroll
-    for (int group = 0; group < Form::groups; ++group) {
-      const int column = panel * Form::columns + 32 * group;
-      std::uint32_t operand[Sets][4] = {};
+        for (int group = 0; group < Form::groups; ++group) {
+          const int column = panel * Form::columns + 32 * group;
+          std::uint32_t operand[Sets][4];
 #pragma unroll
-      for (int s = 0; s < Sets; ++s) {
-        if (present[s] && column < columns) {
-          load_operand<T, Block>(operand[s], x[s] + column, t, (8 * s + g) % parts);
+          for (int s = 0; s < Sets; ++s) {
+            load_operand<T, Block>(operand[s], x[s] + min(column, columns - 32),
+                                   (8 * s + g) % parts);
+          }
+          std::uint32_t rows[2][4];
+          now.template unpack<N>(rows[0], 0, group);
+          now.template unpack<N>(rows[1], 1, group);
+#pragma unroll
+          for (int s = 0; s < Sets; ++s) {
+            float c[4];
+#pragma unroll
+            for (int step = 0; step < 2; ++step) {
+              const unsigned w[4] = {rows[0][2 * step], rows[1][2 * step], rows[0][2 * step + 1],
+                                     rows[1][2 * step + 1]};
+              if (step == 0 || Form::run == 4) {
+                multiply_first<N>(c, w, operand[s][2 * step], operand[s][2 * step + 1]);
+              } else {
+                multiply<N>(c, w, operand[s][2 * step], operand[s][2 * step + 1]);
+              }
+              if (step == 0 && Form::run == 8) continue;  // both steps share their scales
+#pragma unroll
+              for (int i = 0; i < 4; ++i) {
+                sums[s][i] = fmaf(now.scales.scale(i / 2, 2 * group + step), c[i], sums[s][i]);
+              }
+            }
+            if constexpr (Form::minimum) {
+              constexpr unsigned one = std::is_same_v<N, Half> ? 0x3c003c00u : 0x3f803f80u;
+              const unsigned ones[4] = {one, one, one, one};
+              float x_sums[4];
+              multiply_first<N>(x_sums, ones, operand[s][0], operand[s][1]);
+              multiply<N>(x_sums, ones, operand[s][2], operand[s][3]);
+#pragma unroll
+              for (int i = 0; i < 4; ++i) {
+                sums[s][i] = fmaf(-now.scales.min(i / 2, group), x_sums[i], sums[s][i]);
+              }
+            }
+          }
         }
       }
-      std::uint32_t rows[2][4];
-      now.template unpack<N>(rows[0], 0, group);
-      now.template unpack<N>(rows[1], 1, group);
+
 #pragma unroll
       for (int s = 0; s < Sets; ++s) {
-        float c[4];
 #pragma unroll
-        for (int step = 0; step < 2; ++step) {
-          const unsigned w[4] = {rows[0][2 * step], rows[1][2 * step], rows[0][2 * step + 1],
-                                 rows[1][2 * step + 1]};
-          if (step == 0 || Form::run == 4) {
-            multiply_first<N>(c, w, operand[s][2 * step], operand[s][2 * step + 1]);
-          } else {
-            multiply<N>(c, w, operand[s][2 * step], operand[s][2 * step + 1]);
-          }
-          if (step == 0 && Form::run == 8) continue;  // both steps share their scales
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            sums[s][i] = fmaf(now.scales.scale(i / 2, 2 * group + step), c[i], sums[s][i]);
-          }
-        }
-        if constexpr (Form::minimum) {
-          constexpr unsigned one = std::is_same_v<N, Half> ? 0x3c003c00u : 0x3f803f80u;
-          const unsigned ones[4] = {one, one, one, one};
-          float x_sums[4];
-          multiply_first<N>(x_sums, ones, operand[s][0], operand[s][1]);
-          multiply<N>(x_sums, ones, operand[s][2], operand[s][3]);
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            sums[s][i] = fmaf(-now.scales.min(i / 2, group), x_sums[i], sums[s][i]);
-          }
+        for (int i = 0; i < 4; ++i) {
+          partial[weight * warps + warp][g + i / 2 * 8][8 * s + 2 * t + i % 2] = sums[s][i];
         }
       }
     }
-  }
-
-  // The rings have been read: sums of the warps take their place.
-  wait_for_copies<0>();
-  __syncthreads();
-  using Partial = float[panel_rows][slots];
-  static_assert(sizeof(Partial) <= panel_ring<Block>);
-  auto* partial = reinterpret_cast<Partial*>(shared);
-#pragma unroll
-  for (int s = 0; s < Sets; ++s) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) partial[warp][g + i / 2 * 8][8 * s + 2 * t + i % 2] = sums[s][i];
-  }
-  __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < panel_rows * tokens;
-       i += static_cast<int>(blockDim.x)) {
-    const int token = i / static_cast<int>(panel_rows), row = i % static_cast<int>(panel_rows);
-    if (band * panel_rows + row >= part.rows) continue;
-    const auto total = [&](int first) {
-      float sum = 0;
-      for (int n = first; n < first + sharing; ++n) {
-        for (int p = 0; p < parts; ++p) sum += partial[n][row][token * parts + p];
-      }
-      return sum;
-    };
-    float sum = total(0);
-    if (gated) sum = silu(sum) * total(sharing);
-    finish_row(a, part, band * panel_rows + row, token, sum);
+    __syncthreads();
+    int in_part = band;
+    const auto& part = a.parts[locate(in_part)];
+    for (int i = static_cast<int>(threadIdx.x); i < panel_rows * tokens;
+         i += static_cast<int>(blockDim.x)) {
+      const int token = i / static_cast<int>(panel_rows),
+                in_band = i % static_cast<int>(panel_rows);
+      const std::int64_t row = in_part * panel_rows + in_band;
+      if (row >= part.rows) continue;
+      const auto total = [&](int first) {
+        float sum = 0;
+        for (int n = first; n < first + warps; ++n) {
+          for (int p = 0; p < parts; ++p) sum += partial[n][in_band][token * parts + p];
+        }
+        return sum;
+      };
+      float sum = total(0);
+      if (weights == 2) sum = silu(sum) * total(warps);
+      finish_row(a, part, row, token, sum);
+    }
+    partial = partial == buffers ? buffers + weights * warps : buffers;
   }
 }
 
-/// How many warps share the columns of a weight: enough to fill the GPU, with little left over.
-ZIYA_HIDDEN inline int panel_sharing(Context<Cuda>& ctx, std::int64_t blocks, std::int64_t panels,
-                                     int most) {
-  constexpr std::int64_t warps_wanted = 24;  // per multiprocessor
-  const std::int64_t wanted = (warps_wanted * ctx.multiprocessors() + blocks - 1) / blocks;
-  const auto least = static_cast<int>(std::clamp<std::int64_t>(wanted, 4, most));
+/// How many warps share the columns of a weight, with little left over.
+inline int panel_sharing(std::int64_t panels) {
+  constexpr int least = 8, most = 12;
   int best = least;
   double best_use = 0;
-  for (int n = least; n <= std::min(most, least + 4); ++n) {
-    const std::int64_t each = (panels + n - 1) / n;
-    const double use = static_cast<double>(panels) / static_cast<double>(each * n);
-    if (use > best_use) best = n, best_use = use;
+  for (int n = least; n <= most; ++n) {
+    const double use = static_cast<double>(panels) / static_cast<double>((panels + n - 1) / n * n);
+    if (use >= best_use) best = n, best_use = use;
   }
   return best;
 }
@@ -223,17 +244,15 @@ ZIYA_HIDDEN void launch_panels(Context<Cuda>& ctx, const MatvecArguments<T, std:
   std::int64_t bands = 0;
   for (const auto& part : a.parts) bands += (part.rows + panel_rows - 1) / panel_rows;
   const int weights = a.up == nullptr ? 1 : 2;
-  const int sharing = panel_sharing(ctx, bands * weights,
-                                    (a.columns + Panel<Block>::columns - 1) / Panel<Block>::columns,
-                                    panel_warps / weights);
-  const int warps = sharing * weights;
+  const int warps = panel_sharing((a.columns + Panel<Block>::columns - 1) / Panel<Block>::columns);
   const auto kernel = matvec_panels<T, Block, Sets>;
-  const int bytes = warps * panel_ring<Block>;
-  if (bytes > 48 << 10) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
-          "matmul");
-  }
-  launch(ctx, "matmul", kernel, dim3(static_cast<unsigned>(bands)),
+  const int bytes =
+      warps * (panel_ring<Block> + 2 * weights * 8 * Sets * 16 * static_cast<int>(sizeof(float)));
+  const int resident =
+      ctx.resident_blocks(reinterpret_cast<const void*>(kernel), 32 * warps, bytes);
+  const std::int64_t blocks =
+      std::min<std::int64_t>(bands, std::int64_t{ctx.multiprocessors()} * resident);
+  launch(ctx, "matmul", kernel, dim3(static_cast<unsigned>(blocks)),
          dim3(static_cast<unsigned>(32 * warps)), static_cast<std::size_t>(bytes), a);
 }
 
