@@ -46,6 +46,8 @@ class Context<Cuda> {
         counters_(Shape{counter_count}) {
     check(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device_));
     check(cudaDeviceGetAttribute(&capability_, cudaDevAttrComputeCapabilityMajor, device_));
+    check(
+        cudaDeviceGetAttribute(&shared_memory_, cudaDevAttrMaxSharedMemoryPerBlockOptin, device_));
     check(cudaMemset(counters_.data(), 0, counter_count * sizeof(std::uint32_t)));
   }
 
@@ -54,6 +56,8 @@ class Context<Cuda> {
   [[nodiscard]] int multiprocessors() const { return multiprocessors_; }
   /// Major number of the compute capability.
   [[nodiscard]] int capability() const { return capability_; }
+  /// Bytes of shared memory that a block can have.
+  [[nodiscard]] int shared_memory() const { return shared_memory_; }
   [[nodiscard]] Workspace<Cuda>& workspace() { return workspace_; }
   [[nodiscard]] cuda::Products& products() { return products_; }
   [[nodiscard]] cuda::Uploads& uploads() { return uploads_; }
@@ -68,9 +72,8 @@ class Context<Cuda> {
     const auto key = std::make_tuple(kernel, threads, shared_bytes);
     const auto found = resident_.find(key);
     if (found != resident_.end()) return found->second;
-    int most = 0;
-    check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device_));
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
+    check(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_memory_));
     int blocks = 0;
     check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads,
                                                         static_cast<std::size_t>(shared_bytes)));
@@ -146,7 +149,7 @@ class Context<Cuda> {
     return Stream(stream);
   }
 
-  int device_ = 0, multiprocessors_ = 1, capability_ = 0;
+  int device_ = 0, multiprocessors_ = 1, capability_ = 0, shared_memory_ = 0;
   Stream stream_;
   cuda::Products products_;
   cuda::Uploads uploads_;

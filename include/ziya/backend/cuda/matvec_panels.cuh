@@ -142,6 +142,17 @@ ZIYA_KERNEL void __launch_bounds__(32 * panel_warps)
     for (int weight = 0; weight < weights; ++weight) {
       float sums[Sets][4] = {};
       for (int panel = begin; panel < end; ++panel) {
+        const int last = columns - 32 - panel * Form::columns;
+        const auto load = [&](std::uint32_t(&operand)[4], int group, int s) {
+          const T* first = x[s] + panel * Form::columns;
+          load_operand<T, Block>(operand, first + min(32 * group, last), (8 * s + g) % parts);
+        };
+        constexpr int ahead = 4;  // groups whose operands are on their way, of few tokens
+        std::uint32_t few[ahead][4];
+        if constexpr (Sets == 1) {
+#pragma unroll
+          for (int group = 0; group < ahead; ++group) load(few[group], group, 0);
+        }
         wait_for_copies<stages - 1>();
         __syncwarp();
         Form now;
@@ -152,12 +163,16 @@ ZIYA_KERNEL void __launch_bounds__(32 * panel_warps)
         now.open();
 #pragma unroll
         for (int group = 0; group < Form::groups; ++group) {
-          const int column = panel * Form::columns + 32 * group;
           std::uint32_t operand[Sets][4];
 #pragma unroll
           for (int s = 0; s < Sets; ++s) {
-            load_operand<T, Block>(operand[s], x[s] + min(column, columns - 32),
-                                   (8 * s + g) % parts);
+            if constexpr (Sets == 1) {
+#pragma unroll
+              for (int i = 0; i < 4; ++i) operand[s][i] = few[group % ahead][i];
+              if (group + ahead < Form::groups) load(few[group % ahead], group + ahead, 0);
+            } else {
+              load(operand[s], group, s);
+            }
           }
           std::uint32_t rows[2][4];
           now.template unpack<N>(rows[0], 0, group);
@@ -228,8 +243,7 @@ ZIYA_KERNEL void __launch_bounds__(32 * panel_warps)
 }
 
 /// How many warps share the columns of a weight, with little left over.
-inline int panel_sharing(std::int64_t panels) {
-  constexpr int least = 8, most = 12;
+inline int panel_sharing(std::int64_t panels, int least, int most) {
   int best = least;
   double best_use = 0;
   for (int n = least; n <= most; ++n) {
@@ -244,10 +258,13 @@ ZIYA_HIDDEN void launch_panels(Context<Cuda>& ctx, const MatvecArguments<T, std:
   std::int64_t bands = 0;
   for (const auto& part : a.parts) bands += (part.rows + panel_rows - 1) / panel_rows;
   const int weights = a.up == nullptr ? 1 : 2;
-  const int warps = panel_sharing((a.columns + Panel<Block>::columns - 1) / Panel<Block>::columns);
+  const std::int64_t panels = (a.columns + Panel<Block>::columns - 1) / Panel<Block>::columns;
+  const int per_warp =
+      panel_ring<Block> + 2 * weights * 8 * Sets * 16 * static_cast<int>(sizeof(float));
+  const int most = std::min(10, ctx.shared_memory() / per_warp);
+  const int warps = panel_sharing(panels, std::min(8, most), most);
   const auto kernel = matvec_panels<T, Block, Sets>;
-  const int bytes =
-      warps * (panel_ring<Block> + 2 * weights * 8 * Sets * 16 * static_cast<int>(sizeof(float)));
+  const int bytes = warps * per_warp;
   const int resident =
       ctx.resident_blocks(reinterpret_cast<const void*>(kernel), 32 * warps, bytes);
   const std::int64_t blocks =

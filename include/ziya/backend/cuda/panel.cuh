@@ -128,21 +128,20 @@ struct Panel : FormatOf<Block> {
           // 1024 + q, or 1024 + 16 q: no shift for half of them.
           const std::uint32_t shifted = j < 2 ? word : word >> 8;
           if (j % 2 == 0) {
-            out[j] = minus<T>((shifted & 0x000f000fu) | 0x64006400u, 0x6400u + offset);
+            out[j] = minus<T>(and_or(shifted, 0x000f000fu, 0x64006400u), 0x6400u + offset);
           } else {
-            out[j] = sixteenth((shifted & 0x00f000f0u) | 0x64006400u);
+            out[j] = sixteenth(and_or(shifted, 0x00f000f0u, 0x64006400u));
           }
         } else {
-          std::uint32_t q = word >> (4 * j) & 0x000f000fu;
+          constexpr std::uint32_t one = std::is_same_v<T, Half> ? 0x6400u : 0x4300u;
+          std::uint32_t q = and_or(word >> (4 * j), 0x000f000fu, one * 0x00010001u);
           if constexpr (high_bits > 0) {
             constexpr int per_word = 4 / high_bits, mask = (1 << high_bits) - 1;
             const int at = (group % per_word * 4 + j) * high_bits;  // of the pair's first
             const std::uint32_t bits = high[r * high_words + group / per_word];
-            const std::uint32_t moved = at < 4 ? bits << (4 - at) : bits >> (at - 4);
-            q |= moved & (static_cast<std::uint32_t>(mask) << 4) * 0x00010001u;
+            q = and_or(at < 4 ? bits << (4 - at) : bits >> (at - 4), mask * 0x00100010u, q);
           }
-          constexpr std::uint32_t one = std::is_same_v<T, Half> ? 0x6400u : 0x4300u;
-          out[j] = minus<T>(q | one * 0x00010001u, one + offset);
+          out[j] = minus<T>(q, one + offset);
         }
       }
     }
@@ -198,6 +197,12 @@ struct Panel : FormatOf<Block> {
  private:
   __device__ static std::uint32_t& word_at(std::byte* to, int offset_in_bytes) {
     return *reinterpret_cast<std::uint32_t*>(to + offset_in_bytes);
+  }
+  /// (a & b) | c in one instruction, which two constants in a row keep the compiler from.
+  __device__ static std::uint32_t and_or(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+    std::uint32_t result;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
+    return result;
   }
   template <class Pair>
   __device__ static Pair as(std::uint32_t bits) {
