@@ -70,7 +70,7 @@ void on_gpu(Body&& body) {
 
 }  // namespace
 
-TEST_CASE("cuda: quantised weights are read as on the CPU, to the bit", "[cuda][small][race]") {
+TEST_CASE("cuda: quantised weights are read as on the CPU, to the bit", "[cuda][small]") {
   on_gpu([]<class T>(Context<Cuda>& ctx, T) {
     for (const DType dtype : quantised_types()) {
       for (const auto [rows, parts] :

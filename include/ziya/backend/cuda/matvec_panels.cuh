@@ -261,8 +261,11 @@ ZIYA_HIDDEN void launch_panels(Context<Cuda>& ctx, const MatvecArguments<T, std:
   const std::int64_t panels = (a.columns + Panel<Block>::columns - 1) / Panel<Block>::columns;
   const int per_warp =
       panel_ring<Block> + 2 * weights * 8 * Sets * 16 * static_cast<int>(sizeof(float));
-  const int most = std::min(10, ctx.shared_memory() / per_warp);
-  const int warps = panel_sharing(panels, std::min(8, most), most);
+  // Measured on an H100: two blocks of up to ten warps on a multiprocessor for the K types, three
+  // of seven or eight for the others.
+  constexpr int wanted = Panel<Block>::super ? 10 : 8;
+  const int most = std::min(wanted, ctx.shared_memory() / per_warp);
+  const int warps = panel_sharing(panels, std::min(wanted == 10 ? 8 : 7, most), most);
   const auto kernel = matvec_panels<T, Block, Sets>;
   const int bytes = warps * per_warp;
   const int resident =
@@ -280,13 +283,14 @@ ZIYA_HIDDEN void run_panels(Context<Cuda>& ctx, DType dtype, MatvecArguments<T, 
   with_panels(dtype, [&](auto block) {
     using Block = decltype(block);
     for (std::int64_t done = 0; done < tokens;) {
-      const bool few = tokens - done <= panel_tokens<T, 1>;
-      a.tokens =
-          std::min<std::int64_t>(tokens - done, few ? panel_tokens<T, 1> : panel_tokens<T, 4>);
+      const std::int64_t left = tokens - done;
+      const bool few = left <= 2 * panel_tokens<T, 1>;  // quicker in two passes of few than in one
+      a.tokens = std::min<std::int64_t>(left, few ? panel_tokens<T, 1> : panel_tokens<T, 4>);
       few ? launch_panels<T, Block, 1>(ctx, a) : launch_panels<T, Block, 4>(ctx, a);
       done += a.tokens;
       a.x += a.tokens * a.x_stride;
       for (auto& part : a.parts) {
+        if (part.y == nullptr) continue;
         const std::size_t size = a.y_float ? sizeof(float) : sizeof(T);
         part.y = static_cast<std::byte*>(part.y) +
                  static_cast<std::size_t>(a.tokens * part.y_stride) * size;
