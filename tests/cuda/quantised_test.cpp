@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Quantised weights on the GPU against the floats that the CPU reads from the same blocks.
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <string>
@@ -10,11 +11,11 @@
 #include "ziya/ops/matmul.hpp"
 #include "ziya/ops/quantize.hpp"
 
+namespace quantised_test {
+
 using namespace test;
 namespace ops = ziya::ops;
 using ziya::View;
-
-namespace {
 
 /// Random numbers in blocks, and what the blocks hold.
 struct Quantised {
@@ -67,8 +68,6 @@ void on_gpu(Body&& body) {
   INFO("bf16");
   body(ctx, BFloat16{});
 }
-
-}  // namespace
 
 TEST_CASE("cuda: quantised weights are read as on the CPU, to the bit", "[cuda][small]") {
   on_gpu([]<class T>(Context<Cuda>& ctx, T) {
@@ -196,3 +195,5 @@ TEST_CASE("cuda: products of operands of different types, and of rows that are n
   CHECK(row_error(values_of(y), expected(a), out) < op_tolerance);
   CHECK(row_error(values_of(z), expected(b), out) < op_tolerance);
 }
+
+}  // namespace quantised_test
