@@ -167,6 +167,7 @@ Weight<Device> quantised_on(const Weight<Cpu>& weight) {
     const std::int64_t count = bands * cuda::panels_in(weight.dtype, weight.columns);
     cuda::with_panels(weight.dtype, [&](auto block) {
       using Block = decltype(block);
+      if (count == 0) return;
       cuda::make_panels<Block>
           <<<cuda::blocks_for(count * 32, cuda::panel_threads), cuda::panel_threads>>>(
               memory->data(), reinterpret_cast<const Block*>(stored->data()), weight.rows,
