@@ -45,5 +45,5 @@
 #define ZIYA_TARGET_AVX2 __attribute__((target("avx2,fma,f16c")))
 #define ZIYA_TARGET_AVX512                                                  \
   __attribute__((                                                           \
-      target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni," \
-             "avx512bf16")))
+      target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi," \
+             "avx512vnni,avx512bf16")))

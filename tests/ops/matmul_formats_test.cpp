@@ -11,13 +11,11 @@
 #include "support/contexts.hpp"
 #include "support/random.hpp"
 #include "support/tolerance.hpp"
-#include "ziya/backend/cpu/activations.hpp"
 #include "ziya/backend/cpu/quantize/dequantise_row.hpp"
 #include "ziya/ops/matmul.hpp"
 
 namespace matmul_formats_test {
 
-using ziya::ActivationGroup;
 using ziya::Context;
 using ziya::Cpu;
 using ziya::DType;
@@ -75,11 +73,14 @@ void saturate(Stored& w, std::byte value) {
 }
 
 /// One row of x as the kernels of the context read it, from the definition.
-std::vector<double> seen(const Context<Cpu>& ctx, const float* x, std::int64_t columns) {
+std::vector<double> seen(const Context<Cpu>& ctx, const float* x, const Weight<Cpu>& w) {
+  const std::int64_t columns = w.columns;
+  const std::int64_t span =
+      w.dtype != DType::i8 && ziya::info(w.dtype).block_elements == 32 ? 32 : 256;
   std::vector<double> result(x, x + columns);
   if (ctx.kernels().quantise == nullptr) return result;
-  for (std::int64_t i = 0; i < columns; i += ActivationGroup::columns) {
-    const std::int64_t end = std::min(columns, i + ActivationGroup::columns);
+  for (std::int64_t i = 0; i < columns; i += span) {
+    const std::int64_t end = std::min(columns, i + span);
     float largest = 0;
     for (std::int64_t j = i; j < end; ++j) largest = std::max(largest, std::abs(x[j]));
     const float inverse = largest > 0 ? 127.0f / largest : 0.0f, scale = largest / 127.0f;
@@ -97,7 +98,7 @@ std::vector<double> expected(const Context<Cpu>& ctx, const std::vector<float>& 
   std::vector<float> row(static_cast<std::size_t>(w.columns));
   const std::int64_t tokens = static_cast<std::int64_t>(x.size()) / w.columns;
   for (std::int64_t t = 0; t < tokens; ++t) {
-    const std::vector<double> a = seen(ctx, x.data() + t * w.columns, w.columns);
+    const std::vector<double> a = seen(ctx, x.data() + t * w.columns, w);
     for (std::int64_t r = 0; r < w.rows; ++r) {
       ziya::quantize::dequantise_row(w.dtype, w.row(r), row.data(), w.columns, w.row_scale(r));
       double sum = 0;

@@ -23,7 +23,8 @@ struct MatmulArguments {
   std::int64_t y_stride;                 ///< in floats
   std::int64_t weight_stride = columns;  ///< from row to row of w, in elements
   const float* row_scales = nullptr;     ///< (rows) factors of w, of i8 only
-  /// (activation_groups(columns), tokens): x in 8 bits, for a table that quantises
+  /// (activation_groups(columns), tokens): x in 8 bits, in spans of activation_span(dtype), for a
+  /// table that quantises
   const ActivationGroup* groups = nullptr;
 };
 
@@ -57,9 +58,10 @@ struct CpuKernels {
   float (*exp_sum)(float* values, float shift, std::int64_t count);
   /// y[i] = gate[i] / (1 + e^(−gate[i])) · up[i]
   void (*silu_mul)(float* y, const float* gate, const float* up, std::int64_t count);
-  /// One row of activations in 8 bits, its groups `stride` apart; or null.
+  /// One row of activations in 8 bits, its groups `stride` apart, a scale per `span` columns; or
+  /// null.
   void (*quantise)(ActivationGroup* groups, std::int64_t stride, const float* x,
-                   std::int64_t columns);
+                   std::int64_t columns, int span);
 };
 
 /// Reads the bytes of a stored type as its elements: visit(dtype, bytes, f) calls f(const W*).

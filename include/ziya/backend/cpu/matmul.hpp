@@ -17,31 +17,53 @@
 ZIYA_NAMESPACE_BEGIN
 namespace backend {
 
+/// x in 8 bits: one scale per 32 columns for weights in blocks of 32, per 256 for all others; null
+/// where no weight wants it.
+struct QuantisedActivations {
+  const ActivationGroup* spans_of_32 = nullptr;
+  const ActivationGroup* spans_of_256 = nullptr;
+};
+
 inline MatmulArguments arguments_of(View<float> y, View<const float> x, const Weight<Cpu>& w,
-                                    const ActivationGroup* groups) {
-  return {w.dtype,  w.data,         w.columns, x.data(),     x.row_stride(), x.rows(),
-          y.data(), y.row_stride(), w.columns, w.row_scales, groups};
+                                    const QuantisedActivations& groups) {
+  return {w.dtype,
+          w.data,
+          w.columns,
+          x.data(),
+          x.row_stride(),
+          x.rows(),
+          y.data(),
+          y.row_stride(),
+          w.columns,
+          w.row_scales,
+          activation_span(w.dtype) == 32 ? groups.spans_of_32 : groups.spans_of_256};
 }
 
 /// Parts of a weight are multiples of this many rows, as the kernels' tiles are.
 inline std::int64_t matmul_grain(const Weight<Cpu>& w) { return is_plain_float(w.dtype) ? 4 : 32; }
 
-/// x in 8 bits, once for all weights that want it so, in memory of the caller's scope; or null.
-inline const ActivationGroup* quantised(Context<Cpu>& ctx, View<const float> x,
-                                        std::span<const Weight<Cpu>* const> ws) {
+/// x in 8 bits, once for all weights that want it so, in memory of the caller's scope.
+inline QuantisedActivations quantised(Context<Cpu>& ctx, View<const float> x,
+                                      std::span<const Weight<Cpu>* const> ws) {
+  QuantisedActivations result;
   const auto quantise = ctx.kernels().quantise;
-  const bool wanted = std::any_of(ws.begin(), ws.end(),
-                                  [](const Weight<Cpu>* w) { return !is_plain_float(w->dtype); });
-  if (quantise == nullptr || !wanted) return nullptr;
+  if (quantise == nullptr) return result;
   const std::int64_t tokens = x.rows();
-  ActivationGroup* groups =
-      ctx.workspace().take<ActivationGroup>({activation_groups(x.columns()), tokens}).data();
-  ctx.parallel_for(tokens, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t t = begin; t < end; ++t) {
-      quantise(groups + t, tokens, x.row(t), x.columns());
-    }
-  });
-  return groups;
+  for (const Weight<Cpu>* w : ws) {
+    if (is_plain_float(w->dtype)) continue;
+    const int span = activation_span(w->dtype);
+    const ActivationGroup*& wanted = span == 32 ? result.spans_of_32 : result.spans_of_256;
+    if (wanted != nullptr) continue;
+    ActivationGroup* groups =
+        ctx.workspace().take<ActivationGroup>({activation_groups(x.columns()), tokens}).data();
+    ctx.parallel_for(tokens, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t t = begin; t < end; ++t) {
+        quantise(groups + t, tokens, x.row(t), x.columns(), span);
+      }
+    });
+    wanted = groups;
+  }
+  return result;
 }
 
 inline void matmul_many(Context<Cpu>& ctx, std::span<const View<float>> ys, View<const float> x,
@@ -49,7 +71,7 @@ inline void matmul_many(Context<Cpu>& ctx, std::span<const View<float>> ys, View
   Workspace<Cpu>::Scope scope(ctx.workspace());
   const CpuKernels& kernels = ctx.kernels();
   const std::int64_t threads = ctx.threads();
-  const ActivationGroup* groups = quantised(ctx, x, ws);
+  const QuantisedActivations groups = quantised(ctx, x, ws);
   ctx.parallel_for(threads, [&](std::int64_t begin, std::int64_t end) {
     for (std::size_t n = 0; n < ys.size(); ++n) {
       const std::int64_t grain = matmul_grain(*ws[n]);
@@ -90,7 +112,7 @@ inline void matmul_silu_mul(Context<Cpu>& ctx, View<float> y, View<const float> 
   const View<float> u = ctx.workspace().take<float>({y.rows(), y.columns()});
   const CpuKernels& kernels = ctx.kernels();
   const Weight<Cpu>* weights[] = {&gate, &up};
-  const ActivationGroup* groups = quantised(ctx, x, weights);
+  const QuantisedActivations groups = quantised(ctx, x, weights);
   ctx.parallel_for(
       gate.rows,
       [&](std::int64_t begin, std::int64_t end) {

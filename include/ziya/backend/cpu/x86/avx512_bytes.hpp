@@ -8,6 +8,7 @@
 #if ZIYA_X86
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -54,6 +55,11 @@ ZIYA_TARGET_AVX512 inline __m512i high_half(__m512i v) { return low_half(shift_r
 /// Entry of a table of 16 bytes, repeated in every 128 bits, for every byte.
 ZIYA_TARGET_AVX512 inline __m512i look_up(__m512i table, __m512i index) {
   return _mm512_maskz_shuffle_epi8(~__mmask64{0}, table, index);
+}
+/// The values of IQ4_NL plus 128.
+ZIYA_TARGET_AVX512 inline __m512i iq4_table() {
+  return _mm512_set4_epi32(static_cast<int>(0xf1d9c5b5u), static_cast<int>(0xa6998d81u), 0x766a5d4f,
+                           0x3f2d1801);
 }
 ZIYA_TARGET_AVX512 inline __m512 to_floats(__m512i v) { return _mm512_maskz_cvtepi32_ps(all, v); }
 /// The 16-bit float in the low half of every lane.
@@ -140,38 +146,51 @@ struct MeetToken {
   }
 };
 
+/// Values, scales of 32-column blocks from `first` on: 32 · Blocks columns that share a scale.
+template <int Blocks>
+ZIYA_TARGET_AVX512 inline bool quantise_span(ActivationGroup& group, const float* x, int first) {
+  __m512 largest = zero(), poison = zero();
+#pragma GCC unroll 16
+  for (int v = 0; v < 2 * Blocks; ++v) {
+    const __m512 a = load(x + v * lanes);
+    largest = max(largest, _mm512_abs_ps(a));
+    poison = fma(a, zero(), poison);
+  }
+  const float extreme = largest_lane(largest);
+  if (!(extreme > smallest_activation && extreme <= largest_activation) || sum(poison) != 0) {
+    return false;
+  }
+  const __m512 inverse = set(127.0f / extreme);
+#pragma GCC unroll 16
+  for (int v = 0; v < 2 * Blocks; ++v) {
+    const __m512 a = multiply(load(x + v * lanes), inverse);
+    _mm_store_si128(reinterpret_cast<__m128i*>(group.values + 32 * first + v * 16),
+                    _mm512_maskz_cvtepi32_epi8(all, _mm512_maskz_cvtps_epi32(all, a)));
+  }
+  for (int b = first; b < first + Blocks; ++b) group.scales[b] = activation_scale(extreme);
+  return true;
+}
+
 /// As baseline::quantise, to the same bits.
 ZIYA_TARGET_AVX512 inline void quantise(ActivationGroup* groups, std::int64_t stride,
-                                        const float* x, std::int64_t columns) {
+                                        const float* x, std::int64_t columns, int span) {
   for (std::int64_t i = 0; i < columns; i += ActivationGroup::columns, groups += stride) {
     const std::int64_t count = columns - i;
-    if (count < ActivationGroup::columns) {
-      baseline::quantise(groups, stride, x + i, count);
-      return;
-    }
-    __m512 largest = zero(), poison = zero();
-    for (int v = 0; v < 16; ++v) {
-      const __m512 a = load(x + i + v * lanes);
-      largest = max(largest, _mm512_abs_ps(a));
-      poison = fma(a, zero(), poison);
-    }
-    const float extreme = largest_lane(largest), trouble = sum(poison);
-    if (!(extreme > smallest_activation) || trouble != 0) {
-      baseline::quantise(groups, stride, x + i, ActivationGroup::columns);
-      continue;
-    }
-    const __m512 inverse = set(127.0f / extreme);
-    const __m512i ones = bytes(1);
-    for (int v = 0; v < 4; ++v) {
-      for (int part = 0; part < 4; ++part) {
-        const __m512 a = multiply(load(x + i + v * 64 + part * lanes), inverse);
-        _mm_store_si128(reinterpret_cast<__m128i*>(groups->values + v * 64 + part * 16),
-                        _mm512_maskz_cvtepi32_epi8(all, _mm512_maskz_cvtps_epi32(all, a)));
+    bool ordinary = count >= ActivationGroup::columns;
+    if (span == 32) {
+      for (int b = 0; ordinary && b < 8; ++b) {
+        ordinary = quantise_span<1>(*groups, x + i + 32 * b, b);
       }
+    } else if (ordinary) {
+      ordinary = quantise_span<8>(*groups, x + i, 0);
+    }
+    if (!ordinary) {
+      baseline::quantise(groups, stride, x + i, std::min(count, ActivationGroup::columns), span);
+      continue;
     }
     alignas(64) std::int32_t sums[16];
     for (int v = 0; v < 4; ++v) {
-      const __m512i fours = _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones,
+      const __m512i fours = _mm512_dpbusd_epi32(_mm512_setzero_si512(), bytes(1),
                                                 _mm512_load_si512(groups->values + v * 64));
       const __m512i eights = _mm512_add_epi32(
           fours, _mm512_maskz_shuffle_epi32(all, fours, static_cast<_MM_PERM_ENUM>(0xb1)));
@@ -181,8 +200,7 @@ ZIYA_TARGET_AVX512 inline void quantise(ActivationGroup* groups, std::int64_t st
           reinterpret_cast<__m128i*>(sums + v * 4),
           _mm512_maskz_extracti32x4_epi32(0xf, _mm512_maskz_compress_epi32(0x1111, all_16), 0));
     }
-    set_sums(*groups, sums);
-    groups->scale = extreme / 127.0f;
+    complete(*groups, span, sums);
   }
 }
 

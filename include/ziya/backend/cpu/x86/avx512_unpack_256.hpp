@@ -36,7 +36,8 @@ ZIYA_TARGET_AVX512 inline __m512 scale_of(const Rows& rows, std::int64_t offset)
 template <class Block, bool Fifth>
 struct ScaledHalfBytes {
   static constexpr int scale_columns = 32, min_columns = 32, offset = 0, group_size = sizeof(Block);
-  static constexpr bool row_scales = false;
+  static constexpr bool row_scales = false, own_spans = false;
+  static constexpr int apart = 1;
 
   template <class Sink>
   ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile& tile, int h,
@@ -99,7 +100,8 @@ using Q5_K = ScaledHalfBytes<blocks::Q5_K, true>;
 struct Q6_K {
   static constexpr int scale_columns = 16, min_columns = 0, offset = 32,
                        group_size = sizeof(blocks::Q6_K);
-  static constexpr bool row_scales = false;
+  static constexpr bool row_scales = false, own_spans = false;
+  static constexpr int apart = 4;
 
   template <class Sink>
   ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile& tile, int h,
@@ -156,7 +158,7 @@ ZIYA_TARGET_AVX512 inline __m512i spread(__m512i v, int j) {
 struct Q2_K {
   static constexpr int scale_columns = 256, min_columns = 16, offset = 0,
                        group_size = sizeof(blocks::Q2_K);
-  static constexpr bool row_scales = false;
+  static constexpr bool row_scales = false, own_spans = false;
 
   template <class Sink>
   ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile& tile, int h,
@@ -194,7 +196,7 @@ struct Q2_K {
 struct Q3_K {
   static constexpr int scale_columns = 256, min_columns = 0, offset = 128,
                        group_size = sizeof(blocks::Q3_K);
-  static constexpr bool row_scales = false;
+  static constexpr bool row_scales = false, own_spans = false;
 
   template <class Sink>
   ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile& tile, int h,

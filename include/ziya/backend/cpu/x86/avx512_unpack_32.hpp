@@ -18,10 +18,12 @@
 ZIYA_NAMESPACE_BEGIN
 namespace avx512 {
 
-// A format says how many columns share a scale and how many a minimum (0: none) and how much its
-// quants are too large (`offset`), and
-// the bytes of 256 columns. It unpacks `columns` ≤ 256 columns of 16 rows: scales and minima
-// into half `h` of a tile, and 16 columns of quants at a time into a sink.
+// A format says how many columns share a scale and how many a minimum (0: none), how much its
+// quants are too large (`offset`), the bytes of 256 columns, whether the activations beside it have
+// a scale per 32 columns (`own_spans`), and which blocks are added first (`apart`: block i and
+// those at a distance of 4 after it, or the blocks 2 i and 2 i + 1). It unpacks `columns` ≤ 256
+// columns of 16 rows: scales and minima into half `h` of a tile, and 16 columns of quants at a time
+// into a sink.
 
 /// One `Word` from `offset` of each block of each row, a row's words side by side.
 template <int Stride, class Word>
@@ -71,7 +73,8 @@ template <class Block, bool Fifth, bool Minimum>
 struct HalfBytes {
   static constexpr int scale_columns = 32, min_columns = Minimum ? 32 : 0;
   static constexpr int offset = Minimum ? 0 : Fifth ? 16 : 8, group_size = 8 * sizeof(Block);
-  static constexpr bool row_scales = false;
+  static constexpr bool row_scales = false, own_spans = true;
+  static constexpr int apart = 4;
 
   template <class Sink>
   ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int columns, UnpackedTile& tile, int h,
@@ -119,7 +122,8 @@ using Q5_1 = HalfBytes<blocks::Q5_1, true, true>;
 struct IQ4_NL {
   static constexpr int scale_columns = 32, min_columns = 0, offset = 128,
                        group_size = 8 * sizeof(blocks::IQ4_NL);
-  static constexpr bool row_scales = false;
+  static constexpr bool row_scales = false, own_spans = true;
+  static constexpr int apart = 4;
 
   template <class Sink>
   ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int columns, UnpackedTile& tile, int h,
@@ -128,9 +132,7 @@ struct IQ4_NL {
     const int blocks = columns / 32;
     alignas(64) std::uint16_t heads[tile_rows][8] = {};
     gather<size>(heads, rows, 0, blocks);
-    // the type's 16 values plus 128, four to a word
-    const __m512i table = _mm512_set4_epi32(static_cast<int>(0xf1d9c5b5u),
-                                            static_cast<int>(0xa6998d81u), 0x766a5d4f, 0x3f2d1801);
+    const __m512i table = iq4_table();
     for (int b = 0; b < blocks; ++b) {
       __m512i v[4], low[4], up[4];
       load_rows(rows, b * size + 2, v);
@@ -149,7 +151,8 @@ struct IQ4_NL {
 struct Q8_0 {
   static constexpr int scale_columns = 32, min_columns = 0, offset = 128,
                        group_size = 8 * sizeof(blocks::Q8_0);
-  static constexpr bool row_scales = false;
+  static constexpr bool row_scales = false, own_spans = true;
+  static constexpr int apart = 4;
 
   template <class Sink>
   ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int columns, UnpackedTile& tile, int h,
@@ -172,7 +175,7 @@ struct Q8_0 {
 /// One scale per row, which the caller stores; what is missing of 256 columns is zeros.
 struct Int8 {
   static constexpr int scale_columns = 256, min_columns = 0, offset = 128, group_size = 256;
-  static constexpr bool row_scales = true;
+  static constexpr bool row_scales = true, own_spans = false;
 
   template <class Sink>
   ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile&, int,

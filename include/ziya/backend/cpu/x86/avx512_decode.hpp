@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+// One token and a quantised weight with AVX-512: four rows at a time, straight from where they are
+// stored.
+#pragma once
+
+#include "ziya/config.hpp"
+
+#if ZIYA_X86
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "ziya/backend/cpu/kernels.hpp"
+#include "ziya/backend/cpu/x86/avx512_bytes.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+namespace avx512 {
+
+/// Bytes of 256 columns of any format, at most.
+inline constexpr std::int64_t group_bytes = 272;
+
+/// Four rows at the same column. Vectors of 16 lanes hold four blocks of four rows: lane 4 i + r
+/// belongs to block i of row r.
+struct FourRows {
+  const std::byte* at[4];
+};
+
+ZIYA_TARGET_AVX512 inline __m128i load_16(const std::byte* p) {
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+}
+/// 16 bytes from each of four places.
+ZIYA_TARGET_AVX512 inline __m512i four_places(const std::byte* a, const std::byte* b,
+                                              const std::byte* c, const std::byte* d) {
+  __m512i v = _mm512_maskz_broadcast_i32x4(0x000f, load_16(a));
+  v = _mm512_mask_broadcast_i32x4(v, 0x00f0, load_16(b));
+  v = _mm512_mask_broadcast_i32x4(v, 0x0f00, load_16(c));
+  return _mm512_mask_broadcast_i32x4(v, 0xf000, load_16(d));
+}
+/// Number i of four in lanes 4 i … 4 i + 3.
+ZIYA_TARGET_AVX512 inline __m512 spread(const float* four) {
+  return _mm512_maskz_permutevar_ps(
+      all, _mm512_maskz_broadcast_f32x4(all, _mm_loadu_ps(four)),
+      _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0));
+}
+ZIYA_TARGET_AVX512 inline __m512i spread(const std::int32_t* four) {
+  return _mm512_castps_si512(spread(reinterpret_cast<const float*>(four)));
+}
+
+/// Lane 4 i + r: the sum of lanes 4 i … 4 i + 3 of v[r].
+ZIYA_TARGET_AVX512 inline __m512i sums_of_fours(const __m512i (&v)[4]) {
+  const __m512i ab = _mm512_add_epi32(_mm512_maskz_unpacklo_epi32(all, v[0], v[1]),
+                                      _mm512_maskz_unpackhi_epi32(all, v[0], v[1]));
+  const __m512i cd = _mm512_add_epi32(_mm512_maskz_unpacklo_epi32(all, v[2], v[3]),
+                                      _mm512_maskz_unpackhi_epi32(all, v[2], v[3]));
+  return _mm512_add_epi32(_mm512_maskz_unpacklo_epi64(0xff, ab, cd),
+                          _mm512_maskz_unpackhi_epi64(0xff, ab, cd));
+}
+
+/// sums + weight scale · (scale of x · dot) over blocks of 32 columns; dots start at `exponent`.
+ZIYA_TARGET_AVX512 inline __m512 add_scaled_dots(__m512 sums, __m512i dots, __m512 weight_scales,
+                                                 const ActivationGroup& x, int four) {
+  const __m512 scaled =
+      fma(_mm512_castsi512_ps(dots), spread(x.scales + 4 * four), spread(x.shifts + 4 * four));
+  return fma(scaled, weight_scales, sums);
+}
+
+ZIYA_TARGET_AVX512 inline __m512i dot(__m512i sums, __m512i quants, const std::int8_t* x) {
+  return _mm512_dpbusd_epi32(sums, quants, _mm512_load_si512(x));
+}
+
+/// How far ahead of the rows their lines are requested, in bytes: the processor's own requests stop
+/// at pages and lag behind four streams.
+inline constexpr std::int64_t decode_ahead = 1024;
+
+/// Outputs of four rows each of which runs through memory from row to row: y[i · apart + k].
+template <class Format>
+ZIYA_TARGET_AVX512 inline void decode_rows(const MatmulArguments& m, std::int64_t row,
+                                           std::int64_t apart, int count) {
+  const std::int64_t row_bytes = bytes_of(m.dtype, m.weight_stride);
+  const std::int64_t whole = m.columns / ActivationGroup::columns;
+  FourRows rows;
+  for (int r = 0; r < 4; ++r)
+    rows.at[r] = m.weight + (row + std::min(r, count - 1) * apart) * row_bytes;
+  __m128 y = _mm_setzero_ps(), scales = y;
+  if constexpr (Format::row_scales) {
+    alignas(16) float of_rows[4] = {};
+    for (int r = 0; r < count; ++r) of_rows[r] = m.row_scales[row + r * apart];
+    scales = _mm_load_ps(of_rows);
+  }
+  const ActivationGroup* x = m.groups;
+  for (std::int64_t g = 0; g < whole; ++g, ++x) {
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; ++r) {
+#pragma GCC unroll 8
+      for (int i = 0; i < Format::group_size; i += 64) {
+        _mm_prefetch(reinterpret_cast<const char*>(rows.at[r] + decode_ahead + i), _MM_HINT_T0);
+      }
+    }
+    y = Format::add_group(y, rows, *x, scales);
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; ++r) rows.at[r] += Format::group_size;
+  }
+  if (whole * ActivationGroup::columns < m.columns) {
+    alignas(64) std::byte scratch[4][group_bytes] = {};
+    const std::int64_t bytes = bytes_of(m.dtype, m.columns - whole * ActivationGroup::columns);
+    for (int r = 0; r < 4; ++r) {
+      std::memcpy(scratch[r], rows.at[r], static_cast<std::size_t>(bytes));
+      rows.at[r] = scratch[r];
+    }
+    y = Format::add_group(y, rows, *x, scales);
+  }
+  alignas(16) float outputs[4];
+  _mm_store_ps(outputs, y);
+  for (int r = 0; r < count; ++r) m.y[row + r * apart] = outputs[r];
+}
+
+/// Outputs [begin, end) of one token: four streams, a quarter of the rows each.
+template <class Format>
+ZIYA_TARGET_AVX512 inline void decode(const MatmulArguments& m, std::int64_t begin,
+                                      std::int64_t end) {
+  const std::int64_t quarter = (end - begin) / 4;
+  for (std::int64_t k = 0; k < quarter; ++k) decode_rows<Format>(m, begin + k, quarter, 4);
+  const std::int64_t done = begin + 4 * quarter;
+  if (done < end) decode_rows<Format>(m, done, 1, static_cast<int>(end - done));
+}
+
+}  // namespace avx512
+ZIYA_NAMESPACE_END
+#endif
