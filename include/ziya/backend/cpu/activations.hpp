@@ -13,10 +13,11 @@
 
 ZIYA_NAMESPACE_BEGIN
 
-/// 256 columns of one row: x[i] ≈ scale · values[i], scale = max|x| / 127 of a span of columns,
-/// rounded to nearest even; zeros beyond the end of the row. Spans are of 32 columns for weights in
-/// blocks of 32 and of 256 for all others, as llama.cpp's are. Beside the values, what follows from
-/// them for the weights' offsets and minima: sums over 16, 32 and all columns.
+/// 256 columns of one row: x[i] ≈ scale · values[i], rounded to nearest even, scale = max|x| / 127
+/// of a span of columns to 11 bits, as in a 16-bit float; zeros beyond the end of the row. Spans
+/// are of 32 columns for weights in blocks of 32 and of 256 for all others, as llama.cpp's are.
+/// Beside the values, what follows from them for the weights' offsets and minima: sums over 16, 32
+/// and all columns.
 struct alignas(64) ActivationGroup {
   static constexpr std::int64_t columns = 256;
 
@@ -76,9 +77,9 @@ inline void complete(ActivationGroup& group, int span, const std::int32_t (&sums
 /// infinite.
 inline constexpr float smallest_activation = 1e-36f, largest_activation = 1e33f;
 
-/// max|x| / 127 without its last two bits, so that `shifts` are exact.
+/// max|x| / 127 rounded to 11 bits, so that `shifts` are exact.
 inline float activation_scale(float largest) {
-  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(largest / 127.0f) & ~3u);
+  return std::bit_cast<float>((std::bit_cast<std::uint32_t>(largest / 127.0f) + 0xfffu) & ~0x1fffu);
 }
 
 namespace baseline {
@@ -96,15 +97,17 @@ inline void quantise(ActivationGroup* groups, std::int64_t stride, const float* 
         poison += x[i + j] * 0.0f;
       }
       if (largest > largest_activation) poison += largest * largest;
-      const float inverse = largest > smallest_activation && poison == 0 ? 127.0f / largest : 0.0f;
+      const float scale = activation_scale(largest);
+      const float inverse = largest > smallest_activation && poison == 0 ? 1.0f / scale : 0.0f;
       for (std::int64_t j = first; j < first + span; ++j) {
         groups->values[j] = j < first + count && poison == 0
                                 ? static_cast<std::int8_t>(std::nearbyint(x[i + j] * inverse))
                                 : std::int8_t{0};
         sums[j / 16] += groups->values[j];
       }
-      const float scale = activation_scale(largest) + poison;
-      for (std::int64_t b = first / 32; b < (first + span) / 32; ++b) groups->scales[b] = scale;
+      for (std::int64_t b = first / 32; b < (first + span) / 32; ++b) {
+        groups->scales[b] = scale + poison;
+      }
     }
     complete(*groups, span, sums);
   }

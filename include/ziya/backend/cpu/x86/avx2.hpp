@@ -11,6 +11,7 @@
 
 #include "ziya/backend/cpu/baseline.hpp"
 #include "ziya/backend/cpu/kernels.hpp"
+#include "ziya/backend/cpu/x86/avx2_quantised.hpp"
 #include "ziya/backend/cpu/x86/avx2_vector.hpp"
 #include "ziya/core/dtype.hpp"
 
@@ -198,7 +199,7 @@ ZIYA_TARGET_AVX2 inline void matmul_of(const MatmulArguments& m, const W* w, std
 
 ZIYA_TARGET_AVX2 inline void matmul(const MatmulArguments& m, std::int64_t begin,
                                     std::int64_t end) {
-  if (!is_plain_float(m.dtype)) return baseline::matmul(m, begin, end);
+  if (!is_plain_float(m.dtype)) return matmul_quantised(m, begin, end);
   if (m.dtype == DType::f16)
     return matmul_of(m, reinterpret_cast<const Half*>(m.weight), begin, end);
   if (m.dtype == DType::bf16) {
@@ -357,7 +358,7 @@ ZIYA_TARGET_AVX2 inline void silu_mul(float* y, const float* gate, const float* 
 }
 
 inline constexpr CpuKernels kernels{&matmul,  &dot,      &add_scaled, &add_weighted,
-                                    &exp_sum, &silu_mul, nullptr};
+                                    &exp_sum, &silu_mul, &quantise};
 
 }  // namespace avx2
 ZIYA_NAMESPACE_END

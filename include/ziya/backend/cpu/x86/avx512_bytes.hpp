@@ -62,6 +62,12 @@ ZIYA_TARGET_AVX512 inline __m512i iq4_table() {
                            0x3f2d1801);
 }
 ZIYA_TARGET_AVX512 inline __m512 to_floats(__m512i v) { return _mm512_maskz_cvtepi32_ps(all, v); }
+ZIYA_TARGET_AVX512 inline __m256i lower(__m512i v) {
+  return _mm512_maskz_extracti64x4_epi64(0xf, v, 0);
+}
+ZIYA_TARGET_AVX512 inline __m256i upper(__m512i v) {
+  return _mm512_maskz_extracti64x4_epi64(0xf, v, 1);
+}
 /// The 16-bit float in the low half of every lane.
 ZIYA_TARGET_AVX512 inline __m512 halves_to_floats(__m512i v) {
   return _mm512_maskz_cvtph_ps(all, _mm512_maskz_cvtepi32_epi16(all, v));
@@ -160,14 +166,15 @@ ZIYA_TARGET_AVX512 inline bool quantise_span(ActivationGroup& group, const float
   if (!(extreme > smallest_activation && extreme <= largest_activation) || sum(poison) != 0) {
     return false;
   }
-  const __m512 inverse = set(127.0f / extreme);
+  const float scale = activation_scale(extreme);
+  const __m512 inverse = set(1.0f / scale);
 #pragma GCC unroll 16
   for (int v = 0; v < 2 * Blocks; ++v) {
     const __m512 a = multiply(load(x + v * lanes), inverse);
     _mm_store_si128(reinterpret_cast<__m128i*>(group.values + 32 * first + v * 16),
                     _mm512_maskz_cvtepi32_epi8(all, _mm512_maskz_cvtps_epi32(all, a)));
   }
-  for (int b = first; b < first + Blocks; ++b) group.scales[b] = activation_scale(extreme);
+  for (int b = first; b < first + Blocks; ++b) group.scales[b] = scale;
   return true;
 }
 

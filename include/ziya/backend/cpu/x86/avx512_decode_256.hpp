@@ -54,9 +54,8 @@ struct DecodeScaledHalfBytes {
                          0x0019001100090001, 0x0018001000080000, 0x0018001000080000,
                          0x0018001000080000, 0x0018001000080000),
         heads);
-    const __m512 d = _mm512_maskz_cvtph_ps(all, _mm512_castsi512_si256(factors));
-    const __m512 dmin = subtract(
-        zero(), _mm512_maskz_cvtph_ps(all, _mm512_maskz_extracti64x4_epi64(0xf, factors, 1)));
+    const __m512 d = _mm512_maskz_cvtph_ps(all, lower(factors));
+    const __m512 dmin = subtract(zero(), _mm512_maskz_cvtph_ps(all, upper(factors)));
     const __m512i one = words(1);
     Head head;
     head.scales[0] =

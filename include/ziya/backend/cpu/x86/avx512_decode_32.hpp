@@ -62,7 +62,7 @@ struct DecodeHalfBytes : DecodeBlocks<DecodeHalfBytes<Block, Table>, Block> {
       dots[r] = dot(dot(_mm512_setzero_si512(), low, x.fours[four][0]), up, x.fours[four][1]);
     }
     const std::int32_t* start = Table ? x.times_128_of_32 : x.times_8_of_32;
-    const __m512 scales = _mm512_maskz_cvtph_ps(all, _mm512_castsi512_si256(heads));
+    const __m512 scales = _mm512_maskz_cvtph_ps(all, lower(heads));
     return add_scaled_dots(sums, _mm512_add_epi32(sums_of_fours(dots), spread(start + 4 * four)),
                            scales, x, four);
   }
@@ -138,8 +138,7 @@ struct DecodeQ8_0 : DecodeBlocks<DecodeQ8_0, blocks::Q8_0> {
       const __m512i up = _mm512_maskz_shuffle_i32x4(all, a, b, 0xdd);
       dots[r] = dot(dot(_mm512_setzero_si512(), low, x.fours[four][0]), up, x.fours[four][1]);
     }
-    const __m256i heads =
-        _mm256_blend_epi32(_mm512_castsi512_si256(first), _mm512_castsi512_si256(second), 0xf0);
+    const __m256i heads = _mm256_blend_epi32(lower(first), lower(second), 0xf0);
     return add_scaled_dots(
         sums, _mm512_add_epi32(sums_of_fours(dots), spread(x.times_128_of_32 + 4 * four)),
         _mm512_maskz_cvtph_ps(all, heads), x, four);
@@ -164,8 +163,7 @@ struct DecodeInt8 {
       }
     }
     const __m512i fours = sums_of_fours(dots);
-    const __m256i eight = _mm256_add_epi32(_mm512_castsi512_si256(fours),
-                                           _mm512_maskz_extracti64x4_epi64(0xf, fours, 1));
+    const __m256i eight = _mm256_add_epi32(lower(fours), upper(fours));
     const __m128i sums = _mm_add_epi32(
         _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1)),
         _mm_set1_epi32(x.times_128));
