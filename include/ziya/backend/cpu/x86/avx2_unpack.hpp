@@ -61,7 +61,8 @@ struct HalfBytes {
       Block block;
       std::memcpy(&block, p, sizeof block);
       to.scales[b] = widened(block.d);
-      const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block.quants));
+      const __m128i packed =
+          _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + offsetof(Block, quants)));
       __m256i v = bits_of(_mm256_set_m128i(_mm_srli_epi16(packed, 4), packed), 0, 15);
       if constexpr (Table) v = _mm256_shuffle_epi8(table, v);
       if constexpr (Fifth) {
@@ -130,9 +131,9 @@ struct ScaledHalfBytes {
       const quantize::ScaleMin packed = quantize::scale_min(block.scales, b);
       to.scales[b] = d * static_cast<float>(packed.scale);
       to.minima[b] = -dmin * static_cast<float>(packed.min);
-      __m256i v = bits_of(load_bytes(block.quants + b / 2 * 32), b % 2 * 4, 15);
+      __m256i v = bits_of(load_bytes(p + offsetof(Block, quants) + b / 2 * 32), b % 2 * 4, 15);
       if constexpr (Fifth) {
-        const __m256i bit = bits_of(load_bytes(block.high), b, 1);
+        const __m256i bit = bits_of(load_bytes(p + offsetof(Block, high)), b, 1);
         v = _mm256_or_si256(v, _mm256_slli_epi16(bit, 4));
       }
       store_bytes(to.quants + 32 * b, v);
@@ -153,8 +154,10 @@ struct Q6_K {
     for (int g = 0; g < 16; ++g) to.scales[g] = d * static_cast<float>(block.scales[g]);
     for (int part = 0; part < 8; ++part) {
       const __m256i low =
-          bits_of(load_bytes(block.quants + part / 4 * 64 + part % 2 * 32), part % 4 / 2 * 4, 15);
-      const __m256i high = bits_of(load_bytes(block.high + part / 4 * 32), part % 4 * 2, 3);
+          bits_of(load_bytes(p + offsetof(blocks::Q6_K, quants) + part / 4 * 64 + part % 2 * 32),
+                  part % 4 / 2 * 4, 15);
+      const __m256i high =
+          bits_of(load_bytes(p + offsetof(blocks::Q6_K, high) + part / 4 * 32), part % 4 * 2, 3);
       const __m256i v = _mm256_or_si256(low, _mm256_slli_epi16(high, 4));
       store_bytes(to.quants + 32 * part, _mm256_sub_epi8(v, bytes(32)));
     }
@@ -173,8 +176,9 @@ struct Q3_K {
       to.scales[g] = d * static_cast<float>(quantize::scale_q3(block.scales, g) - 32);
     }
     for (int part = 0; part < 8; ++part) {
-      const __m256i low = bits_of(load_bytes(block.quants + part / 4 * 32), part % 4 * 2, 3);
-      const __m256i high = bits_of(load_bytes(block.high), part, 1);
+      const __m256i low =
+          bits_of(load_bytes(p + offsetof(blocks::Q3_K, quants) + part / 4 * 32), part % 4 * 2, 3);
+      const __m256i high = bits_of(load_bytes(p + offsetof(blocks::Q3_K, high)), part, 1);
       const __m256i v = _mm256_or_si256(low, _mm256_slli_epi16(high, 2));
       store_bytes(to.quants + 32 * part, _mm256_sub_epi8(v, bytes(4)));
     }
@@ -194,8 +198,9 @@ struct Q2_K {
       to.minima[g] = -dmin * static_cast<float>(block.scales[g] >> 4);
     }
     for (int part = 0; part < 8; ++part) {
-      store_bytes(to.quants + 32 * part,
-                  bits_of(load_bytes(block.quants + part / 4 * 32), part % 4 * 2, 3));
+      store_bytes(
+          to.quants + 32 * part,
+          bits_of(load_bytes(p + offsetof(blocks::Q2_K, quants) + part / 4 * 32), part % 4 * 2, 3));
     }
   }
 };
