@@ -151,7 +151,7 @@ struct DecodeInt8 {
   static constexpr bool row_scales = true;
 
   ZIYA_TARGET_AVX512 static __m128 add_group(__m128 y, const FourRows& rows,
-                                             const ActivationGroup& x, __m128 row_scales) {
+                                             const ActivationGroup& x, __m128 scales) {
     __m512i dots[4];
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r) {
@@ -167,7 +167,7 @@ struct DecodeInt8 {
     const __m128i sums = _mm_add_epi32(
         _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1)),
         _mm_set1_epi32(x.times_128));
-    return _mm_fmadd_ps(_mm_mul_ps(_mm_cvtepi32_ps(sums), row_scales), _mm_set1_ps(x.scale), y);
+    return _mm_fmadd_ps(_mm_mul_ps(_mm_cvtepi32_ps(sums), scales), _mm_set1_ps(x.scale), y);
   }
 };
 
