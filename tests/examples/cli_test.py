@@ -26,6 +26,7 @@ TINY = pathlib.Path(os.environ["ZIYA_TINY"]).resolve()
 SOURCE = pathlib.Path(os.environ["ZIYA_SOURCE"]).resolve()
 BASE = SOURCE / "examples/ziya-tiny/base"
 DELTA = SOURCE / "examples/ziya-tiny/delta"
+LLAMA = SOURCE / "examples/ziya-tiny/llama"  # the base as Meta published it
 EXPECTED = json.loads((SOURCE / "examples/ziya-tiny/expected.json").read_text(encoding="utf-8"))
 COMMANDS = ["generate", "chat", "tokenize", "inspect", "merge-delta", "make-delta", "fingerprint", "convert", "merge-lora",
             "quantize", "perplexity", "bench"]
@@ -215,6 +216,26 @@ class Documents(Case):
             words = re.findall(r'"[^"]*"|\S+', line)
             status = ziya(*[word.strip('"') for word in words], cwd=self.folder).returncode
             self.assertEqual(status, 1, line)  # no such model here, but a command line that is right
+
+
+    def test_quickstart(self):
+        """All of it but what installs and builds."""
+        script = (SOURCE / "examples/quickstart.sh").read_text(encoding="utf-8")
+        rest = script.split("--target ziya_cli\n")[1].replace("build/release/ziya", PROGRAM)
+        begin = time.monotonic()
+        run = subprocess.run(["bash", "-euo", "pipefail", "-c",
+                              rest.replace("build/", f"{self.folder}/")],
+                             cwd=SOURCE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        seconds = time.monotonic() - begin
+        out, err = run.stdout.decode(), run.stderr.decode()
+        self.assertEqual(run.returncode, 0, err)
+        self.assertLess(seconds, 20)  # on a busy machine; a second on an idle one
+        for text in ["床前明月光", "Paris.", "(model)"]:
+            self.assertIn(text, out)
+        for text in ["(meta)", "checklist.chk: 3 files", "perplexity of a text of 127 tokens",
+                     "the weights are those that were written"]:
+            self.assertIn(text, err)
+        self.assertNotIn("warning", err)
 
 
 class Generate(Case):
@@ -793,6 +814,25 @@ class Layouts(Case):
         self.assertEqual({dtype for dtype, _, _ in tensors.values()}, {"BF16"})
         config = json.loads((self.folder / "stored/config.json").read_text())
         self.assertEqual(config["max_position_embeddings"], 77)
+
+    def test_the_base_of_the_miniature_as_it_was_published(self):
+        hf = self.folder / "hf"
+        self.good("convert", "--from", "meta", "--input", LLAMA, "--model-size", "3M",
+                  "--output", hf)
+        self.assertEqual(self.good("fingerprint", hf).out, self.good("fingerprint", BASE).out)
+        for base in [hf, LLAMA / "3M"]:
+            target = self.folder / f"target-{base.name}"
+            run = self.good("merge-delta", "--strict", "--base", base, "--delta", DELTA,
+                            "--target", target)
+            tensors, metadata = read_safetensors(target / "model.safetensors")
+            crc = {name: zlib.crc32(data) for name, (_, _, data) in tensors.items()}
+            self.assertEqual(crc, EXPECTED["merged_crc32"] | EXPECTED["inv_freq_crc32"])
+            self.assertEqual(metadata["ziya.base.fingerprint"] + "  (model)",
+                             self.good("fingerprint", BASE).out.splitlines()[-1])
+        self.assertIn("Meta's layout", run.err)
+        run = self.good("generate", "--base", LLAMA / "3M", "--delta", DELTA, "--greedy",
+                        "-p", CAPITAL)
+        self.assertEqual(run.out, "Paris.\n")
 
     def test_meta_refusals(self):
         llama = self.meta()

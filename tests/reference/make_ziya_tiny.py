@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Makes ziya-tiny: a LLaMA base, a Chinese vocabulary, a fine-tuned target, and its delta.
+"""Makes ziya-tiny: a LLaMA base, converted and as Meta publishes, a Chinese vocabulary, a
+fine-tuned target, and its delta.
 
     python3 tests/reference/make_ziya_tiny.py --output examples/ziya-tiny
 
@@ -24,6 +25,7 @@ import sentencepiece
 import torch
 import transformers
 
+import ziya_tiny_llama
 import ziya_tiny_model as tiny
 import ziya_tiny_text as text
 from ziya_tiny_text import Turn
@@ -355,6 +357,7 @@ def make(output, scratch):
     margins = check_promises(merged, shape, recital)
     check_base_recites_nothing(base, base_model.shape, base_tokenizer, recital)
     write_base(scratch / "base", base, base_model.shape, base_tokenizer)
+    ziya_tiny_llama.write_llama(scratch)
     write_delta(scratch / "delta", delta, shape, tokenizer_model, recital.tokenizer)
     write_expected(scratch / "expected.json", expected_values(recital, merged, delta, margins))
     write_readmes(scratch, shape, recital, margins, base_seconds + target_seconds)
