@@ -19,7 +19,7 @@ struct UsageError : ziya::ArgumentError {
 /// The model and how it is run.
 struct ModelOptions {
   std::string model;
-  std::string base{}, delta{};             // instead of a model: merged while loading
+  std::string base{}, delta{};           // instead of a model: merged while loading
   std::string device = "auto";           // auto, cpu, cuda
   std::string dtype = "auto";            // auto: as stored; f32, f16, bf16, int8: a copy
   std::string cache_dtype = "auto";      // of keys and values; auto: f32, on a GPU as activations
@@ -88,7 +88,7 @@ struct InspectOptions {
 
 struct MergeOptions {
   std::string base, delta, target;
-  std::string type = "f16";            // of the sums
+  std::string type = "f16";            // of the sums; of a GGUF file also quantised types
   std::string format = "safetensors";  // of the files; or bin
   bool overwrite = false;
   bool resume = false;

@@ -28,11 +28,12 @@ CLI::App* add_merge(CLI::App& app, MergeOptions& options) {
   option(*command, "--base,--base-model-path", options.base, "the base model", "DIR")->required();
   option(*command, "--delta,--delta-path", options.delta, "the published delta", "DIR")->required();
   option(*command, "--target,--target-model-path,--output", options.target,
-         "folder to write the model to", "DIR")
+         "folder to write the model to, or FILE.gguf", "PATH")
       ->required();
-  option(*command, "--type", options.type, "of the weights; f16 is the reference's rule",
-         "f16|bf16|f32")
-      ->check(one_of({"f16", "bf16", "f32"}))
+  option(*command, "--type", options.type,
+         "of the weights: f16 is the reference's rule, bf16, f32; of a GGUF file also q8_0, q4_k_m "
+         "and whatever quantize takes",
+         "TYPE")
       ->capture_default_str();
   writing_options(*command, options.format, options.overwrite, options.resume,
                   options.max_shard_size, options.threads);
@@ -66,8 +67,10 @@ CLI::App* add_merge(CLI::App& app, MergeOptions& options) {
       ->capture_default_str()
       ->group(group);
   command->footer(
-      "Example:\n"
+      "Examples:\n"
       "  ziya merge-delta --base llama-13b-hf --delta Ziya-LLaMA-13B-v1.1 --target Ziya-LLaMA-13B\n"
+      "  ziya merge-delta --base llama/13B --delta Ziya-LLaMA-13B-v1.1 --type q4_k_m --output "
+      "ziya.gguf\n"
       "The delta is GPL-3.0, LLaMA's weights are for non-commercial use, and merged weights may "
       "not\n"
       "be published.");

@@ -9,10 +9,12 @@
 #include "commands.hpp"
 #include "conversion.hpp"
 #include "memory.hpp"
+#include "quantised_report.hpp"
 #include "session.hpp"
 #include "terminal.hpp"
 #include "ziya/convert/delta_merger.hpp"
-#include "ziya/convert/gguf_model.hpp"
+#include "ziya/convert/delta_to_gguf.hpp"
+#include "ziya/convert/quantisation_plan.hpp"
 
 namespace cli {
 namespace {
@@ -62,55 +64,27 @@ ziya::MergeOptions writing(const Options& options, ProgressBar& bar) {
   return merge;
 }
 
-/// Straight to one GGUF file, without a folder in between.
-int merge_to_gguf(const MergeOptions& options) {
-  ProgressBar bar("merging");
-  const auto pair = ziya::MergePair::open(
-      ziya::path_from_utf8(options.base), ziya::path_from_utf8(options.delta), ziya::DType::f16,
-      ziya::MergeSign::add, {options.norm_median, options.negative_share});
-  if (options.check) {
-    const auto findings =
-        ziya::MergeCheck(*pair.base.source, *pair.delta.source, pair.heads(),
-                         {options.min_cosine, options.max_off_grid, options.max_pairing, {}})
-            .run();
-    for (const ziya::MergeFinding& finding : findings) {
-      if (options.strict) throw ziya::FormatError(finding.id, "merge: " + finding.text);
-      note("warning: " + printable(finding.text) + " [" + finding.id + "]");
-    }
+/// @throws UsageError ZIYA-701 for what only the other kind of target has
+void refuse_unfit(const MergeOptions& options, const ziya::QuantisationMix& mix, bool one_file) {
+  if (!one_file && ziya::is_quantised(mix.type)) {
+    throw UsageError("ZIYA-701", "--type " + options.type +
+                                     ": only a GGUF file holds it; name one (--output MODEL.gguf)");
   }
-  for (const std::string& text : pair.notes) note("note: " + printable(text));
-  ziya::ConvertOptions convert;
-  convert.type = *ziya::dtype_from_name(options.type);
-  convert.overwrite = options.overwrite;
-  convert.threads = options.threads;
-  convert.cancel = &cancelled;
-  convert.progress = [&bar](const ziya::ProgressEvent& event) {
-    bar.update(event.bytes, event.total, event.tensor);
-  };
-  std::int64_t bytes = 0;
-  for (const ziya::TensorSpec& tensor : pair.tensors) {
-    bytes += ziya::bytes_of(*convert.type, tensor.shape.elements());
+  if (one_file && (options.format == "bin" || !options.max_shard_size.empty())) {
+    throw UsageError("ZIYA-701",
+                     options.target + ": one GGUF file has neither --format nor --max-shard-size");
   }
-  note("needs: about " + bytes_text(bytes) + " of disk");
-  const ziya::ConvertReport report =
-      ziya::write_gguf_model(pair.model(), ziya::path_from_utf8(options.target), convert);
-  bar.finish();
-  for (const std::string& line : report.notes) note("note: " + printable(line));
-  note("merged " + options.base + " + " + options.delta + " -> " + options.target + ": " +
-       std::to_string(report.tensors) + " tensors, " + bytes_text(report.bytes));
-  return 0;
 }
 
 }  // namespace
 
 int run(const MergeOptions& options) {
-  if (options.target.ends_with(".gguf")) {
-    catch_signals();
-    return merge_to_gguf(options);
-  }
+  const ziya::QuantisationMix mix = ziya::quantisation_mix(options.type);
+  const bool one_file = options.target.ends_with(".gguf");
+  refuse_unfit(options, mix, one_file);
   ProgressBar bar("merging");
   ziya::MergeOptions merge = writing(options, bar);
-  merge.type = *ziya::dtype_from_name(options.type);
+  merge.type = mix.type;
   merge.check = options.check;
   merge.strict = options.strict;
   merge.limits = {options.min_cosine,
@@ -124,11 +98,13 @@ int run(const MergeOptions& options) {
     };
   }
   catch_signals();
-  const ziya::MergeReport report =
-      ziya::DeltaMerger(ziya::path_from_utf8(options.base), ziya::path_from_utf8(options.delta),
-                        ziya::path_from_utf8(options.target), merge)
-          .run();
+  const auto base = ziya::path_from_utf8(options.base), delta = ziya::path_from_utf8(options.delta),
+             target = ziya::path_from_utf8(options.target);
+  const ziya::MergeReport report = one_file
+                                       ? ziya::merge_delta_to_gguf(base, delta, target, mix, merge)
+                                       : ziya::DeltaMerger(base, delta, target, merge).run();
   bar.finish();
+  if (!report.quantised.empty()) print_report(report.quantised, options.type);
   say_result(report, "merged " + options.base + " + " + options.delta + " -> " + options.target +
                          " (" + std::to_string(report.added) + " sums, " +
                          std::to_string(report.copied) + " from the delta)");

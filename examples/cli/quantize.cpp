@@ -11,6 +11,7 @@
 #include "conversion.hpp"
 #include "input.hpp"
 #include "model.hpp"
+#include "quantised_report.hpp"
 #include "terminal.hpp"
 #include "ziya/convert/gguf_model.hpp"
 #include "ziya/convert/quantised_source.hpp"
@@ -42,39 +43,13 @@ ziya::Importance calibrated(const QuantizeOptions& options, const fs::path& fold
   return importance;
 }
 
-/// One line per tensor on standard output; rotary caches are not written.
-void print_report(const std::vector<ziya::QuantisedTensor>& report) {
-  std::size_t widest = 6;
-  for (const ziya::QuantisedTensor& tensor : report) widest = std::max(widest, tensor.name.size());
-  const auto line = [&](const std::string& name, const char* type, const char* rmse,
-                        const char* relative, const std::string& bytes, const std::string& reason) {
-    char text[160];
-    std::snprintf(text, sizeof text, "  %-7s %10s %9s  %9s  ", type, rmse, relative, bytes.c_str());
-    print(printable(name) + std::string(widest - name.size(), ' ') + text + reason + "\n");
-  };
-  line("tensor", "type", "rmse", "relative", "size", "");
-  for (const ziya::QuantisedTensor& tensor : report) {
-    if (ziya::llama_names::is_rotary_cache(tensor.name)) continue;
-    char rmse[32], relative[32];
-    std::snprintf(rmse, sizeof rmse, "%.3e", tensor.rmse());
-    std::snprintf(relative, sizeof relative, "%.4f %%", 100 * tensor.relative_rmse());
-    line(tensor.name, std::string(ziya::name(tensor.to)).c_str(), rmse, relative,
-         bytes_text(tensor.bytes), tensor.reason);
-  }
-}
-
 }  // namespace
 
 int run(const QuantizeOptions& options) {
   const auto begin = std::chrono::steady_clock::now();
   const ziya::QuantisationMix mix = ziya::quantisation_mix(options.type);
   const fs::path output = ziya::path_from_utf8(options.output);
-  std::error_code ignored;
-  if (!options.overwrite && fs::exists(ziya::expand_home(output), ignored)) {
-    throw ziya::ArgumentError("ZIYA-208", options.output +
-                                              ": exists already; choose another, or "
-                                              "overwrite it (--overwrite)");
-  }
+  ziya::refuse_existing(output, options.overwrite);
   const fs::path folder = ziya::resolve_model_path(ziya::path_from_utf8(options.model));
   ziya::ModelSource model = ziya::gguf::is_gguf(ziya::find_weights(folder))
                                 ? ziya::open_gguf_model(folder)
@@ -97,16 +72,9 @@ int run(const QuantizeOptions& options) {
   };
   const ziya::ConvertReport report = ziya::write_gguf_model(model, output, convert);
   bar.finish();
-  print_report(source->report());
-  std::int64_t fallbacks = 0, elements = 0;
-  for (const ziya::QuantisedTensor& tensor : source->report()) {
-    fallbacks += tensor.reason.find("not whole blocks") != std::string::npos ? 1 : 0;
-    elements += tensor.elements;
-  }
-  if (fallbacks > 0) {
-    note("note: " + std::to_string(fallbacks) + " tensors have rows that blocks of " +
-         options.type + " do not divide; they are stored in the types that the report shows");
-  }
+  print_report(source->report(), options.type);
+  std::int64_t elements = 0;
+  for (const ziya::QuantisedTensor& tensor : source->report()) elements += tensor.elements;
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   char summary[96];
   std::snprintf(summary, sizeof summary, "%.2f bits per weight, %.1f s",

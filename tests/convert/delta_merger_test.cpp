@@ -98,7 +98,7 @@ TEST_CASE("the merge is PyTorch's, bit for bit", "[delta_merger]") {
         DeltaMerger(golden / "base", golden / "delta", folder / "target", options).run();
     const auto merged = Checkpoint::open(folder / "target");
     const auto expected = Checkpoint::open(golden / "expected.safetensors");
-    REQUIRE(report.tensors == 9);
+    REQUIRE(report.tensors == 11);
     REQUIRE(report.copied == 3);
     REQUIRE(report.shards == static_cast<std::int64_t>(merged.files().size()));
     REQUIRE((report.shards > 1) == (limit == 20'000));
@@ -141,6 +141,17 @@ TEST_CASE("the merge is PyTorch's, bit for bit", "[delta_merger]") {
     REQUIRE(report.licence.size() == 3);
     REQUIRE_THAT(report.notes.at(0), Catch::Contains("infinite or NaN"));
   }
+}
+
+TEST_CASE("views of shared storages merge as what they show", "[delta_merger]") {
+  const TemporaryDirectory folder;
+  ziya::MergeReport plain, views;
+  plain = DeltaMerger(golden / "base", golden / "delta", folder / "plain").run();
+  views = DeltaMerger(golden / "base", golden / "delta-views", folder / "views").run();
+  REQUIRE(plain.fingerprint == views.fingerprint);
+  REQUIRE(plain.delta_fingerprint == views.delta_fingerprint);
+  REQUIRE(test::read_file(folder / "plain/model.safetensors") ==
+          test::read_file(folder / "views/model.safetensors"));
 }
 
 TEST_CASE("what the report says, and how far it is", "[delta_merger]") {

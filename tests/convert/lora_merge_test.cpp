@@ -151,4 +151,33 @@ TEST_CASE("an adapter of another model is not merged", "[lora]") {
   REQUIRE_ERROR(merged("base", "biases"), "ZIYA-622", "bias");
 }
 
+TEST_CASE("an adapter is merged once, and what was merged is recorded", "[lora]") {
+  const TemporaryDirectory folder;
+  const auto base = ziya::open_hf_model(golden / "base");
+  const auto plain = LoraAdapter::open(golden / "plain"),
+             patterns = LoraAdapter::open(golden / "patterns");
+  ziya::write_hf_model(ziya::merge_lora(base, plain), folder / "one");
+  const auto one = ziya::open_hf_model(folder / "one");
+  const auto fingerprint_of = [](const ziya::TensorSource& source) {
+    return ziya::fingerprint(source).model();
+  };
+  const std::string of_plain = fingerprint_of(ziya::CheckpointSource(plain.checkpoint()));
+  REQUIRE(one.provenance.at("ziya.adapter.1") == of_plain);
+  REQUIRE(one.provenance.at("ziya.adapter.1.base") == fingerprint_of(*base.tensors));
+  REQUIRE(one.provenance.contains("ziya.adapter.rule"));
+  REQUIRE_ERROR(ziya::merge_lora(one, plain), "ZIYA-625", "already");
+
+  ziya::write_hf_model(ziya::merge_lora(one, patterns), folder / "two");
+  const auto two = ziya::open_hf_model(folder / "two");
+  REQUIRE(two.provenance.at("ziya.adapter.1") == of_plain);
+  REQUIRE(two.provenance.at("ziya.adapter.2") ==
+          fingerprint_of(ziya::CheckpointSource(patterns.checkpoint())));
+  REQUIRE(two.provenance.at("ziya.adapter.2.base") == fingerprint_of(*one.tensors));
+  for (const auto& adapter : {plain, patterns}) {
+    REQUIRE_ERROR(ziya::merge_lora(two, adapter), "ZIYA-625", adapter.name());
+  }
+  ziya::write_hf_model(two, folder / "copied", {.type = DType::f32});
+  REQUIRE(ziya::open_hf_model(folder / "copied").provenance == two.provenance);
+}
+
 }  // namespace lora_merge_test

@@ -224,7 +224,7 @@ class Documents(Case):
         rest = script.split("--target ziya_cli\n")[1].replace("build/release/ziya", PROGRAM)
         begin = time.monotonic()
         run = subprocess.run(["bash", "-euo", "pipefail", "-c",
-                              rest.replace("build/", f"{self.folder}/")],
+                              rest.replace("build/ziya-tiny", f"{self.folder}/ziya-tiny")],
                              cwd=SOURCE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         seconds = time.monotonic() - begin
         out, err = run.stdout.decode(), run.stderr.decode()
@@ -637,6 +637,34 @@ class Merge(Case):
         run = self.good("generate", self.folder / "f.gguf", "--greedy", "-p", CAPITAL)
         self.assertEqual(run.out, "Paris.\n")
 
+    def test_straight_to_quantised_weights(self):
+        file = self.folder / "f.gguf"
+        run = self.good(*self.merge("--type", "q4_k_m", "--strict", target=file))
+        for part in ["needs: ", "perplexity of a text of 127 tokens: 1", "30 tensors",
+                     "may not be published", "fingerprint: "]:
+            self.assertIn(part, run.err)
+        self.assertRegex(run.out, r"lm_head\.weight +q6_k ")
+        print_of_file = self.good("fingerprint", file)
+        self.assertIn("the weights are those that were written", print_of_file.err)
+        self.good(*self.merge())
+        self.good("quantize", self.folder / "target", "--type", "q4_k_m", "--output",
+                  self.folder / "twice.gguf")
+        twice = self.good("fingerprint", self.folder / "twice.gguf")
+        self.assertEqual(print_of_file.out, twice.out)
+        poem = EXPECTED["poems"][1]
+        run = self.good("generate", file, "--greedy", "-p", poem["query"])
+        self.assertEqual(run.out.strip(), poem["answer"])
+        for merged in [file, self.folder / "twice.gguf"]:
+            self.bad(*self.merge(base=merged, target=self.folder / "x"), has="ZIYA-605")
+        self.bad(*self.merge(target=file), has="exists")
+        self.bad(*self.merge("--overwrite", "--resume", target=file), has="ZIYA-644")
+        self.bad(*self.merge("--type", "q4_0", target=self.folder / "x"), status=2, has=".gguf")
+        self.bad(*self.merge("--format", "bin", target=self.folder / "x.gguf"), status=2)
+        self.bad(*self.merge("--strict", "--max-perplexity", "1", target=self.folder / "x.gguf"),
+                 has="ZIYA-655")
+        self.assertEqual(sorted(x.name for x in self.folder.iterdir()),
+                         ["f.gguf", "target", "twice.gguf"])
+
     def test_merging_while_loading(self):
         run = self.good("generate", "--base", BASE, "--delta", DELTA, "--greedy", "-p", CAPITAL)
         self.assertEqual(run.out, "Paris.\n")
@@ -902,6 +930,11 @@ class Layouts(Case):
         result = json.loads(self.good("generate", merged, "--ids", "--greedy", "-p", CAPITAL,
                                       "--max-new-tokens", 8).out)
         self.assertEqual(result["generated_ids"], beside)
+        for again in [merged, self.folder / "merged.gguf"]:
+            if again.suffix:
+                self.good("convert", "--input", merged, "--output", again)
+            self.bad("merge-lora", "--base", again, "--adapter", much, "--output",
+                     self.folder / "x", has=["ZIYA-625", "already"])
         self.bad("merge-lora", "--base", TINY, "--adapter", much, "--output", self.folder / "x",
                  "--strict", has=["ZIYA-624", "somebody/else"])
         self.bad("merge-lora", "--base", SOURCE / "tests/data/lora/base", "--adapter", much,

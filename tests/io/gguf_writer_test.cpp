@@ -103,4 +103,31 @@ TEST_CASE("gguf writer: misuse is refused and leaves nothing", "[gguf]") {
   REQUIRE(count_entries(folder.path()) == 0);
 }
 
+TEST_CASE("gguf writer: metadata is filled in before the file gets its name", "[gguf]") {
+  const TemporaryDirectory folder;
+  ziya::gguf::Metadata metadata;
+  metadata.set_text("general.architecture", "llama");
+  metadata.set_text("hash", "0000");
+  GgufWriter writer(folder / "m.gguf", {{norm, DType::f32, Shape{3}}}, metadata,
+                    faulty(Fault::short_write));
+  const std::string data(12, 'n');
+  writer.write(norm, bytes(data));
+  writer.finish();
+  metadata.set_text("hash", "12345");
+  metadata.set_text("more", std::string(64, 'x'));
+  REQUIRE_ERROR(writer.patch(metadata), "ZIYA-642", "were reserved");
+  ziya::gguf::Metadata known;
+  known.set_text("general.architecture", "llama");
+  known.set_text("hash", "abcd");
+  writer.patch(known);
+  REQUIRE_FALSE(std::filesystem::exists(folder / "m.gguf"));
+  REQUIRE(std::filesystem::exists(writer.partial()));
+  writer.commit();
+  const auto file = ziya::Checkpoint::open(folder / "m.gguf");
+  REQUIRE(file.gguf_metadata()->text("hash") == "abcd");
+  std::vector<std::byte> read(12);
+  file.read(norm, read);
+  REQUIRE(std::string(reinterpret_cast<const char*>(read.data()), 12) == data);
+}
+
 }  // namespace gguf_writer_test

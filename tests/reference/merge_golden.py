@@ -4,7 +4,10 @@
 The rule: both are loaded as fp16; target = base + delta in fp16, except that tensors whose name
 contains embed_tokens, lm_head.weight or rotary_emb.inv_freq are the delta's. The values cover all
 kinds of halves (zeros of both signs, subnormals, infinities, NaN) and fp32 and bf16 inputs next to
-every rounding boundary. Writes tests/data/merge/{base,delta}/ and expected.safetensors.
+every rounding boundary. Two of the base's tensors are views of one storage and overlap in it, one of
+them strided; another is transposed. delta-views/ is the delta again, all tensors of a type in one
+storage, the matrices transposed there. Writes tests/data/merge/{base,delta,delta-views}/ and
+expected.safetensors.
 Made with torch 2.15.0 and safetensors 0.8.0 (requirements.txt).
 """
 import json
@@ -39,6 +42,17 @@ def near_boundaries(count):
     return torch.where(finite, (middle.view(torch.int32) + step).view(torch.float32), middle)
 
 
+def in_one_storage(tensors):
+    """The same numbers as views of one storage per type, matrices transposed in it."""
+    result = {}
+    for dtype in {t.dtype for t in tensors.values()}:
+        names = [name for name, t in tensors.items() if t.dtype == dtype]
+        whole = torch.cat([tensors[name].t().reshape(-1) for name in names])
+        for name, part in zip(names, whole.split([tensors[name].numel() for name in names])):
+            result[name] = part.view(tensors[name].t().shape).t()
+    return {name: result[name] for name in tensors}
+
+
 def main():
     torch.manual_seed(1)
     shutil.rmtree(OUT, ignore_errors=True)
@@ -67,6 +81,11 @@ def main():
         "model.norm.weight": torch.rand(16).half() * 0.01,
         "lm_head.weight": near_boundaries(8 * 16).reshape(8, 16),
     }
+    packed = any_half(6000)
+    base[layer + "mlp.gate_proj.weight"] = packed[:2000].view(40, 50)
+    base[layer + "mlp.up_proj.weight"] = packed[1000:5000].view(40, 100)[:, ::2]
+    delta[layer + "mlp.gate_proj.weight"] = any_half(2000).reshape(40, 50)
+    delta[layer + "mlp.up_proj.weight"] = any_half(2000).reshape(40, 50)
     expected = {}
     for name, value in delta.items():
         if name.endswith("inv_freq"):
@@ -84,8 +103,11 @@ def main():
         index["weight_map"].update({n: file for n in shard})
     (OUT / "base" / "pytorch_model.bin.index.json").write_text(json.dumps(index, indent=1))
     save_file({n: t.contiguous() for n, t in delta.items()}, OUT / "delta" / "model.safetensors")
+    (OUT / "delta-views").mkdir()
+    torch.save(in_one_storage(delta), OUT / "delta-views" / "pytorch_model.bin")
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 8}
-    (OUT / "delta" / "config.json").write_text(json.dumps(config))
+    for folder in ("delta", "delta-views"):
+        (OUT / folder / "config.json").write_text(json.dumps(config))
     (OUT / "delta" / "added_tokens.json").write_text('{"<bot>": 7, "<human>": 6}')
     (OUT / "delta" / "LICENSE").write_text("A text that travels with the weights.\n")
     (OUT / "delta" / "notes.tmp").write_text("A file that does not.\n")

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <deque>
 #include <map>
 #include <memory>
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "ziya/config.hpp"
+#include "ziya/convert/buffer_pool.hpp"
 #include "ziya/convert/digest.hpp"
 #include "ziya/convert/fingerprint.hpp"
 #include "ziya/convert/half_add.hpp"
@@ -31,8 +33,9 @@ ZIYA_NAMESPACE_BEGIN
 /// When every read of a tensor's pieces has returned, its hash is complete.
 class AuditedSource final : public TensorSource {
  public:
-  explicit AuditedSource(std::shared_ptr<const TensorSource> source)
-      : source_(std::move(source)), states_(source_->tensors().size()) {
+  /// @param counts whether non_finite() is asked for
+  explicit AuditedSource(std::shared_ptr<const TensorSource> source, bool counts = false)
+      : source_(std::move(source)), counts_(counts), states_(source_->tensors().size()) {
     for (std::size_t i = 0; i < states_.size(); ++i) {
       if (tensors()[i].bytes() != 0) continue;  // nothing of it will be read
       Sha256 hash;
@@ -89,7 +92,7 @@ class AuditedSource final : public TensorSource {
     std::optional<Sha256> hash;
     std::int64_t next = 0;  // byte that is hashed next
     bool busy = false;      // a thread is hashing
-    std::map<std::int64_t, std::vector<std::byte>> early;
+    std::map<std::int64_t, BufferPool::Buffer> early;
     std::string digest;
     std::int64_t non_finite = 0;
   };
@@ -101,20 +104,23 @@ class AuditedSource final : public TensorSource {
 
   void audit(std::size_t index, std::int64_t begin, std::span<const std::byte> bytes) const {
     const TensorSpec& tensor = tensors()[index];
-    const std::int64_t unusual = count_unusual(tensor.dtype, bytes);
+    const std::int64_t unusual = counts_ ? count_unusual(tensor.dtype, bytes) : 0;
     State& state = states_[index];
     std::unique_lock lock(state.mutex);
     state.non_finite += unusual;
     if (!state.digest.empty() || begin < state.next) return;  // has been read before
     if (begin > state.next || state.busy) {
-      state.early.try_emplace(begin, bytes.begin(), bytes.end());
+      const auto [place, fresh] = state.early.try_emplace(begin);
+      if (!fresh) return;  // read twice
+      place->second = buffers_.lend(bytes.size());
+      std::memcpy(place->second.span().data(), bytes.data(), bytes.size());
       return;
     }
     if (!state.hash) {
       state.hash.emplace();
       state.hash->update(fingerprint_preamble(tensor));
     }
-    std::vector<std::byte> held;
+    BufferPool::Buffer held;
     state.busy = true;
     while (true) {
       lock.unlock();
@@ -124,7 +130,7 @@ class AuditedSource final : public TensorSource {
       const auto follower = state.early.find(state.next);
       if (follower == state.early.end()) break;
       held = std::move(follower->second);
-      bytes = held;
+      bytes = held.span();
       state.early.erase(follower);
     }
     state.busy = false;
@@ -156,6 +162,8 @@ class AuditedSource final : public TensorSource {
   }
 
   std::shared_ptr<const TensorSource> source_;
+  bool counts_;
+  mutable BufferPool buffers_;  // behind what is early
   mutable std::deque<State> states_;
 };
 

@@ -227,6 +227,7 @@ inline ModelSource open_fengshen_model(const std::filesystem::path& path) {
       model.files.emplace(utf8_from_path(file.filename()), read_text_file(file));
     }
   }
+  model.provenance = lasting_provenance(recorded_metadata({}, reader.folder()));
   model.files["config.json"] = reader.config();
   return model;
 }

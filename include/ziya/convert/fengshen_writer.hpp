@@ -234,6 +234,10 @@ inline ConvertReport write_fengshen_model(const ModelSource& model,
       write_text_file(directory.path() / path_from_utf8(name), text, options.hooks);
     }
   }
+  if (!model.provenance.empty()) {
+    write_text_file(directory.path() / provenance_file_name,
+                    nlohmann::json(model.provenance).dump(2) + "\n", options.hooks);
+  }
   write_text_file(directory.path() / "config.json", config, options.hooks);
   directory.commit();
   return report;

@@ -50,6 +50,10 @@ class GatheredSource final : public TensorSource {
 
   [[nodiscard]] const std::vector<TensorSpec>& tensors() const override { return specs_; }
 
+  void expect_one_pass() const override {
+    for (const auto& source : sources_) source->expect_one_pass();
+  }
+
   void read(std::size_t index, std::int64_t first, std::span<std::byte> out) const override {
     const TensorSpec& tensor = specs_.at(index);
     const std::int64_t item = info(tensor.dtype).block_bytes, width = width_of(tensor);

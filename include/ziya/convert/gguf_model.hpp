@@ -40,6 +40,7 @@ inline ModelSource open_gguf_model(const std::filesystem::path& path) {
   if (metadata->find("tokenizer.ggml.model") != nullptr) {
     model.files = gguf::tokenizer_files(*metadata);
   }
+  model.provenance = lasting_provenance(checkpoint.metadata());
   model.files["config.json"] = maker.make().dump(2) + "\n";
   model.files["generation_config.json"] = maker.make_generation().dump(2) + "\n";
   model.tensors = std::make_shared<const GgufSource>(
@@ -86,6 +87,7 @@ inline gguf::Metadata gguf_metadata(const ModelSource& model, const LlamaShape& 
     metadata.set_text("ziya.generation_config.json", generation->second);
   }
   metadata.set_text("ziya.version", ZIYA_VERSION);
+  for (const auto& [key, text] : model.provenance) metadata.set_text(key, text);
   return metadata;
 }
 
@@ -108,17 +110,25 @@ inline void check_complete(const std::vector<TensorSpec>& tensors, const LlamaSh
   }
 }
 
-/// Writes one GGUF file: matrices in options.type (or as they are stored), vectors in f32.
-/// @throws ArgumentError ZIYA-208, ZIYA-255, ZIYA-608; ConfigError; IoError; Error ZIYA-606
+/// @throws ArgumentError ZIYA-208 when the file is there and may not be replaced, or is a folder
+inline void refuse_existing(const std::filesystem::path& file, bool overwrite) {
+  std::error_code error;
+  const auto path = expand_home(file);
+  if (std::filesystem::is_directory(path, error) ||
+      (!overwrite && std::filesystem::exists(path, error))) {
+    throw ArgumentError("ZIYA-208",
+                        utf8_from_path(file) + ": exists already; choose another, or overwrite it");
+  }
+}
+
+/// Writes one GGUF file: matrices in options.type (or as they are stored), vectors in f32. Nothing
+/// is under its name before it is whole. @throws ArgumentError ZIYA-208, ZIYA-255, ZIYA-608;
+/// ConfigError; IoError; Error ZIYA-606
 inline ConvertReport write_gguf_model(const ModelSource& model, const std::filesystem::path& target,
                                       const ConvertOptions& options = {}) {
   const std::filesystem::path path = expand_home(target);
   std::error_code error;
-  if (std::filesystem::is_directory(path, error) ||
-      (!options.overwrite && std::filesystem::exists(path, error))) {
-    throw ArgumentError(
-        "ZIYA-208", utf8_from_path(target) + ": exists already; choose another, or overwrite it");
-  }
+  refuse_existing(path, options.overwrite);
   const LlamaShape shape = shape_of(model);
   const auto rows =
       std::make_shared<const GgufSource>(model.tensors, shape, RopePairing::interleaved);
@@ -142,10 +152,15 @@ inline ConvertReport write_gguf_model(const ModelSource& model, const std::files
                                   " bytes, but the disk has only " +
                                   std::to_string(space.available) + " free");
   }
-  GgufWriter writer(path, tensors.tensors(),
-                    gguf_metadata(model, shape, static_cast<DType>(most - bytes_by_type.begin())),
-                    options.hooks);
+  gguf::Metadata metadata =
+      gguf_metadata(model, shape, static_cast<DType>(most - bytes_by_type.begin()));
+  GgufWriter writer(path, tensors.tensors(), metadata, options.hooks);
   stream(writer, tensors, options.streaming());
+  if (model.seal) {
+    writer.finish();
+    for (const auto& [key, text] : model.seal(writer.partial())) metadata.set_text(key, text);
+    writer.patch(metadata);
+  }
   writer.commit();
   return report;
 }

@@ -51,6 +51,8 @@ class GgufSource final : public TensorSource {
 
   [[nodiscard]] const std::vector<TensorSpec>& tensors() const override { return tensors_; }
 
+  void expect_one_pass() const override { source_->expect_one_pass(); }
+
   void read(std::size_t index, std::int64_t first, std::span<std::byte> out) const override {
     const TensorSpec& tensor = tensors_.at(index);
     if (index >= places_.size()) {

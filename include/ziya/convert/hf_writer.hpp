@@ -14,6 +14,7 @@
 #include "ziya/convert/typed_source.hpp"
 #include "ziya/io/json.hpp"
 #include "ziya/io/output_directory.hpp"
+#include "ziya/io/safetensors_metadata.hpp"
 #include "ziya/io/safetensors_writer.hpp"
 
 ZIYA_NAMESPACE_BEGIN
@@ -62,10 +63,18 @@ inline ConvertReport write_hf_model(const ModelSource& model, const std::filesys
     report.bytes += tensor.bytes();
   }
   directory.check_space(report.bytes + header_room);
+  safetensors::Metadata metadata = model.provenance;
+  metadata["ziya.version"] = ZIYA_VERSION;
   ShardedSafetensorsWriter writer(directory.path(), tensors->tensors(), options.max_shard_bytes,
-                                  {{"ziya.version", ZIYA_VERSION}}, options.hooks);
+                                  metadata, options.hooks);
   stream(writer, *tensors, options.streaming());
   writer.commit();
+  if (model.seal) {
+    const safetensors::Metadata known = model.seal(directory.path());
+    for (const std::string& file : writer.files()) {
+      safetensors::patch_metadata(directory.path() / file, known, options.hooks);
+    }
+  }
   for (const auto& [name, text] : files) {
     if (name != "config.json") {
       write_text_file(directory.path() / path_from_utf8(name), text, options.hooks);

@@ -16,6 +16,8 @@
 #include <vector>
 
 #include "ziya/config.hpp"
+#include "ziya/convert/audited_source.hpp"
+#include "ziya/convert/fingerprint.hpp"
 #include "ziya/convert/model_source.hpp"
 #include "ziya/convert/typed_source.hpp"
 #include "ziya/core/dtype.hpp"
@@ -216,14 +218,50 @@ class LoraMergedSource final : public TensorSource {
   mutable std::shared_ptr<const Factors> factors_;
 };
 
+namespace detail {
+
+/// "ziya.adapter.3" of the third adapter that is merged into a model.
+inline std::string adapter_key(std::size_t number) {
+  return "ziya.adapter." + std::to_string(number);
+}
+
+/// How many adapters are in a model. @throws FormatError ZIYA-625 when this one is among them
+inline std::size_t count_adapters(const ModelSource& model, const LoraAdapter& adapter,
+                                  const std::string& digits) {
+  std::size_t count = 0;
+  for (auto found = model.provenance.find(adapter_key(1)); found != model.provenance.end();
+       found = model.provenance.find(adapter_key(count + 1))) {
+    ++count;
+    if (found->second == digits) {
+      throw FormatError("ZIYA-625", "merge-lora: " + model.name + " has the adapter " +
+                                        adapter.name() + " in it already (fingerprint " + digits +
+                                        "); expected the model before that");
+    }
+  }
+  return count;
+}
+
+}  // namespace detail
+
 /// The model with the adapter in it; config.json follows where the adapter changes the vocabulary
-/// or unties the head, and tokenizer files that lie beside the adapter replace the model's.
-/// @throws as LoraMergedSource
+/// or unties the head, and tokenizer files that lie beside the adapter replace the model's. The
+/// provenance names the rule, the adapter's fingerprint and, once written, the model's.
+/// @throws as LoraMergedSource; FormatError ZIYA-625 when the model has this adapter in it already
 inline ModelSource merge_lora(const ModelSource& model, LoraAdapter adapter) {
   const auto folder = adapter.folder();
+  const std::string digits = fingerprint(CheckpointSource(adapter.checkpoint())).model();
+  const std::string key = detail::adapter_key(detail::count_adapters(model, adapter, digits) + 1);
+  const auto base = std::make_shared<const AuditedSource>(model.tensors);
   const auto merged =
-      std::make_shared<const LoraMergedSource>(model.tensors, std::move(adapter), model.name);
-  ModelSource result{merged, model.files, model.name};
+      std::make_shared<const LoraMergedSource>(base, std::move(adapter), model.name);
+  ModelSource result{merged, model.files, model.name, model.provenance, {}};
+  result.provenance["ziya.adapter.rule"] = "W + scale * B A, summed in f32, rounded once";
+  result.provenance[key] = digits;
+  result.provenance[key + ".base"] = std::string(digits.size(), '0');
+  result.seal = [base, key](const std::filesystem::path&) {
+    base->read_rest();
+    return safetensors::Metadata{{key + ".base", base->fingerprint().model()}};
+  };
   for (const TensorSpec& tensor : merged->tensors()) {
     if (tensor.name != llama_names::embedding) continue;
     std::string& text = result.files.at("config.json");

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "ziya/config.hpp"
+#include "ziya/convert/buffer_pool.hpp"
 #include "ziya/convert/delta_plan.hpp"
 #include "ziya/convert/half_add.hpp"
 #include "ziya/core/dtype.hpp"
@@ -120,22 +121,15 @@ class MergedSource final : public TensorSource {
   struct Part {
     std::size_t delta, base;  // indices in the sources
   };
-  /// Not initialised: it is filled at once.
-  struct Scratch {
-    explicit Scratch(std::size_t bytes) : memory(new std::byte[bytes]), size(bytes) {}
-    [[nodiscard]] std::span<std::byte> span() const { return {memory.get(), size}; }
-    std::unique_ptr<std::byte[]> memory;
-    std::size_t size;
-  };
 
   template <class T>
-  static void read_as(std::span<T> out, const TensorSource& source, std::size_t index,
-                      std::int64_t first) {
+  void read_as(std::span<T> out, const TensorSource& source, std::size_t index,
+               std::int64_t first) const {
     const DType stored = source.tensors().at(index).dtype;
     if (stored == dtype_of<T>) return source.read(index, first, std::as_writable_bytes(out));
-    const Scratch raw(out.size() * static_cast<std::size_t>(info(stored).block_bytes));
+    const auto raw = buffers_.lend(out.size() * static_cast<std::size_t>(info(stored).block_bytes));
     source.read(index, first, raw.span());
-    detail::round_to<T>(out, raw.memory.get(), stored);
+    detail::round_to<T>(out, raw.span().data(), stored);
   }
 
   template <class T>
@@ -143,8 +137,8 @@ class MergedSource final : public TensorSource {
     const std::span<T> sum(reinterpret_cast<T*>(out.data()), out.size() / sizeof(T));
     read_as<T>(sum, *delta_, part.delta, first);
     if (copied) return;
-    const Scratch memory(out.size());
-    const std::span<T> addend(reinterpret_cast<T*>(memory.memory.get()), sum.size());
+    const auto memory = buffers_.lend(out.size());
+    const std::span<T> addend(reinterpret_cast<T*>(memory.span().data()), sum.size());
     read_as<T>(addend, *base_, part.base, first);
     if (sign_ == MergeSign::subtract) negate(memory.span(), sizeof(T));
     detail::add_to<T>(sum, addend);
@@ -159,6 +153,7 @@ class MergedSource final : public TensorSource {
   std::vector<TensorSpec> tensors_;
   std::vector<Part> parts_;
   MergeSign sign_;
+  mutable BufferPool buffers_;
 };
 
 ZIYA_NAMESPACE_END

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -13,6 +14,8 @@
 #include "ziya/convert/model_files.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/io/file.hpp"
+#include "ziya/io/json.hpp"
+#include "ziya/io/safetensors.hpp"
 #include "ziya/io/tensor_source.hpp"
 
 ZIYA_NAMESPACE_BEGIN
@@ -23,7 +26,39 @@ struct ModelSource {
   std::shared_ptr<const TensorSource> tensors;
   std::map<std::string, std::string> files;  ///< name → contents; "config.json" is among them
   std::string name;                          ///< of the model, without where it lies
+  /// From what the weights were merged, by which rule; written into the metadata of every format.
+  safetensors::Metadata provenance{};
+  /// Called by writers with the folder or file whose tensors are all there, before it gets its
+  /// name; may throw. What it returns replaces texts of `provenance` by others of the same lengths:
+  /// what is known only in the end.
+  std::function<safetensors::Metadata(const std::filesystem::path&)> seal{};
 };
+
+/// Where the provenance of files stands that have no place for it.
+inline constexpr const char* provenance_file_name = "ziya.json";
+
+/// Metadata of files of weights, and what stands beside them. @throws FormatError, IoError
+inline safetensors::Metadata recorded_metadata(safetensors::Metadata metadata,
+                                               const std::filesystem::path& folder) {
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(folder / provenance_file_name, ignored)) return metadata;
+  const auto json = read_json_file(folder / provenance_file_name);
+  for (const auto& [key, value] : json.items()) {
+    if (value.is_string()) metadata.emplace(key, value.get<std::string>());
+  }
+  return metadata;
+}
+
+/// Of a model's metadata, what is still true when its weights are written in another form.
+inline safetensors::Metadata lasting_provenance(const safetensors::Metadata& metadata) {
+  safetensors::Metadata lasting;
+  for (const auto& [key, text] : metadata) {
+    for (const char* part : {"ziya.merge", "ziya.base.", "ziya.delta.", "ziya.adapter"}) {
+      if (key.starts_with(part)) lasting.emplace(key, text);
+    }
+  }
+  return lasting;
+}
 
 /// A Hugging Face folder, safetensors or PyTorch files. @throws FormatError, IoError; ZIYA-602
 /// when the folder has no config.json, ZIYA-260 when its weights are a GGUF file, whose rows are in
@@ -44,6 +79,7 @@ inline ModelSource open_hf_model(const std::filesystem::path& path) {
   for (const auto& file : model_files(folder)) {
     model.files.emplace(utf8_from_path(file.filename()), read_text_file(file));
   }
+  model.provenance = lasting_provenance(recorded_metadata(checkpoint.metadata(), folder));
   model.tensors = std::make_shared<const CheckpointSource>(std::move(checkpoint));
   return model;
 }

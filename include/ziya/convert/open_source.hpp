@@ -5,7 +5,6 @@
 #include <filesystem>
 #include <memory>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -13,9 +12,9 @@
 #include "ziya/convert/gguf_model.hpp"
 #include "ziya/convert/meta_folder.hpp"
 #include "ziya/convert/meta_source.hpp"
+#include "ziya/convert/model_source.hpp"
 #include "ziya/io/checkpoint.hpp"
 #include "ziya/io/file.hpp"
-#include "ziya/io/json.hpp"
 #include "ziya/io/safetensors.hpp"
 #include "ziya/io/tensor_source.hpp"
 
@@ -30,9 +29,6 @@ struct OpenedSource {
   std::vector<std::string> notes;            ///< what was chosen or guessed
 };
 
-/// Where the provenance of files stands that have no place for it.
-inline constexpr const char* provenance_file_name = "ziya.json";
-
 /// Opens a Hugging Face folder, a single file of tensors, a Meta folder or a GGUF file.
 /// @throws IoError, FormatError, ConfigError
 inline OpenedSource open_source(const std::filesystem::path& path) {
@@ -46,15 +42,11 @@ inline OpenedSource open_source(const std::filesystem::path& path) {
         {utf8_from_path(path) + ": is in Meta's layout; q and k are permuted while they are read"}};
   }
   Checkpoint checkpoint = Checkpoint::open(path);
-  OpenedSource opened{checkpoint.path(), nullptr, checkpoint.metadata(), {}, checkpoint.notes()};
-  std::error_code ignored;
-  const auto provenance = opened.path / provenance_file_name;
-  if (std::filesystem::is_regular_file(provenance, ignored)) {
-    const auto json = read_json_file(provenance);
-    for (const auto& [key, value] : json.items()) {
-      if (value.is_string()) opened.metadata.emplace(key, value.get<std::string>());
-    }
-  }
+  OpenedSource opened{checkpoint.path(),
+                      nullptr,
+                      recorded_metadata(checkpoint.metadata(), checkpoint.path()),
+                      {},
+                      checkpoint.notes()};
   for (const auto& file : checkpoint.files()) opened.files.push_back(file->file().path());
   if (checkpoint.format() == CheckpointFormat::gguf) {
     opened.source = open_gguf_model(path).tensors;

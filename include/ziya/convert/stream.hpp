@@ -67,6 +67,8 @@ inline int stream_threads(int wanted) {
 }
 
 inline constexpr std::int64_t stream_chunk_bytes = std::int64_t{4} << 20;
+/// Of quantised types no more, because their sources read several bytes for each that they give.
+inline constexpr std::int64_t stream_chunk_elements = stream_chunk_bytes / 2;
 
 /// @throws ArgumentError ZIYA-640 when source and writer do not mean the same tensors
 inline std::vector<StreamChunk> stream_chunks(const std::vector<TensorSpec>& source,
@@ -85,7 +87,8 @@ inline std::vector<StreamChunk> stream_chunks(const std::vector<TensorSpec>& sou
     }
     const DTypeInfo type = info(tensor.dtype);
     const std::int64_t all = tensor.shape.elements();
-    std::int64_t step = stream_chunk_bytes / type.block_bytes * type.block_elements;
+    std::int64_t step = std::min(stream_chunk_elements,
+                                 stream_chunk_bytes / type.block_bytes * type.block_elements);
     if (tensor.shape.rank() > 1) {
       const std::int64_t row = tensor.shape[tensor.shape.rank() - 1];
       if (row > 0 && row <= step) step = step / row * row;

@@ -2,6 +2,7 @@
 // Files that are read: mapped for running, by offset for converting, whole when they are small.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -71,7 +72,11 @@ class InputFile {
                                     " bytes at offset " + std::to_string(offset) +
                                     " (truncated, or changed while it was read)");
     }
+    if (passing_) forget_behind(offset, got);
   }
+  /// The file is read front to back and once: what lies behind leaves the page cache, so that a
+  /// file larger than memory does not push everything else out of it. Not while others read.
+  void expect_one_pass() const { passing_ = true; }
 
   /// `bytes` bytes from `offset` on, as text. The caller has checked the size.
   [[nodiscard]] std::string read_text(std::int64_t offset, std::int64_t bytes) const {
@@ -81,9 +86,21 @@ class InputFile {
   }
 
  private:
+  /// Far enough behind that no other thread still reads there; in steps that the page cache keeps
+  /// in one piece.
+  void forget_behind(std::int64_t offset, std::int64_t bytes) const {
+    constexpr std::int64_t distance = std::int64_t{64} << 20, step = std::int64_t{2} << 20;
+    const auto behind = [](std::int64_t at) {
+      return std::max<std::int64_t>(at - distance, 0) / step * step;
+    };
+    const std::int64_t begin = behind(offset), end = behind(offset + bytes);
+    if (end > begin) platform::forget(file_, begin, end - begin);
+  }
+
   std::filesystem::path path_;
   platform::Descriptor file_;
   std::int64_t size_ = 0;
+  mutable bool passing_ = false;
 };
 
 /// A whole file as read-only memory, shared with the page cache. Immutable, thread-safe.

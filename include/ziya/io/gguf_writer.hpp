@@ -107,10 +107,10 @@ class GgufWriter {
   GgufWriter(const std::filesystem::path& path, std::vector<TensorSpec> tensors,
              const gguf::Metadata& metadata, WriteHooks hooks = {})
       : tensors_(gguf::file_order(std::move(tensors))),
-        header_(gguf::make_header(tensors_, metadata)),
-        file_(path, std::move(hooks)) {
-    file_.write(header_);
-    header_ = {};
+        hooks_(std::move(hooks)),
+        file_(path, hooks_) {
+    file_.write(gguf::make_header(tensors_, metadata));
+    header_bytes_ = file_.bytes();
     skip_complete();
   }
 
@@ -133,15 +133,33 @@ class GgufWriter {
     skip_complete();
   }
 
-  /// Every tensor is written and on the disk, and the file gets its name.
+  /// Every tensor is written and on the disk; the file does not bear its name yet.
   /// @throws ArgumentError ZIYA-255 when tensors are missing, IoError
-  void commit() {
+  void finish() {
     if (!complete()) {
       throw ArgumentError("ZIYA-255", utf8_from_path(file_.path()) + ": tensor " +
                                           tensors_[next_].name + " was not written");
     }
+    file_.finish();
+  }
+  /// After finish(): other values in place of those that were given, of the same lengths.
+  /// @throws ArgumentError ZIYA-642 when they need more room or less, IoError
+  void patch(const gguf::Metadata& metadata) {
+    const std::string header = gguf::make_header(tensors_, metadata);
+    if (static_cast<std::int64_t>(header.size()) != header_bytes_) {
+      throw ArgumentError("ZIYA-642", utf8_from_path(file_.path()) + ": the metadata takes " +
+                                          std::to_string(header.size()) + " bytes, " +
+                                          std::to_string(header_bytes_) + " were reserved");
+    }
+    patch_file(file_.partial(), 0, header, hooks_);
+  }
+  /// Finishes, and gives the file its name.
+  void commit() {
+    finish();
     file_.commit();
   }
+  /// Where the file is until commit().
+  [[nodiscard]] const std::filesystem::path& partial() const { return file_.partial(); }
   [[nodiscard]] const std::filesystem::path& path() const { return file_.path(); }
 
  private:
@@ -157,8 +175,9 @@ class GgufWriter {
   }
 
   std::vector<TensorSpec> tensors_;
-  std::string header_;
+  WriteHooks hooks_;
   OutputFile file_;
+  std::int64_t header_bytes_ = 0;
   std::size_t next_ = 0;
   std::int64_t written_ = 0;  // bytes of tensors_[next_]
 };

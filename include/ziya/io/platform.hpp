@@ -119,6 +119,26 @@ inline void start_writeback(const Descriptor& file, std::int64_t offset, std::in
   (void)file, (void)offset, (void)bytes;
 #endif
 }
+/// Waits until this part of the file is on the disk; what fails here is reported by sync.
+inline void finish_writeback(const Descriptor& file, std::int64_t offset, std::int64_t bytes) {
+#if defined(SYNC_FILE_RANGE_WRITE)
+  (void)::sync_file_range(
+      file.get(), offset, bytes,
+      SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+#else
+  (void)file, (void)offset, (void)bytes;
+#endif
+}
+/// The page cache need not keep this part of the file. @param bytes 0: up to the end
+inline void forget(const Descriptor& file, std::int64_t offset, std::int64_t bytes) {
+  (void)::posix_fadvise(file.get(), static_cast<off_t>(offset), static_cast<off_t>(bytes),
+                        POSIX_FADV_DONTNEED);
+}
+/// Bytes of the machine's memory; 0 where the system does not say.
+inline std::int64_t physical_memory() {
+  const auto pages = static_cast<std::int64_t>(::sysconf(_SC_PHYS_PAGES));
+  return pages > 0 ? pages * static_cast<std::int64_t>(::sysconf(_SC_PAGESIZE)) : 0;
+}
 inline bool interrupted() { return errno == EINTR; }
 inline void set_disk_full_error() { errno = ENOSPC; }
 

@@ -5,14 +5,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <span>
 #include <string>
 
 #include "ziya/config.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/io/file.hpp"
 #include "ziya/io/json.hpp"
-#include "ziya/io/platform.hpp"
 #include "ziya/io/safetensors.hpp"
 #include "ziya/io/writer.hpp"
 
@@ -37,30 +35,16 @@ inline void patch_metadata(const std::filesystem::path& path, const Metadata& va
   for (const auto& [key, value] : values) {
     const std::string before = json_quote(key) + ":\"";
     const std::size_t begin = header.find(before);
-    const std::size_t end =
-        begin == std::string::npos ? begin : header.find('"', begin + before.size());
+    std::size_t end = begin == std::string::npos ? header.size() : begin + before.size();
+    while (end < header.size() && header[end] != '"') end += header[end] == '\\' ? 2 : 1;
     const std::string quoted = json_quote(value);
-    if (end == std::string::npos || end - begin - before.size() + 2 != quoted.size()) {
+    if (end >= header.size() || end - begin - before.size() + 2 != quoted.size()) {
       throw ArgumentError("ZIYA-642", utf8_from_path(path) + ": \"" + key + "\" has no room of " +
                                           std::to_string(value.size()) + " bytes in the header");
     }
     header.replace(begin + before.size(), quoted.size() - 2, quoted, 1, quoted.size() - 2);
   }
-  const auto fail = [&](const char* what) {
-    const std::string reason = platform::last_error();
-    throw IoError("ZIYA-206", utf8_from_path(path) + ": " + what + ": " + reason);
-  };
-  platform::Descriptor file = platform::open_for_patching(path, length_bytes);
-  if (!file.valid()) fail("cannot be opened for writing");
-  for (std::span<const char> rest = header; !rest.empty();) {
-    const auto n = hooks.write(file.get(), rest.data(), rest.size());
-    if (n < 0 && platform::interrupted()) continue;
-    if (n == 0) platform::set_disk_full_error();
-    if (n <= 0) fail("writing failed in the header");
-    rest = rest.subspan(static_cast<std::size_t>(n));
-  }
-  if (hooks.sync(file.get()) != 0) fail("cannot be brought to the disk");
-  if (!file.close()) fail("cannot be closed");
+  patch_file(path, length_bytes, header, hooks);
 }
 
 }  // namespace safetensors

@@ -52,6 +52,9 @@ class TensorSource {
     return {tensor.dtype, tensor.shape, data, copy};
   }
 
+  /// Everything will be read once, in the order of tensors(): see InputFile::expect_one_pass.
+  virtual void expect_one_pass() const {}
+
   /// The file that a tensor lies in, for messages; empty where there is none.
   [[nodiscard]] virtual std::string place(std::size_t index) const {
     (void)index;
@@ -88,6 +91,9 @@ class CheckpointSource final : public TensorSource {
   }
   [[nodiscard]] std::string place(std::size_t index) const override {
     return utf8_from_path(checkpoint_.find(tensors_.at(index).name)->file.filename());
+  }
+  void expect_one_pass() const override {
+    for (const auto& file : checkpoint_.files()) file->file().expect_one_pass();
   }
   [[nodiscard]] const Checkpoint& checkpoint() const { return checkpoint_; }
 

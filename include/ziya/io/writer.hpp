@@ -25,6 +25,7 @@ struct WriteHooks {
   std::function<std::ptrdiff_t(int fd, const void* data, std::size_t bytes)> write =
       platform::write_some;
   std::function<int(int fd)> sync = platform::sync;
+  bool forget = false;  ///< what is on the disk leaves the page cache
 };
 
 /// A name beside `path` that nothing uses: `<path>.partial-<process>[-<n>]`.
@@ -57,7 +58,8 @@ class OutputFile {
         hooks_(std::move(other.hooks_)),
         file_(std::move(other.file_)),
         bytes_(other.bytes_),
-        handed_over_(other.handed_over_) {}
+        handed_over_(other.handed_over_),
+        forgotten_(other.forgotten_) {}
   OutputFile& operator=(OutputFile&&) = delete;
   ~OutputFile() {
     std::error_code ignored;
@@ -65,6 +67,8 @@ class OutputFile {
   }
 
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+  /// Where the bytes are until commit().
+  [[nodiscard]] const std::filesystem::path& partial() const { return partial_; }
   [[nodiscard]] std::int64_t bytes() const { return bytes_; }
 
   /// Appends. @throws IoError ZIYA-206 (disk full, quota, …)
@@ -81,6 +85,7 @@ class OutputFile {
     if (bytes_ - handed_over_ >= stride) {
       platform::start_writeback(file_, handed_over_, bytes_ - handed_over_);
       handed_over_ = bytes_;
+      if (hooks_.forget) forget_behind(bytes_ / stride * stride - 4 * stride);
     }
   }
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
@@ -90,6 +95,7 @@ class OutputFile {
   void finish() {
     if (!file_.valid()) return;
     if (hooks_.sync(file_.get()) != 0) fail("cannot be brought to the disk");
+    if (hooks_.forget) platform::forget(file_, 0, 0);
     if (!file_.close()) fail("cannot be closed");
   }
   /// Finishes, and gives the file its name. @throws IoError ZIYA-206, ZIYA-207
@@ -106,6 +112,13 @@ class OutputFile {
   }
 
  private:
+  /// Everything in front of `end` leaves the page cache once it is on the disk.
+  void forget_behind(std::int64_t end) {
+    if (end <= forgotten_) return;
+    platform::finish_writeback(file_, forgotten_, end - forgotten_);
+    platform::forget(file_, forgotten_, end - forgotten_);
+    forgotten_ = end;
+  }
   [[noreturn]] void fail(const std::string& what) const {
     const std::string reason = platform::last_error();
     throw IoError("ZIYA-206", utf8_from_path(path_) + ": " + what + ": " + reason);
@@ -114,8 +127,28 @@ class OutputFile {
   std::filesystem::path path_, partial_;
   WriteHooks hooks_;
   platform::Descriptor file_;
-  std::int64_t bytes_ = 0, handed_over_ = 0;
+  std::int64_t bytes_ = 0, handed_over_ = 0, forgotten_ = 0;
 };
+
+/// Replaces bytes of a file that exists, and brings them to the disk. @throws IoError ZIYA-206
+inline void patch_file(const std::filesystem::path& path, std::int64_t offset,
+                       std::string_view bytes, const WriteHooks& hooks = {}) {
+  const auto fail = [&](const char* what) {
+    const std::string reason = platform::last_error();
+    throw IoError("ZIYA-206", utf8_from_path(path) + ": " + what + ": " + reason);
+  };
+  platform::Descriptor file = platform::open_for_patching(path, offset);
+  if (!file.valid()) fail("cannot be opened for writing");
+  while (!bytes.empty()) {
+    const auto n = hooks.write(file.get(), bytes.data(), bytes.size());
+    if (n < 0 && platform::interrupted()) continue;
+    if (n == 0) platform::set_disk_full_error();
+    if (n <= 0) fail("writing failed in the header");
+    bytes.remove_prefix(static_cast<std::size_t>(n));
+  }
+  if (hooks.sync(file.get()) != 0) fail("cannot be brought to the disk");
+  if (!file.close()) fail("cannot be closed");
+}
 
 /// A small file at once. @throws IoError
 inline void write_text_file(const std::filesystem::path& path, std::string_view text,
