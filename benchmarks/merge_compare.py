@@ -6,8 +6,9 @@ usage: merge_compare.py PROGRAM FOLDER [--layers N] [--reference PYTHON] [--spar
 
 Writes a base and a delta of N layers (635 MB each, and 655 MB of embedding and head) of random
 halves into FOLDER, merges them with a cold page cache (every file is dropped from it with
-posix_fadvise), samples the process's anonymous memory (smaps_rollup) 20 times a second, and
-compares with plain reads of both inputs and a write of the target with fsync, buffers of 8 MB. With
+posix_fadvise), samples the process's anonymous memory (smaps_rollup) at least 10 times a second, and
+compares with plain reads of both inputs and a write of the target with fsync, buffers of 8 MB, once
+before and once after, because a shared machine's disk changes within a minute. With
 --sparse the files are holes of the full 40 layers: for memory, under prlimit --data=536870912.
 With --reference, PYTHON (which has torch) loads both, adds and saves, as the reference does.
 Everything is removed in the end.
@@ -149,6 +150,19 @@ def write(path, total):
     return seconds
 
 
+def plain(base, delta, folder, size):
+    """Seconds of reading both inputs from a cold cache and writing as much as the target."""
+    drop_cache(base, delta)
+    total, seconds = 0, 0.0
+    for source in (base, delta):
+        count, part = read(source)
+        total, seconds = total + count, seconds + part
+    written = write(folder / "plain", size)
+    print(f"plain: reads of {total / 1e9:.2f} GB {seconds:.1f} s, write with fsync of "
+          f"{size / 1e9:.2f} GB {written:.1f} s", flush=True)
+    return seconds + written
+
+
 def run(command):
     """Seconds, and the largest anonymous and private memory of the process, in bytes."""
     begin = time.monotonic()
@@ -166,7 +180,7 @@ def run(command):
                 if line.startswith("Anonymous:"):
                     peak = max(peak, int(line.split()[1]) * 1024)
             samples += 1
-            time.sleep(0.05)
+            time.sleep(0.08)
     sampler = threading.Thread(target=sample)
     sampler.start()
     status = process.wait()
@@ -202,6 +216,7 @@ def main():
                    target] + ([] if options.check else ["--no-check"])
         if options.sparse:
             command = ["prlimit", "--data=536870912", *command]
+        before = 0 if options.sparse else plain(base, delta, folder, size)
         drop_cache(base, delta)
         seconds, peak, samples = run(command)
         print(f"ziya: {size / 1e9:.2f} GB in {seconds:.1f} s, anonymous memory at most "
@@ -210,15 +225,8 @@ def main():
         shutil.rmtree(target)
         if options.sparse:
             return
-        drop_cache(base, delta)
-        total, plain = 0, 0.0
-        for source in (base, delta):
-            count, part = read(source)
-            total, plain = total + count, plain + part
-        written = write(folder / "plain", size)
-        print(f"plain: reads of {total / 1e9:.2f} GB {plain:.1f} s, write with fsync of "
-              f"{size / 1e9:.2f} GB {written:.1f} s; together / merge = "
-              f"{(plain + written) / seconds:.2f}", flush=True)
+        after = plain(base, delta, folder, size)
+        print(f"plain / ziya = {before / seconds:.2f} and {after / seconds:.2f}", flush=True)
         if options.reference:
             drop_cache(base, delta)
             slow, memory, _ = run([options.reference, "-c", REFERENCE, base, delta, target])
