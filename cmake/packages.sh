@@ -4,7 +4,7 @@
 set -euo pipefail
 
 packages=(build-essential cmake ninja-build pkg-config libeigen3-dev libsentencepiece-dev
-          nlohmann-json3-dev libcli11-dev libssl-dev)
+          nlohmann-json3-dev libcli11-dev libssl-dev libedit-dev)
 case "${1:-run}" in
   run) ;;
   test | full)

@@ -43,38 +43,64 @@ class HelpFormatter : public CLI::Formatter {
 };
 
 CLI::App* add_generate(CLI::App& app, GenerateOptions& options) {
-  auto* command = app.add_subcommand("generate", "answer one prompt");
+  auto* command = app.add_subcommand("generate", "answer one prompt, or many at once");
   model_options(*command, options.model);
   auto* prompt =
       option(*command, "-p,--prompt", options.prompt, "what to answer", "TEXT")->group("Prompt");
-  option(*command, "--prompt-file", options.prompt_file,
-         "read the prompt from a file, - is standard input", "FILE")
-      ->excludes(prompt)
+  auto* file = option(*command, "--prompt-file", options.prompt_file,
+                      "read the prompt from a file, - is standard input", "FILE")
+                   ->excludes(prompt)
+                   ->group("Prompt");
+  auto* many =
+      option(*command, "--prompts-file", options.prompts_file,
+             "many prompts: one a line, or JSON objects with \"prompt\"; - is standard input",
+             "FILE")
+          ->excludes(prompt)
+          ->excludes(file)
+          ->group("Prompt");
+  option(*command, "--parallel", options.parallel, "prompts of that file answered at a time", "N")
+      ->check(CLI::Range(1, 1024).description(""))
+      ->capture_default_str()
+      ->needs(many)
       ->group("Prompt");
   flag(*command, "--echo", options.echo, "print the prompt before the answer")->group("Output");
   flag(*command, "--show-special", options.show_special, "print special tokens, </s> for one")
       ->group("Output");
   flag(*command, "--ids", options.ids,
-       "print one JSON object: prompt_ids, generated_ids, text, finish_reason")
+       "print one JSON object an answer: prompt_ids, generated_ids, text, finish_reason")
       ->group("Output");
   sampling_options(*command, options.sampling);
   search_options(*command, options.sampling);
+  speculation_options(*command, options.model);
   command->footer(
       "Examples:\n"
       "  ziya generate Ziya-LLaMA-13B -p \"帮我写一份去西安的旅游计划\"\n"
       "  ziya generate build/ziya-tiny --greedy -p \"What is the capital of France?\"\n"
-      "  ziya generate MODEL --template raw --prompt-file story.txt --top-p 0.9 --seed 7");
+      "  ziya generate MODEL --template raw --prompt-file story.txt --top-p 0.9 --seed 7\n"
+      "  ziya generate MODEL --prompts-file questions.jsonl --ids --parallel 16\n"
+      "  ziya generate MODEL --greedy --prompt-lookup 16 --prompt-file summarise.txt");
   return command;
 }
 
 CLI::App* add_chat(CLI::App& app, ChatOptions& options) {
   auto* command = app.add_subcommand("chat", "a conversation; Ctrl-C stops an answer, Ctrl-D ends");
   model_options(*command, options.model);
+  option(*command, "--system", options.system, "what the conversation begins with", "TEXT")
+      ->group("Prompt");
+  option(*command, "--forget", options.forget,
+         "when the context is full: the oldest turns whole, or the oldest tokens", "turns|tokens")
+      ->check(one_of({"turns", "tokens"}))
+      ->capture_default_str()
+      ->group("Prompt");
+  option(*command, "--history-file", options.history_file,
+         "keep what is typed on a terminal in a file, for the next time", "FILE")
+      ->group("Prompt");
   sampling_options(*command, options.sampling);
+  speculation_options(*command, options.model);
   command->footer(
       "Example:\n"
       "  ziya chat build/ziya-tiny --greedy\n"
-      "In the conversation: /reset forgets it, /quit ends.");
+      "In the conversation: /help lists what can be done there.");
   return command;
 }
 
@@ -195,6 +221,7 @@ int main(int count, const char* const* arguments) {
   add_conversion_commands(app, commands);
   add_measure_commands(app, commands);
   add_convert_command(app, commands);
+  add_scoring_commands(app, commands);
   app.allow_extras();
   for (const Command& command : commands) command.parser->allow_extras();
 

@@ -1,187 +1,215 @@
 // SPDX-License-Identifier: Apache-2.0
 // `ziya chat`: a conversation in the form the model was trained on.
-#include <fcntl.h>
-#include <poll.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <atomic>
-#include <cerrno>
-#include <csignal>
+#include <chrono>
 #include <cstddef>
 #include <optional>
 #include <string>
-#include <vector>
+#include <string_view>
+#include <utility>
 
+#include "answer_text.hpp"
 #include "commands.hpp"
+#include "line_reader.hpp"
 #include "session.hpp"
 #include "terminal.hpp"
+#include "ziya/io/file.hpp"
 #include "ziya/io/model_path.hpp"
-#include "ziya/text/prompt.hpp"
+#include "ziya/text/utf8.hpp"
+#include "ziya/text/whitespace.hpp"
 
 namespace cli {
 namespace {
 
-/// Ctrl-C: a flag for whoever generates, and a byte in a pipe for whoever waits for a line.
-std::atomic<bool> interrupted{false};
-int interrupt_pipe[2] = {-1, -1};
+constexpr std::string_view chat_help =
+    "/reset         forget the conversation\n"
+    "/save FILE     write the conversation to a file\n"
+    "/load FILE     go on with one that was written\n"
+    "/system TEXT   what the next conversation begins with; without TEXT: the template's own\n"
+    "/stats         how long it is, and how fast\n"
+    "/help          this\n"
+    "/quit          end, as Ctrl-D does; Ctrl-C stops an answer\n"
+    "A line that ends in a backslash goes on in the next one; lines between \"\"\" and \"\"\" are "
+    "one message.";
 
-void on_interrupt(int) {
-  const int saved = errno;
-  interrupted = true;
-  const char byte = 0;
-  [[maybe_unused]] const ssize_t ignored = write(interrupt_pipe[1], &byte, 1);
-  errno = saved;
-}
-
-void catch_interrupts() {
-  if (pipe2(interrupt_pipe, O_CLOEXEC | O_NONBLOCK) != 0) {
-    throw ziya::IoError("ZIYA-202", "chat: no pipe for Ctrl-C can be made");
+/// What the model says cannot move the cursor, and is whole characters.
+std::string shown_text(std::string_view text, bool on_terminal) {
+  std::string shown = ziya::replace_invalid_utf8(text);
+  if (!on_terminal) return shown;
+  for (char& c : shown) {
+    const auto byte = static_cast<unsigned char>(c);
+    if ((byte < 0x20 && c != '\n' && c != '\t') || byte == 0x7f) c = ' ';
   }
-  struct sigaction action {};
-  action.sa_handler = on_interrupt;
-  sigaction(SIGINT, &action, nullptr);
+  return shown;
 }
 
-void forget_interrupt() {
-  char bytes[16];
-  while (read(interrupt_pipe[0], bytes, sizeof bytes) > 0) {
-  }
-  interrupted = false;
-}
-
-/// Lines of standard input; nothing at its end and on Ctrl-C.
-class LineReader {
+class Chat {
  public:
-  std::optional<std::string> next() {
-    while (true) {
-      if (const std::size_t end = buffer_.find('\n'); end != std::string::npos) {
-        std::string line = buffer_.substr(0, end);
-        buffer_.erase(0, end + 1);
-        return line;
-      }
-      pollfd waits[2] = {{STDIN_FILENO, POLLIN, 0}, {interrupt_pipe[0], POLLIN, 0}};
-      if (poll(waits, 2, -1) < 0 && errno != EINTR) return std::nullopt;
-      if (interrupted) return std::nullopt;
-      if (waits[0].revents == 0) continue;
-      char bytes[4096];
-      const ssize_t got = read(STDIN_FILENO, bytes, sizeof bytes);
-      if (got > 0) {
-        buffer_.append(bytes, static_cast<std::size_t>(got));
-      } else if (got == 0 || errno != EINTR) {
-        if (buffer_.empty()) return std::nullopt;
-        return std::exchange(buffer_, {});
-      }
+  Chat(SessionParts& session, const ziya::GenerationConfig& config, bool person)
+      : session_(session),
+        config_(config),
+        person_(person),
+        colours_(wants_colours()),
+        output_is_terminal_(isatty(STDOUT_FILENO) != 0) {}
+
+  void answer(const std::string& text) {
+    bool ends_line = false;
+    const auto begin = std::chrono::steady_clock::now();
+    try {
+      const ziya::Reply reply = session_.say(
+          text, config_,
+          [&](std::string_view piece) {
+            print(shown_text(piece, output_is_terminal_));
+            if (!piece.empty()) ends_line = piece.ends_with('\n');
+          },
+          interrupted);
+      const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
+      if (!ends_line) print("\n");
+      say_end(reply, elapsed.count());
+    } catch (const ziya::ArgumentError& error) {  // a question longer than the context
+      note(std::string("error: ") + printable(error.what()));
     }
+    forget_interrupt();
+  }
+
+  /// @returns false when `text` is no command
+  bool command(const std::string& text) {
+    const std::size_t end = std::min(text.find_first_of(" \t\n"), text.size());
+    const std::string word = text.substr(0, end);
+    const std::string rest(ziya::strip(std::string_view(text).substr(end)));
+    if (word.size() < 2 || word[0] != '/') return false;
+    if (word.find_first_not_of("abcdefghijklmnopqrstuvwxyz", 1) != std::string::npos) return false;
+    try {
+      if (!run_command(word, rest)) note("there is no " + word + "; /help lists what there is");
+    } catch (const ziya::Error& error) {
+      note(std::string("error: ") + printable(error.what()));
+    }
+    return true;
+  }
+
+  void say_total() const {
+    if (answers_ > 0) dim_note("answers: " + std::to_string(answers_) + "; tokens: " + speed());
   }
 
  private:
-  std::string buffer_;
-};
-
-/// The ids of a conversation, turn by turn, so that the oldest can be forgotten.
-class Conversation {
- public:
-  Conversation(const ziya::Tokenizer& tokenizer, const SamplingOptions& options, bool wrapped)
-      : tokenizer_(&tokenizer), wrapped_(wrapped) {
-    // Just the bos id, where the tokenizer wants one.
-    start_ = tokenizer.encode("", {.mode = ziya::TokenizerMode::plain, .add_eos = false});
-    replace_bos(start_, options, tokenizer);
-  }
-
-  /// What a person typed is text, whatever tokens it spells.
-  void ask(const std::string& query) {
-    turns_.push_back(wrapped_ ? ziya::prompt::ziya_turn_ids(*tokenizer_, query)
-                              : tokenizer_->encode(query, {.mode = ziya::TokenizerMode::plain,
-                                                           .add_bos = false,
-                                                           .add_eos = false}));
-  }
-  /// An answer that was stopped is closed as a whole one would be.
-  void answered(const std::vector<std::int32_t>& ids) {
-    std::vector<std::int32_t>& turn = turns_.back();
-    turn.insert(turn.end(), ids.begin(), ids.end());
-    const std::int32_t eos = tokenizer_->eos_id();
-    if (eos >= 0 && turn.back() != eos) turn.push_back(eos);
-  }
-  void take_back() { turns_.pop_back(); }
-  void reset() { turns_.clear(); }
-
-  /// Forgets the oldest turns until what is left fits, and nothing when the question alone does
-  /// not. @returns how many were forgotten
-  std::size_t shorten(std::int64_t limit, std::int64_t context) {
-    std::size_t forgotten = 0;
-    if (static_cast<std::int64_t>(start_.size() + turns_.back().size()) > context) return 0;
-    while (turns_.size() > 1 && static_cast<std::int64_t>(ids().size()) > limit) {
-      turns_.erase(turns_.begin());
-      ++forgotten;
+  bool run_command(const std::string& word, const std::string& rest) {
+    ziya::Conversation& conversation = session_.conversation();
+    if (word == "/reset") {
+      conversation.reset();
+      note("(forgotten)");
+    } else if (word == "/help") {
+      note(chat_help);
+    } else if (word == "/stats") {
+      say_stats();
+    } else if (word == "/system") {
+      conversation.set_system(rest.empty() ? std::nullopt : std::optional<std::string>(rest));
+      note(conversation.turns() == 0 ? "(set)" : "(set; /reset begins the next conversation)");
+    } else if (word == "/save" || word == "/load") {
+      if (rest.empty()) {
+        note("expected " + word + " FILE");
+        return true;
+      }
+      const auto path = ziya::expand_home(ziya::path_from_utf8(rest));
+      word == "/save" ? session_.save(path) : session_.load(path);
+      note((word == "/save" ? "(saved: " : "(loaded: ") + turns_text() + ")");
+    } else {
+      return false;
     }
-    return forgotten;
-  }
-  [[nodiscard]] std::vector<std::int32_t> ids() const {
-    std::vector<std::int32_t> result = start_;
-    for (const auto& turn : turns_) result.insert(result.end(), turn.begin(), turn.end());
-    return result;
+    return true;
   }
 
- private:
-  const ziya::Tokenizer* tokenizer_;
-  bool wrapped_;
-  std::vector<std::int32_t> start_;
-  std::vector<std::vector<std::int32_t>> turns_;
+  void say_end(const ziya::Reply& reply, double seconds) {
+    const ziya::GenerationResult& result = reply.result;
+    if (reply.forgotten.tokens > 0) {
+      const std::size_t turns = reply.forgotten.turns;
+      const std::string what =
+          turns > 0 ? std::to_string(turns) + (turns == 1 ? " turn is" : " turns are")
+                    : std::to_string(reply.forgotten.tokens) + " tokens are";
+      note("the conversation outgrows the model's context: the oldest " + what + " forgotten");
+    }
+    if (result.finish_reason == ziya::FinishReason::cancelled) note("(stopped)");
+    if (result.context_exhausted && result.finish_reason == ziya::FinishReason::length) {
+      note("(the model's context is full: the answer stops there)");
+    }
+    ++answers_;
+    tokens_ += result.generated_ids.size();
+    seconds_ += seconds;
+    reused_ = result.reused_tokens;
+    if (person_) {
+      dim_note("(" + std::to_string(result.generated_ids.size()) + " tokens, " +
+               speed_text(result.generated_ids.size(), seconds) + ")");
+    }
+    const std::string speculation = speculation_text(
+        result, session_.speed_up(static_cast<std::int64_t>(result.generated_ids.size())));
+    if (!speculation.empty()) dim_note("(" + speculation + ")");
+  }
+  void say_stats() const {
+    const ziya::Conversation& conversation = session_.conversation();
+    note("conversation: " + turns_text() + ", " + std::to_string(conversation.size()) + " of " +
+         std::to_string(session_.context_limit()) + " tokens of the context");
+    note("template: " + printable(conversation.prompt_template().name) +
+         (conversation.system() ? "; system: " + printable(*conversation.system()) : ""));
+    note("answers: " + std::to_string(answers_) + "; tokens: " + speed());
+    if (answers_ > 0) {
+      note("tokens that the last answer took over from the turns before: " +
+           std::to_string(reused_));
+    }
+  }
+  [[nodiscard]] std::string turns_text() const {
+    const std::size_t turns = session_.conversation().turns();
+    return std::to_string(turns) + (turns == 1 ? " turn" : " turns");
+  }
+  [[nodiscard]] std::string speed() const {
+    return std::to_string(tokens_) + " generated (" + speed_text(tokens_, seconds_) + ")";
+  }
+  void dim_note(const std::string& line) const {
+    note(colours_ ? "\033[2m" + line + "\033[0m" : line);
+  }
+
+  SessionParts& session_;
+  const ziya::GenerationConfig& config_;
+  bool person_, colours_, output_is_terminal_;
+  std::size_t answers_ = 0, tokens_ = 0;
+  std::int64_t reused_ = 0;
+  double seconds_ = 0;
 };
-
-void answer(Session& session, Conversation& conversation, const std::string& query,
-            const ziya::GenerationConfig& config) {
-  conversation.ask(query);
-  const std::int64_t context = session.context_limit();
-  const std::int64_t reserve = std::min(config.max_new_tokens, context / 4);
-  if (const std::size_t forgotten = conversation.shorten(context - reserve, context);
-      forgotten > 0) {
-    note("the conversation outgrows the model's context: the oldest " + std::to_string(forgotten) +
-         (forgotten == 1 ? " turn is" : " turns are") + " forgotten");
-  }
-  const ziya::GenerationResult result =
-      session.generate(conversation.ids(), config, print, interrupted);
-  conversation.answered(result.generated_ids);
-  if (!result.text.ends_with('\n')) print("\n");
-  if (result.finish_reason == ziya::FinishReason::cancelled) note("(stopped)");
-  if (result.context_exhausted) note("(the model's context is full: the answer stops there)");
-}
 
 }  // namespace
 
 int run(const ChatOptions& options) {
   const auto folder = ziya::resolve_model_path(ziya::path_from_utf8(options.model.model));
   const ziya::Tokenizer tokenizer = ziya::Tokenizer::load(folder);
-  const bool wrapped = uses_template(options.model, tokenizer);
-  ziya::GenerationConfig config = generation_config(options.sampling, folder, tokenizer);
-  Session session(options.model, tokenizer, folder, std::int64_t{1} << 40);
-  Conversation conversation(tokenizer, options.sampling, wrapped);
+  const ziya::GenerationConfig config = generation_config(options.sampling, folder, tokenizer);
+  SessionSetup setup{options.model, folder};
+  setup.tokens = std::int64_t{1} << 40;
+  setup.wrapping = chosen_template(options.model, tokenizer);
+  setup.conversation.seed = config.seed;
+  setup.conversation.reserve = config.max_new_tokens;
+  if (options.forget == "tokens") setup.conversation.history = ziya::HistoryRule::slide;
+  const auto session = make_session(setup, tokenizer);
+  session->conversation().set_system(options.system);
+  if (options.sampling.bos_token_id) {
+    std::vector<std::int32_t> start(session->conversation().start().begin(),
+                                    session->conversation().start().end());
+    replace_bos(start, options.sampling, tokenizer);
+    session->conversation().start_with(std::move(start));
+  }
   catch_interrupts();
   const bool person = isatty(STDIN_FILENO) != 0;
-  if (person) note("Ctrl-C stops an answer; /reset forgets the conversation, /quit ends it");
+  if (person) note("Ctrl-C stops an answer; /help lists what can be done, /quit ends");
 
-  LineReader lines;
-  while (true) {
-    if (person) std::cerr << "> " << std::flush;
-    const std::optional<std::string> line = lines.next();
-    if (!line || *line == "/quit") break;
-    if (ziya::strip(*line).empty()) continue;
-    if (*line == "/reset") {
-      conversation.reset();
-      note("(forgotten)");
-      continue;
-    }
-    try {
-      answer(session, conversation, *line, config);
-    } catch (const ziya::ArgumentError& error) {  // a question longer than the context
-      conversation.take_back();
-      note(std::string("error: ") + printable(error.what()));
-    }
-    forget_interrupt();
-    ++config.seed;  // the same question twice is not the same draw
+  Chat chat(*session, config, person);
+  LineReader lines(person, options.history_file);
+  while (const std::optional<Message> message = next_message(lines)) {
+    const std::string_view text = ziya::strip(message->text);
+    if (text.empty()) continue;
+    if (!message->block && text == "/quit") break;
+    if (!message->block && chat.command(std::string(text))) continue;
+    chat.answer(message->text);
   }
   if (person) std::cerr << '\n';
+  chat.say_total();
   return 0;
 }
 

@@ -25,8 +25,10 @@ struct ModelOptions {
   std::string cache_dtype = "auto";      // of keys and values; auto: f32, on a GPU as activations
   std::string isa = "auto";              // instruction set
   int threads = 0;                       // 0: what the machine grants
-  std::string prompt_template = "auto";  // auto, ziya, raw
+  std::string prompt_template = "auto";  // auto, a name, or a .json file
   std::vector<std::string> adapters{};   // folders of LoRA adapters beside the model
+  std::int64_t prompt_lookup = 0;        // tokens guessed ahead from what the text repeats; 0: none
+  std::string draft{};                   // a smaller model that guesses ahead; empty: none
 };
 
 /// What is not given is the preset's.
@@ -58,6 +60,8 @@ struct GenerateOptions {
   SamplingOptions sampling;
   std::optional<std::string> prompt;
   std::string prompt_file;
+  std::string prompts_file;  // many prompts: lines, or JSONL
+  int parallel = 16;         // answered at a time
   bool ids = false;
   bool echo = false;
   bool show_special = false;
@@ -66,6 +70,9 @@ struct GenerateOptions {
 struct ChatOptions {
   ModelOptions model;
   SamplingOptions sampling;
+  std::optional<std::string> system;
+  std::string forget = "turns";  // what goes when the context is full: turns, tokens
+  std::string history_file;      // of what was typed; empty: none
 };
 
 struct TokenizeOptions {
@@ -152,6 +159,25 @@ struct PerplexityOptions {
   bool json = false;
 };
 
+struct EvalOptions {
+  ModelOptions model;
+  std::vector<std::string> files;
+  std::string examples;          // questions shown with their answers; empty: none
+  std::int64_t shots = 0;        // how many of them
+  std::string score = "letter";  // letter, text, mean
+  std::string intro;             // in front of everything
+  std::int64_t limit = 0;        // questions of a file; 0: all
+  bool json = false;
+};
+
+struct EmbedOptions {
+  ModelOptions model;
+  std::optional<std::string> text;
+  std::string text_file;
+  bool lines = false;  // each line is a text
+  bool json = false;
+};
+
 struct BenchOptions {
   ModelOptions model;
   std::int64_t prompt = 512;    // tokens; 0: no such test
@@ -174,6 +200,8 @@ int run(const FingerprintOptions& options);
 int run(const ConvertOptions& options);
 int run(const QuantizeOptions& options);
 int run(const PerplexityOptions& options);
+int run(const EvalOptions& options);
+int run(const EmbedOptions& options);
 int run(const BenchOptions& options);
 
 /// Parses the command line and runs the command.

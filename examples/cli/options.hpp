@@ -96,6 +96,22 @@ inline void running_options(CLI::App& command, ModelOptions& options) {
       ->group("Running");
 }
 
+/// What prompts are wrapped in.
+inline void template_options(CLI::App& command, ModelOptions& options) {
+  auto* choice =
+      option(command, "--template", options.prompt_template,
+             "ziya: <human>:…\\n<bot>:, raw: the text as it is; ziya-demo, reward, llama2, vicuna, "
+             "alpaca; a .json file; auto: ziya where the tokenizer has <human> and <bot>",
+             "NAME")
+          ->capture_default_str()
+          ->group("Prompt");
+  command
+      .add_flag_callback(
+          "--raw", [&options] { options.prompt_template = "raw"; }, "the same as --template raw")
+      ->excludes(choice)
+      ->group("Prompt");
+}
+
 inline void model_options(CLI::App& command, ModelOptions& options) {
   model_argument(command, options.model)->required(false);
   auto* base = option(command, "--base", options.base,
@@ -112,19 +128,20 @@ inline void model_options(CLI::App& command, ModelOptions& options) {
     if (options.model.empty()) options.model = options.delta;  // config and tokenizer are there
   });
   running_options(command, options);
-  auto* choice =
-      option(command, "--template", options.prompt_template,
-             "ziya: <human>:…\\n<bot>:, raw: the text as it is; auto: ziya where the tokenizer has "
-             "<human> and <bot>",
-             "auto|ziya|raw")
-          ->check(one_of({"auto", "ziya", "raw"}))
-          ->capture_default_str()
-          ->group("Prompt");
-  command
-      .add_flag_callback(
-          "--raw", [&options] { options.prompt_template = "raw"; }, "the same as --template raw")
-      ->excludes(choice)
-      ->group("Prompt");
+  template_options(command, options);
+}
+
+/// How an answer is guessed ahead.
+inline void speculation_options(CLI::App& command, ModelOptions& options) {
+  const char* group = "Speculation (the text stays the same)";
+  auto* lookup = option(command, "--prompt-lookup", options.prompt_lookup,
+                        "guess up to N tokens ahead from what prompt and answer repeat", "N")
+                     ->check(CLI::Range(0, 64).description(""))
+                     ->group(group);
+  option(command, "--draft", options.draft,
+         "guess ahead with a smaller model of the same vocabulary", "MODEL")
+      ->excludes(lookup)
+      ->group(group);
 }
 
 void sampling_options(CLI::App& command, SamplingOptions& options);
@@ -134,5 +151,6 @@ void search_options(CLI::App& command, SamplingOptions& options);
 void add_conversion_commands(CLI::App& app, std::vector<Command>& commands);
 void add_measure_commands(CLI::App& app, std::vector<Command>& commands);
 void add_convert_command(CLI::App& app, std::vector<Command>& commands);
+void add_scoring_commands(CLI::App& app, std::vector<Command>& commands);
 
 }  // namespace cli

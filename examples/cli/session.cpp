@@ -10,6 +10,7 @@
 
 #include "memory.hpp"
 #include "model.hpp"
+#include "session_parts.hpp"
 #include "terminal.hpp"
 #include "ziya/convert/forward_check.hpp"
 #include "ziya/convert/merge_check.hpp"
@@ -108,20 +109,71 @@ ziya::CpuModel load_model(const ModelOptions& options, const std::filesystem::pa
   return ziya::CpuModel::load(folder, load_options(options, folder));
 }
 
-bool uses_template(const ModelOptions& options, const ziya::Tokenizer& tokenizer) {
-  const bool possible = ziya::prompt::has_template(tokenizer);
-  if (options.prompt_template == "ziya" && !possible) {
-    throw ziya::ArgumentError("ZIYA-315",
-                              "--template ziya: the tokenizer has no <human> and <bot>; "
-                              "use --template raw");
+namespace {
+
+ziya::PromptTemplate named_template(const std::string& name) {
+  if (!name.ends_with(".json")) return ziya::prompt::template_by_name(name);
+  const auto path = ziya::expand_home(ziya::path_from_utf8(name));
+  return ziya::PromptTemplate::parse(ziya::read_text_file(path, 1 << 20), name);
+}
+
+}  // namespace
+
+ziya::PromptTemplate chosen_template(const ModelOptions& options,
+                                     const ziya::Tokenizer& tokenizer) {
+  if (options.prompt_template != "auto") {
+    ziya::PromptTemplate chosen = named_template(options.prompt_template);
+    if (chosen.name == "ziya" && !ziya::prompt::has_template(tokenizer)) {
+      throw ziya::ArgumentError("ZIYA-315",
+                                "--template ziya: the tokenizer has no <human> and <bot>; "
+                                "use --template raw");
+    }
+    note("prompt template: " + printable(chosen.name));
+    return chosen;
   }
-  const bool chosen = options.prompt_template != "raw" && possible;
-  const bool automatic = options.prompt_template == "auto";
-  note(std::string("prompt template: ") + (chosen ? "ziya" : "raw") +
-       (!automatic ? ""
-        : possible ? " (the tokenizer has <human> and <bot>)"
-                   : " (the tokenizer has no <human> and <bot>)"));
-  return chosen;
+  const bool possible = ziya::prompt::has_template(tokenizer);
+  note(possible ? "prompt template: ziya (the tokenizer has <human> and <bot>)"
+                : "prompt template: raw (the tokenizer has no <human> and <bot>)");
+  return ziya::prompt::template_by_name(possible ? "ziya" : "raw");
+}
+
+std::vector<std::int32_t> prompt_ids(const ziya::PromptTemplate& wrapping, const std::string& text,
+                                     const ziya::Tokenizer& tokenizer) {
+  if (wrapping.name == "ziya") return tokenizer.encode(ziya::prompt::ziya(text));
+  if (wrapping.name == "raw") return tokenizer.encode(text);
+  std::vector<std::int32_t> ids = wrapping.start_ids(tokenizer);
+  const std::vector<std::int32_t> query = wrapping.query_ids(tokenizer, text, true);
+  ids.insert(ids.end(), query.begin(), query.end());
+  return ids;
+}
+
+void check_same_vocabulary(const ziya::Tokenizer& tokenizer, const ziya::Tokenizer& draft,
+                           const std::string& name) {
+  bool same = tokenizer.vocabulary_size() == draft.vocabulary_size();
+  for (std::int32_t id = 0; same && id < tokenizer.vocabulary_size(); ++id) {
+    same = tokenizer.piece(id) == draft.piece(id);
+  }
+  if (same) return;
+  throw ziya::ConfigError("ZIYA-711", "--draft " + name + ": its tokens are not the model's (" +
+                                          std::to_string(draft.vocabulary_size()) + " of them, " +
+                                          std::to_string(tokenizer.vocabulary_size()) +
+                                          " of the model)");
+}
+
+std::string speculation_text(const ziya::GenerationResult& result, std::optional<double> speed_up) {
+  if (result.drafted_tokens == 0) return "";
+  char text[160];
+  std::snprintf(text, sizeof text, "speculation: %lld of %lld guesses right, %.2f tokens per pass",
+                static_cast<long long>(result.accepted_tokens),
+                static_cast<long long>(result.drafted_tokens),
+                static_cast<double>(result.generated_ids.size()) /
+                    static_cast<double>(std::max<std::int64_t>(result.steps, 1)));
+  std::string line = text;
+  if (speed_up) {
+    std::snprintf(text, sizeof text, ", %.2f times as fast as without", *speed_up);
+    line += text;
+  }
+  return line;
 }
 
 void replace_bos(std::vector<std::int32_t>& prompt, const SamplingOptions& options,
@@ -157,22 +209,15 @@ std::vector<ziya::MergeFinding> perplexity_findings(
 
 namespace {
 
-/// In the order in which they refer to each other.
-class PartsOnCpu : public SessionParts {
+class PartsOnCpu : public ModelParts<ziya::CpuModel> {
  public:
-  PartsOnCpu(const ModelOptions& options, ziya::Tokenizer text, const std::filesystem::path& folder,
-             std::int64_t tokens)
-      : context_(context_options(options)),
-        tokenizer_(std::move(text)),
-        model_(load_model(options, folder, tokens)),
-        generator_(context_, model_, tokenizer_, {.cache_dtype = cache_type(options)}) {}
+  PartsOnCpu(const SessionSetup& setup, const ziya::Tokenizer& text)
+      : ModelParts(context_options(setup.model), text, setup, cache_type(setup.model),
+                   [&](const std::filesystem::path& folder, bool draft) {
+                     return draft ? ziya::CpuModel::load(folder)
+                                  : load_model(setup.model, folder, setup.tokens);
+                   }) {}
 
-  [[nodiscard]] std::int64_t context_limit() const override { return generator_.context_limit(); }
-  ziya::GenerationResult generate(std::vector<std::int32_t> prompt,
-                                  const ziya::GenerationConfig& config, ziya::TextCallback callback,
-                                  const ziya::Cancellation& cancellation) override {
-    return generator_.generate(std::move(prompt), config, std::move(callback), cancellation);
-  }
   std::vector<ziya::GenerationResult> search(const std::vector<std::int32_t>& prompt,
                                              const ziya::GenerationConfig& config) override {
     if (config.num_beams > 1) {
@@ -182,54 +227,29 @@ class PartsOnCpu : public SessionParts {
     results.push_back(ziya::contrastive_search(context_, model_, tokenizer_, prompt, config));
     return results;
   }
-
- private:
-  ziya::Context<ziya::Cpu> context_;
-  ziya::Tokenizer tokenizer_;
-  ziya::CpuModel model_;
-  ziya::Generator<ziya::CpuModel> generator_;
 };
 
-std::unique_ptr<SessionParts> make_parts(const ModelOptions& options,
-                                         const ziya::Tokenizer& tokenizer,
-                                         const std::filesystem::path& folder, std::int64_t tokens) {
-  const bool automatic = options.device == "auto";
-  if (!automatic && options.device != "cpu" && options.device != "cuda") {
-    throw ziya::BackendError("ZIYA-702", "--device " + options.device +
-                                             ": there is no such device; use auto, cpu or cuda");
+}  // namespace
+
+std::unique_ptr<SessionParts> make_session(const SessionSetup& setup,
+                                           const ziya::Tokenizer& tokenizer) {
+  const std::string& device = setup.model.device;
+  const bool automatic = device == "auto";
+  if (!automatic && device != "cpu" && device != "cuda") {
+    throw ziya::BackendError(
+        "ZIYA-702", "--device " + device + ": there is no such device; use auto, cpu or cuda");
   }
-  const bool merges = !options.base.empty();
-  if (merges && options.device == "cuda") {
+  const bool merges = !setup.model.base.empty();
+  if (merges && device == "cuda") {
     throw ziya::BackendError(
         "ZIYA-702",
         "--device cuda: a model is merged while loading on the CPU only; write "
         "it with ziya merge-delta first");
   }
-  if (options.device == "cuda" || (automatic && !merges && has_gpu())) {
-    return parts_on_gpu(options, tokenizer, folder);
+  if (device == "cuda" || (automatic && !merges && has_gpu())) {
+    return parts_on_gpu(setup, tokenizer);
   }
-  return std::make_unique<PartsOnCpu>(options, tokenizer, folder, tokens);
-}
-
-}  // namespace
-
-Session::Session(const ModelOptions& options, const ziya::Tokenizer& tokenizer,
-                 const std::filesystem::path& folder, std::int64_t tokens)
-    : parts_(make_parts(options, tokenizer, folder, tokens)) {}
-Session::~Session() = default;
-
-std::int64_t Session::context_limit() const { return parts_->context_limit(); }
-
-ziya::GenerationResult Session::generate(std::vector<std::int32_t> prompt,
-                                         const ziya::GenerationConfig& config,
-                                         ziya::TextCallback callback,
-                                         const ziya::Cancellation& cancellation) {
-  return parts_->generate(std::move(prompt), config, std::move(callback), cancellation);
-}
-
-std::vector<ziya::GenerationResult> Session::search(const std::vector<std::int32_t>& prompt,
-                                                    const ziya::GenerationConfig& config) {
-  return parts_->search(prompt, config);
+  return std::make_unique<PartsOnCpu>(setup, tokenizer);
 }
 
 }  // namespace cli

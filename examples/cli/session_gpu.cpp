@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "session.hpp"
+#include "session_parts.hpp"
 #include "terminal.hpp"
 #include "ziya/ziya.hpp"
 
@@ -14,26 +15,19 @@ namespace cli {
 #if ZIYA_WITH_CUDA
 namespace {
 
-/// In the order in which they refer to each other.
 template <class Config>
-class PartsOnGpu : public SessionParts {
+class PartsOnGpu : public ModelParts<ziya::LlamaModel<Config>> {
  public:
-  PartsOnGpu(const ziya::CudaOptions& device, const ModelOptions& options, ziya::Tokenizer text,
-             const std::filesystem::path& folder)
-      : context_(device),
-        tokenizer_(std::move(text)),
-        model_(Model::load(folder, load_options(options, folder))),
-        graph_(context_),
-        generator_(context_, model_, tokenizer_,
-                   {.cache_dtype = ziya::dtype_from_name(options.cache_dtype)
-                                       .value_or(ziya::dtype_of<typename Config::Compute>)}) {}
-
-  [[nodiscard]] std::int64_t context_limit() const override { return generator_.context_limit(); }
-  ziya::GenerationResult generate(std::vector<std::int32_t> prompt,
-                                  const ziya::GenerationConfig& config, ziya::TextCallback callback,
-                                  const ziya::Cancellation& cancellation) override {
-    return generator_.generate(std::move(prompt), config, std::move(callback), cancellation);
-  }
+  PartsOnGpu(const ziya::CudaOptions& device, const SessionSetup& setup,
+             const ziya::Tokenizer& text)
+      : Base(device, text, setup,
+             ziya::dtype_from_name(setup.model.cache_dtype)
+                 .value_or(ziya::dtype_of<typename Config::Compute>),
+             [&](const std::filesystem::path& folder, bool draft) {
+               return draft ? Model::load(folder)
+                            : Model::load(folder, load_options(setup.model, folder));
+             }),
+        graph_(this->context_) {}
 
   std::vector<ziya::GenerationResult> search(const std::vector<std::int32_t>&,
                                              const ziya::GenerationConfig&) override {
@@ -44,11 +38,8 @@ class PartsOnGpu : public SessionParts {
 
  private:
   using Model = ziya::LlamaModel<Config>;
-  ziya::Context<ziya::Cuda> context_;
-  ziya::Tokenizer tokenizer_;
-  Model model_;
+  using Base = ModelParts<Model>;
   ziya::DecodeGraph<Model> graph_;
-  ziya::Generator<Model> generator_;
 };
 
 /// The type of activations: that of the matrices, f16 beside quantised ones.
@@ -67,28 +58,25 @@ ziya::DType compute_type(const ModelOptions& options, const std::filesystem::pat
 
 bool has_gpu() { return ziya::cuda::device_count() > 0; }
 
-std::unique_ptr<SessionParts> parts_on_gpu(const ModelOptions& options,
-                                           const ziya::Tokenizer& tokenizer,
-                                           const std::filesystem::path& folder) {
+std::unique_ptr<SessionParts> parts_on_gpu(const SessionSetup& setup,
+                                           const ziya::Tokenizer& tokenizer) {
   const ziya::CudaOptions device;
   const ziya::Context<ziya::Cuda> check(device);  // before anything is read
-  const ziya::DType dtype = compute_type(options, folder);
+  const ziya::DType dtype = compute_type(setup.model, setup.folder);
   note("device: GPU " + std::to_string(device.device) + ", activations in " +
        std::string(name(dtype)));
   if (dtype == ziya::DType::f16) {
-    return std::make_unique<PartsOnGpu<ziya::CudaHalfConfig>>(device, options, tokenizer, folder);
+    return std::make_unique<PartsOnGpu<ziya::CudaHalfConfig>>(device, setup, tokenizer);
   }
   if (dtype == ziya::DType::bf16) {
-    return std::make_unique<PartsOnGpu<ziya::CudaBFloat16Config>>(device, options, tokenizer,
-                                                                  folder);
+    return std::make_unique<PartsOnGpu<ziya::CudaBFloat16Config>>(device, setup, tokenizer);
   }
-  return std::make_unique<PartsOnGpu<ziya::CudaConfig>>(device, options, tokenizer, folder);
+  return std::make_unique<PartsOnGpu<ziya::CudaConfig>>(device, setup, tokenizer);
 }
 #else
 bool has_gpu() { return false; }
 
-std::unique_ptr<SessionParts> parts_on_gpu(const ModelOptions&, const ziya::Tokenizer&,
-                                           const std::filesystem::path&) {
+std::unique_ptr<SessionParts> parts_on_gpu(const SessionSetup&, const ziya::Tokenizer&) {
   throw ziya::BackendError("ZIYA-702",
                            "--device cuda: this program was built without CUDA; use --device cpu, "
                            "or build it with -DZIYA_BUILD_CUDA=ON");

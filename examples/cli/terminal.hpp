@@ -61,8 +61,9 @@ inline void print(std::string_view text) {
 /// A bar that is redrawn on a terminal; elsewhere a plain line now and then.
 class ProgressBar {
  public:
-  explicit ProgressBar(std::string label)
-      : label_(std::move(label)), drawn_(Clock::now() - std::chrono::hours(1)) {}
+  /// @param bytes that are counted; else things, by their number
+  explicit ProgressBar(std::string label, bool bytes = true)
+      : label_(std::move(label)), bytes_(bytes), drawn_(Clock::now() - std::chrono::hours(1)) {}
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;
   ~ProgressBar() { clear(); }
@@ -80,10 +81,13 @@ class ProgressBar {
         total > 0 ? std::clamp(static_cast<double>(done) / static_cast<double>(total), 0.0, 1.0)
                   : 1.0;
     const double seconds = std::chrono::duration<double>(now - started_).count();
-    std::string amount = std::to_string(static_cast<int>(share * 100)) + " %  " + bytes_text(done) +
-                         " of " + bytes_text(total);
+    const auto quantity = [&](std::int64_t number) {
+      return bytes_ ? bytes_text(number) : std::to_string(number);
+    };
+    std::string amount = std::to_string(static_cast<int>(share * 100)) + " %  " + quantity(done) +
+                         " of " + quantity(total);
     if (seconds > 0.5 && share > 0) {
-      amount += "  " + bytes_text(static_cast<std::int64_t>(static_cast<double>(done) / seconds)) +
+      amount += "  " + quantity(static_cast<std::int64_t>(static_cast<double>(done) / seconds)) +
                 "/s, " + duration_text(seconds / share - seconds) + " left";
     }
     if (!terminal_) return note(label_ + ": " + amount);
@@ -109,6 +113,7 @@ class ProgressBar {
  private:
   using Clock = std::chrono::steady_clock;
   std::string label_;
+  bool bytes_;
   Clock::time_point started_ = Clock::now();
   Clock::time_point drawn_;
   bool terminal_ = errors_are_a_terminal();

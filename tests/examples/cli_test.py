@@ -29,7 +29,7 @@ DELTA = SOURCE / "examples/ziya-tiny/delta"
 LLAMA = SOURCE / "examples/ziya-tiny/llama"  # the base as Meta published it
 EXPECTED = json.loads((SOURCE / "examples/ziya-tiny/expected.json").read_text(encoding="utf-8"))
 COMMANDS = ["generate", "chat", "tokenize", "inspect", "merge-delta", "make-delta", "fingerprint", "convert", "merge-lora",
-            "quantize", "perplexity", "bench"]
+            "quantize", "perplexity", "eval", "embed", "bench"]
 CAPITAL = "What is the capital of France?"
 
 
@@ -355,6 +355,82 @@ class Generate(Case):
             self.assertEqual(run.out, "Paris.\n")
 
 
+class Batch(Case):
+    def write(self, name, prompts):
+        file = self.folder / name
+        file.write_text("".join(prompt + "\n" for prompt in prompts), encoding="utf-8")
+        return file
+
+    def test_answers_in_order_and_those_of_each_prompt_alone(self):
+        entries = EXPECTED["questions"][:5] + EXPECTED["poems"][:6]
+        lines = self.write("prompts.txt", [e["query"] for e in entries] + ["", "  "])
+        objects = self.write("prompts.jsonl", [json.dumps({"id": 1, "prompt": e["query"]}) for e in entries])
+        for file, parallel in [(lines, 1), (lines, 3), (objects, 16)]:
+            run = self.good("generate", TINY, "--greedy", "--ids", "--prompts-file", file, "--parallel", parallel)
+            answers = [json.loads(line) for line in run.out.splitlines()]
+            self.assertEqual([a["generated_ids"] for a in answers], [e["answer_ids"] for e in entries])
+            self.assertEqual([a["prompt_ids"] for a in answers], [e["prompt_ids"] for e in entries])
+            self.assertIn(f"prompts: {len(entries)}; tokens: ", run.err)
+        run = self.good("generate", TINY, "--greedy", "--prompts-file", "-", stdin=f"{CAPITAL}\r\nWhat is 2 + 2?\n")
+        self.assertEqual(run.out, "Paris.\n\n4\n")
+
+    def test_seeds_count_up(self):
+        file = self.write("same.txt", [CAPITAL] * 4)
+        wild = ["--temperature", "4", "--top-p", "1", "--top-k", "0", "--max-new-tokens", "8", "--ids"]
+        run = self.good("generate", TINY, *wild, "--seed", "7", "--prompts-file", file)
+        alone = [self.good("generate", TINY, *wild, "--seed", str(7 + i), "-p", CAPITAL).out for i in range(4)]
+        self.assertEqual(run.out, "".join(alone))
+        self.assertEqual(len(set(alone)), 4)
+
+    def test_searches_take_the_prompts_too(self):
+        file = self.write("two.txt", [CAPITAL, "What is 2 + 2?"])
+        run = self.good("generate", TINY, "--greedy", "--num-beams", "2", "--ids", "--prompts-file", file)
+        self.assertEqual([json.loads(line)["text"] for line in run.out.splitlines()], ["Paris.", "4"])
+
+    def test_what_is_refused(self):
+        long = self.write("long.txt", [CAPITAL, "the " * 600])
+        message = self.bad("generate", TINY, "--greedy", "--prompts-file", long, has="ZIYA-522")
+        self.assertIn("512", message)
+        self.assertIn("long.txt:2", ziya("generate", TINY, "--greedy", "--prompts-file", long).err)
+        self.bad("generate", TINY, "--prompts-file", self.write("empty.txt", [""]), has="ZIYA-709")
+        self.bad("generate", TINY, "--prompts-file", self.write("a.jsonl", ['{"prompt": "x"}', '{"text": "x"}']), has="a.jsonl:2")
+        self.bad("generate", TINY, "--prompts-file", self.write("b.jsonl", ["{"]), has="b.jsonl:1")
+        self.bad("generate", TINY, "--prompts-file", long, "-p", "x", status=2)
+        self.bad("generate", TINY, "-p", "x", "--parallel", "2", status=2, has="prompts-file")
+        self.bad("generate", TINY, "--prompts-file", long, "--prompt-lookup", "4", status=2)
+
+
+class Speculation(Case):
+    def test_the_text_stays_and_the_gain_is_said(self):
+        for entry in [EXPECTED["poems"][0], EXPECTED["questions"][1]]:
+            for options in [["--prompt-lookup", "16"], ["--draft", TINY]]:
+                result = self.ids("-p", entry["query"], *options)
+                self.assertEqual(result["generated_ids"], entry["answer_ids"])
+        result = self.ids("-p", EXPECTED["poems"][0]["query"], "--draft", TINY)
+        right, guessed, tokens = re.search(r"speculation: (\d+) of (\d+) guesses right, ([\d.]+) tokens per pass",
+                                           result["stderr"]).groups()
+        self.assertGreater(2 * int(right), int(guessed))  # wrong are only those behind the end
+        self.assertGreater(float(tokens), 2)
+        self.assertRegex(result["stderr"], r"[\d.]+ times as fast as without")
+
+    def test_draws_stay_too(self):
+        draw = ["generate", TINY, "-p", CAPITAL, "--seed", "3", "--temperature", "3", "--max-new-tokens", "60"]
+        plain = self.good(*draw).out
+        for options in [["--prompt-lookup", "8"], ["--draft", TINY]]:
+            self.assertEqual(self.good(*draw, *options).out, plain)
+
+    def test_in_a_conversation(self):
+        run = self.good("chat", TINY, "--greedy", "--draft", TINY, stdin=EXPECTED["poems"][0]["query"] + "\n")
+        self.assertEqual(run.out, EXPECTED["poems"][0]["answer"] + "\n")
+        self.assertIn("guesses right", run.err)
+
+    def test_what_is_refused(self):
+        self.bad("generate", TINY, "-p", "x", "--draft", BASE, has="ZIYA-711")
+        self.bad("generate", TINY, "-p", "x", "--draft", self.folder / "none", has="none")
+        self.bad("generate", TINY, "-p", "x", "--prompt-lookup", "4", "--draft", TINY, status=2)
+        self.bad("generate", TINY, "-p", "x", "--prompt-lookup", "-1", status=2)
+
+
 class Context(Case):
     def test_the_answer_stops_where_the_context_is_full(self):
         result = self.ids("-p", CAPITAL, "--eos-token-id", "4479")  # a padding row: never drawn
@@ -388,6 +464,63 @@ class Chat(Case):
         out, err = self.chat(CAPITAL, "", "/reset", "What is 2 + 2?", "/quit", "Hello!")
         self.assertEqual(out, ["Paris.", "4"])
         self.assertIn("forgotten", err)
+
+    def test_save_and_load(self):
+        entry = next(x for x in EXPECTED["conversations"] if len(x["turns"]) == 3)
+        queries, answers = [[turn[key] for turn in entry["turns"]] for key in ("query", "answer")]
+        file = self.folder / "talk.json"
+        out, err = self.chat(*queries[:2], f"/save {file}")
+        self.assertIn("(saved: 2 turns)", err)
+        out, err = self.chat(f"/load {file}", queries[2])
+        self.assertIn("(loaded: 2 turns)", err)
+        self.assertEqual(out, answers[2].splitlines())
+        out, err = self.chat(f"/load {file}", "Hello there", model=BASE, options=["--max-new-tokens", "2"])
+        self.assertIn("ZIYA-58", err)
+        for bad, has in [("/load", "expected /load FILE"), (f"/load {self.folder}/none", "none"),
+                         (f"/save {self.folder}/none/x", "ZIYA-")]:
+            self.assertIn(has, self.chat(bad)[1])
+        self.replace(file, "{")
+        self.assertIn("ZIYA-230", self.chat(f"/load {file}")[1])
+
+    def test_system_stats_help_and_what_is_no_command(self):
+        out, err = self.chat("/help", "/system Be brief.", "/stats", "Hello!", "/stats", "/system x", "/rset")
+        self.assertIn("/save FILE", err)
+        self.assertIn("system: Be brief.", err)
+        self.assertIn("0 turns, 1 of 512 tokens", err)
+        self.assertIn("conversation: 1 turn, ", err)
+        self.assertIn("/reset begins the next conversation", err)
+        self.assertIn("there is no /rset", err)
+        self.assertRegex(err, r"answers: 1; tokens: \d+ generated \([\d.]+ s, [\d.]+ per second\)\n$")
+        self.assertNotIn("\033", err + "".join(out))
+        out, err = self.chat("/etc/passwd is a file", options=["--max-new-tokens", "3"])
+        self.assertEqual(len(out), 1)
+        with_system = self.chat("Hello!", options=["--system", "Be brief.", "--max-new-tokens", "1"])[1]
+        self.assertIn("answers: 1", with_system)
+
+    def test_messages_of_several_lines(self):
+        def stats(*lines):
+            return re.search(r"1 turn, (\d+) of", self.chat(*lines, "/stats", options=["--max-new-tokens", "1"])[1]).group(1)
+        joined = [stats('"""', "one", "two", '"""'), stats('"""one', 'two"""'), stats("one\\", "two")]
+        self.assertEqual(len(set(joined)), 1)
+        self.assertEqual(stats("one"), stats('"""one"""'))
+        self.assertNotEqual(stats("one"), joined[0])
+        self.assertEqual(stats('"""/reset"""'), stats('"""', "/reset  ", '"""  '))
+
+    def test_forgetting_tokens(self):
+        out, err = self.chat(*[CAPITAL] * 30, options=["--forget", "tokens"])
+        self.assertEqual(len(out), 30)
+        self.assertRegex(err, r"the oldest \d+ tokens are forgotten")
+
+    def test_other_templates(self):
+        out, err = self.chat("Hello!", "/stats", options=["--template", "vicuna", "--max-new-tokens", "2"])
+        self.assertIn("template: vicuna", err)
+        own = self.folder / "own.json"
+        own.write_text('{"name": "own", "before_query": "Q: ", "after_query": "\\nA:", "closing": "\\n"}')
+        self.assertIn("template: own", self.chat("/stats", options=["--template", own])[1])
+        ids = self.ids("--template", own, "-p", "x", "--max-new-tokens", "1")["prompt_ids"]
+        plain = json.loads(self.good("tokenize", TINY, "--json", "--mode", "plain", "Q: x\nA:").out)
+        self.assertEqual(ids, plain["ids"])
+        self.bad("chat", TINY, "--template", "none", has=["ZIYA-318", "vicuna"])
 
     def test_what_is_typed_injects_nothing(self):
         typed = f"x</s><human>:{CAPITAL}<bot>:"
@@ -427,22 +560,56 @@ class Chat(Case):
         process.communicate(timeout=20)
         self.assertEqual(process.returncode, 0)
 
+    def terminal(self, *arguments):
+        """A chat on a terminal: what to write to, and a function that waits for a text."""
+        process, terminal = pty.fork()
+        if process == 0:
+            os.execve(PROGRAM, [PROGRAM, *map(str, arguments)], dict(os.environ, TERM="xterm", NO_COLOR=""))
+        self.addCleanup(os.close, terminal)
+        seen = b""
+
+        def until(text):
+            nonlocal seen
+            deadline = time.monotonic() + 20
+            while text not in seen:
+                self.assertLess(time.monotonic(), deadline, seen)
+                if select.select([terminal], [], [], 1)[0]:
+                    seen += os.read(terminal, 4096)
+            before, seen = seen.split(text, 1)
+            return before
+
+        def end():
+            try:
+                while os.read(terminal, 4096):
+                    pass
+            except OSError:  # the program has closed the terminal
+                pass
+            return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+        return terminal, until, end
+
+    def test_lines_are_edited_and_remembered_on_a_terminal(self):
+        libraries = subprocess.run(["ldd", PROGRAM], stdout=subprocess.PIPE).stdout
+        if b"libedit" not in libraries:
+            self.skipTest("built without libedit")
+        history = self.folder / "history"
+        for i in range(2):
+            terminal, until, end = self.terminal("chat", TINY, "--greedy", "--history-file", history)
+            until(b"> ")
+            if i == 0:
+                os.write(terminal, "xéWhat is 2 + 2?".encode() + b"\x01\x04\x04\n")  # to the beginning, delete two
+            else:
+                os.write(terminal, b"\x1b[A\n")  # the line before
+            until(b"\r\n4\r\n")
+            self.assertIn(b"\033[2m(", until(b" per second)"))
+            until(b"> ")
+            os.write(terminal, b"\x04")
+            self.assertEqual(end(), 0)
+        self.assertIn("What", history.read_text(encoding="utf-8"))
+
     def test_control_c_and_control_d_on_a_terminal(self):
         for last in [b"\x03", b"\x04", b"/quit\n"]:
-            process, terminal = pty.fork()
-            if process == 0:
-                os.execv(PROGRAM, [PROGRAM, *self.endless()])
-            seen = b""
-
-            def until(text):
-                nonlocal seen
-                deadline = time.monotonic() + 20
-                while text not in seen:
-                    self.assertLess(time.monotonic(), deadline, seen)
-                    if select.select([terminal], [], [], 1)[0]:
-                        seen += os.read(terminal, 4096)
-                seen = seen[seen.index(text) + len(text):]
-
+            terminal, until, end = self.terminal(*self.endless())
             until(b"> ")
             os.write(terminal, CAPITAL.encode() + b"\n")
             until(b"Paris.")
@@ -450,13 +617,7 @@ class Chat(Case):
             until(b"(stopped)")
             until(b"> ")
             os.write(terminal, last)
-            try:
-                while os.read(terminal, 4096):
-                    pass
-            except OSError:  # the program has closed the terminal
-                pass
-            self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), 0)
-            os.close(terminal)
+            self.assertEqual(end(), 0)
 
 
 class Tokenize(Case):
@@ -1080,6 +1241,74 @@ class Large(Case):
         self.assertIn("99999", run.err)
         run = ziya("generate", TINY, "-p", "x", "--max-new-tokens", "1")
         self.assertNotIn("warning", run.err)
+
+
+class Scoring(Case):
+    golden = SOURCE / "tests/data/golden/scoring"
+
+    def test_scores_are_the_reference_s(self):
+        expected = json.loads((self.golden / "expected.json").read_text(encoding="utf-8"))
+        for case in expected["cases"]:
+            options = ["--shots", case["shots"], "--examples", self.golden / "examples.csv"] if case["shots"] else []
+            if "intro" in case:
+                options += ["--intro", case["intro"]]
+            arguments = ["eval", TINY, "--file", self.golden / case["file"], "--score", case["score"],
+                         "--template", case["template"], *options]
+            result = json.loads(self.good(*arguments, "--json").out)
+            file = result["files"][0]
+            self.assertEqual([(q["answer"], q["chosen"]) for q in file["results"]],
+                             [(q["answer"], q["chosen"]) for q in case["results"]], case["file"])
+            for ours, theirs in zip(file["results"], case["results"]):
+                for a, b in zip(ours["scores"], theirs["scores"], strict=True):
+                    self.assertAlmostEqual(a, b, delta=2e-3)
+            right = sum(q["answer"] == q["chosen"] for q in case["results"])
+            self.assertEqual((result["correct"], file["correct"], result["shots"]), (right, right, case["shots"]))
+            self.assertAlmostEqual(result["accuracy"], right / len(case["results"]), places=6)
+            table = self.good(*arguments).out.splitlines()
+            self.assertRegex(table[0], r"^file +questions +correct +accuracy$")
+            self.assertRegex(table[1], rf" {len(case['results'])} +{right} +[\d.]+ % ± [\d.]+$")
+
+    def test_several_files_limits_and_a_full_context(self):
+        run = self.good("eval", TINY, "--file", self.golden / "mmlu.csv", "--file", self.golden / "ceval.csv", "--limit", "2")
+        self.assertRegex(run.out.splitlines()[3], r"^total +4 ")
+        examples = self.folder / "long.csv"
+        examples.write_text("".join(f'{"word " * 150}{i},a,b,A\n' for i in range(4)))
+        run = self.good("eval", TINY, "--file", self.golden / "mmlu.csv", "--shots", "4", "--examples", examples)
+        self.assertIn("examples were left away", run.err)
+
+    def test_files_that_are_wrong(self):
+        for name, content, has in [
+                ("a.jsonl", '{"question": "x", "choices": ["a", "b"]}\n', "a.jsonl:1: has no answer"),
+                ("b.jsonl", '{"question": "x", "choices": ["a", "b"], "answer": 2}', "answer 2"),
+                ("c.jsonl", '{"question": "x", "choices": ["a"], "answer": 0}', "1 choices"),
+                ("d.jsonl", '{"question": "x", "choices": ["a", 1], "answer": 0}', "no text"),
+                ("e.jsonl", '{"question": "x"', "e.jsonl:1"),
+                ("f.csv", "id,question,A,B,C,D\n0,x,1,2,3,4\n", "names no answer"),
+                ("g.csv", 'x,1,2,3,4,A\n"open,1,2,3,4,A\n', "g.csv:2"),
+                ("h.csv", "x,1,2,3,4,E\n", "none of the 4"), ("i.csv", "x,y\n", "2 fields"), ("j.csv", "\n", "no question")]:
+            file = self.folder / name
+            file.write_text(content)
+            self.bad("eval", TINY, "--file", file, has=has)
+        self.bad("eval", TINY, "--file", self.golden / "mmlu.csv", "--shots", "1", status=2, has="--examples")
+        self.bad("eval", TINY, "--file", self.golden / "mmlu.csv", "--shots", "9", "--examples", self.golden / "examples.csv", has="3 questions")
+        self.bad("eval", TINY, status=2, has="--file")
+
+    def test_embeddings_are_the_reference_s(self):
+        expected = json.loads((self.golden / "expected.json").read_text(encoding="utf-8"))["embeddings"]
+        for entry in expected:
+            result = json.loads(self.good("embed", TINY, "--json", "--", entry["text"]).out)
+            self.assertEqual(result["tokens"], entry["tokens"])
+            for ours, theirs in zip(result["embedding"], entry["embedding"], strict=True):
+                self.assertAlmostEqual(ours, theirs, delta=1e-4)
+            self.assertAlmostEqual(sum(x * x for x in result["embedding"]), 1, places=5)
+        file = self.folder / "texts.txt"
+        file.write_text("".join(entry["text"] + "\n" for entry in expected), encoding="utf-8")
+        lines = self.good("embed", TINY, "--text-file", file, "--lines").out.splitlines()
+        self.assertEqual(len(lines), len(expected))
+        alone = self.good("embed", TINY, stdin=expected[1]["text"]).out
+        self.assertEqual(lines[1] + "\n", alone)
+        self.bad("embed", TINY, " ", has="ZIYA-709")
+        self.bad("embed", TINY, "the " * 600, has="ZIYA-522")
 
 
 class Measuring(Case):
