@@ -114,6 +114,7 @@ class LineReader::Editor {
 
   std::optional<std::string> next(const std::string& prompt) {
     prompt_ = wants_colours() ? "\1\033[1;32m\1" + prompt + "\1\033[0m\1" : prompt;
+    el_set(editor_, EL_PREP_TERM, 1);  // before the prompt: a quick Ctrl-D is a key already
     int count = 0;
     const char* line = el_gets(editor_, &count);
     if (line == nullptr || count <= 0) return std::nullopt;
