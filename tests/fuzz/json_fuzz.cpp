@@ -24,7 +24,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   try {
     const fuzz::MemoryFile file(data, size);
     const auto json = ziya::read_json_file(file.path(), {.bytes = 1 << 20, .values = 4096});
-    for (const auto& [key, value] : json.items()) {
+    for (const auto& [key, value] : ziya::json_members(json)) {
+      if (ziya::json_find(json, key) != &value) __builtin_trap();
       get<bool>(json, key);
       get<std::int64_t>(json, key);
       get<double>(json, key);

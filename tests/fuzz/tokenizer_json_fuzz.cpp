@@ -45,15 +45,18 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     part = rest.substr(0, end);
     rest = end == std::string_view::npos ? "" : rest.substr(end + border.size());
   }
-  const auto document = [](std::string_view text) {
-    const fuzz::MemoryFile file(reinterpret_cast<const std::uint8_t*>(text.data()), text.size());
-    return ziya::TokenizerDocument::read(file.path());
-  };
   try {
-    auto documents = ziya::TokenizerDocuments::read("/proc/self/fd");  // where none of them is
-    if (!parts[0].empty()) documents.added_tokens = document(parts[0]);
-    if (!parts[1].empty()) documents.tokenizer_config = document(parts[1]);
-    if (!parts[2].empty()) documents.special_tokens_map = document(parts[2]);
+    constexpr std::array names{"added_tokens.json", "tokenizer_config.json",
+                               "special_tokens_map.json"};
+    std::map<std::string, std::string> files;
+    for (std::size_t i = 0; i < names.size(); ++i) {
+      if (!parts[i].empty()) files[names[i]] = parts[i];
+    }
+    const auto documents = ziya::TokenizerDocuments::parse(files, "fuzz");
+    const fuzz::MemoryFile file(reinterpret_cast<const std::uint8_t*>(parts[0].data()),
+                                parts[0].size());
+    if (!parts[0].empty()) static_cast<void>(ziya::TokenizerDocument::read(file.path()));
+    static_cast<void>(ziya::TokenizerDocuments::read("/proc/self/fd"));  // where none of them is
     const ziya::PieceIndex index = pieces();
     const ziya::TokenizerConfig config(documents, index);
     std::int32_t next = index.count;

@@ -12,6 +12,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   try {
     const std::string bytes(reinterpret_cast<const char*>(data), size);
     const ziya::SentencePieceModel model(bytes, "model");
+    const ziya::SentencePieceModel again(
+        ziya::SentencePieceModel::assemble(model.pieces(), model.settings()), model.source());
+    if (again.pieces().size() != model.pieces().size() ||
+        again.add_dummy_prefix() != model.add_dummy_prefix() ||
+        again.remove_extra_whitespaces() != model.remove_extra_whitespaces()) {
+      std::abort();
+    }
     for (const bool as_text : {false, true}) {
       const auto all = [&](const ziya::SentencePieceModel::Piece&) { return as_text; };
       const ziya::SentencePieceEncoder encoder(model.serialize(all), "model");

@@ -103,11 +103,16 @@ class Conversation {
   }
 
   [[nodiscard]] nlohmann::json to_json() const {
+    const auto list = [](const std::vector<std::int32_t>& ids) {
+      nlohmann::json result(nlohmann::json::value_t::array);
+      for (const std::int64_t id : ids) result.push_back(id);
+      return result;
+    };
     nlohmann::json json;
     json["template"] = template_.name;
-    json["start"] = json_ids(start_);
-    json["turns"] = nlohmann::json::array();
-    for (const auto& turn : turns_) json["turns"].push_back(json_ids(turn));
+    json["start"] = list(start_);
+    json["turns"] = nlohmann::json(nlohmann::json::value_t::array);
+    for (const auto& turn : turns_) json["turns"].push_back(list(turn));
     if (system_) json["system"] = replace_invalid_utf8(*system_);
     return json;
   }

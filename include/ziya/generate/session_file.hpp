@@ -100,12 +100,7 @@ struct SessionFile {
   }
 
   /// The file appears when it is complete. @throws IoError
-  void write(const std::filesystem::path& path) const {
-    OutputFile file(path);
-    const std::string bytes = text();
-    file.write(std::as_bytes(std::span(bytes)));
-    file.commit();
-  }
+  void write(const std::filesystem::path& path) const { write_text_file(path, text()); }
   /// @throws IoError, FormatError
   static SessionFile read(const std::filesystem::path& path) {
     return parse(read_text_file(path, limits.bytes), utf8_from_path(path));

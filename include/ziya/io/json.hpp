@@ -7,7 +7,6 @@
 #include <new>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -107,12 +106,6 @@ inline const nlohmann::json::object_t& json_members(const nlohmann::json& object
   static const nlohmann::json::object_t none;
   const auto* members = object.get_ptr<const nlohmann::json::object_t*>();
   return members != nullptr ? *members : none;
-}
-
-inline nlohmann::json json_ids(std::span<const std::int32_t> ids) {
-  nlohmann::json result = nlohmann::json::array();
-  for (const std::int64_t id : ids) result.push_back(id);
-  return result;
 }
 
 /// "an integer", "a string", … as messages call it.
