@@ -30,6 +30,7 @@ class GrammarMatcher {
   static constexpr std::int32_t dead = -1;
   static constexpr std::size_t most_states = 1 << 15;
   static constexpr std::size_t most_stacks = 1 << 14;  ///< of one state
+  static constexpr std::size_t most_held = 1 << 22;    ///< stacks of all states
 
   GrammarMatcher() = default;
   explicit GrammarMatcher(std::shared_ptr<const Grammar> grammar) : grammar_(std::move(grammar)) {}
@@ -62,14 +63,17 @@ class GrammarMatcher {
 
   /// Whether so much was visited that forgetting it is due.
   [[nodiscard]] bool crowded() const {
-    return states_.size() > most_states / 8 || nodes_.size() > most_states;
+    return states_.size() > most_states / 8 || nodes_.size() > most_states || held_ > most_held / 4;
   }
   /// Forgets all states but one.   @returns its new number
   std::int32_t keep_only(std::int32_t state) {
     GrammarMatcher fresh(grammar_);
     const State& old = states_[static_cast<std::size_t>(state)];
     State kept{{}, old.partial, old.whole};
-    for (const std::int32_t stack : old.stacks) kept.stacks.push_back(fresh.adopt(*this, stack));
+    std::vector<std::int32_t> adopted(nodes_.size(), unknown);
+    for (const std::int32_t stack : old.stacks) {
+      kept.stacks.push_back(fresh.adopt(*this, stack, adopted));
+    }
     std::sort(kept.stacks.begin(), kept.stacks.end());
     const std::int32_t result = fresh.number(std::move(kept));
     *this = std::move(fresh);
@@ -96,8 +100,8 @@ class GrammarMatcher {
     Partial partial;
     bool whole = false;
     bool operator<(const State& other) const {
-      return std::tuple(stacks, partial.key(), whole) <
-             std::tuple(other.stacks, other.partial.key(), other.whole);
+      if (stacks != other.stacks) return stacks < other.stacks;
+      return std::tuple(partial.key(), whole) < std::tuple(other.partial.key(), other.whole);
     }
   };
 
@@ -211,21 +215,28 @@ class GrammarMatcher {
     const auto [found, inserted] =
         numbers_.emplace(std::move(state), static_cast<std::int32_t>(states_.size()));
     if (inserted) {
-      if (states_.size() >= most_states) refuse();
+      held_ += found->first.stacks.size();
+      if (states_.size() >= most_states || held_ > most_held) refuse();
       states_.push_back(found->first);
       steps_.emplace_back().fill(unknown);
     }
     return found->second;
   }
 
-  /// The same stack, of another matcher.
-  std::int32_t adopt(const GrammarMatcher& other, std::int32_t stack) {
-    std::vector<std::int32_t> positions;
-    for (; stack != none; stack = other.nodes_[static_cast<std::size_t>(stack)].below) {
-      positions.push_back(other.nodes_[static_cast<std::size_t>(stack)].position);
+  /// The same stack, of another matcher; `adopted` holds those that came before, because stacks
+  /// share their tails.
+  std::int32_t adopt(const GrammarMatcher& other, std::int32_t stack,
+                     std::vector<std::int32_t>& adopted) {
+    std::vector<std::int32_t> path;
+    for (; stack != none && adopted[static_cast<std::size_t>(stack)] == unknown;
+         stack = other.nodes_[static_cast<std::size_t>(stack)].below) {
+      path.push_back(stack);
     }
-    std::int32_t result = none;
-    for (; !positions.empty(); positions.pop_back()) result = follow(positions.back(), result);
+    std::int32_t result = stack == none ? none : adopted[static_cast<std::size_t>(stack)];
+    for (; !path.empty(); path.pop_back()) {
+      const auto node = static_cast<std::size_t>(path.back());
+      adopted[node] = result = follow(other.nodes_[node].position, result);
+    }
     return result;
   }
 
@@ -240,6 +251,7 @@ class GrammarMatcher {
   std::unordered_map<std::uint64_t, std::int32_t> node_numbers_;
   std::vector<bool> seen_;
   std::vector<State> states_;
+  std::size_t held_ = 0;
   std::map<State, std::int32_t> numbers_;
   std::vector<std::array<std::int32_t, 256>> steps_;
 };
