@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ziya/generate/scheduler.hpp"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <cstdint>
 #include <map>
 #include <stdexcept>
 
@@ -249,6 +254,37 @@ TEST_CASE("scheduler: random joins, leaves, cancellations and throwing callbacks
     }
     CHECK(ended == submitted);
   }
+}
+
+/// Bytes of the cache's pool that are in memory, as the system counts them.
+std::int64_t resident(const KvCache<Cpu>& cache) {
+  const std::int64_t page = sysconf(_SC_PAGESIZE);
+  const auto begin = reinterpret_cast<std::uintptr_t>(cache.layer(0).keys) /
+                     static_cast<std::uintptr_t>(page) * static_cast<std::uintptr_t>(page);
+  const std::int64_t bytes = cache.options().pages * cache.bytes_per_page();
+  std::vector<unsigned char> present(static_cast<std::size_t>(bytes / page + 1));
+  REQUIRE(mincore(reinterpret_cast<void*>(begin), static_cast<std::size_t>(bytes),
+                  present.data()) == 0);
+  return page * std::count_if(present.begin(), present.end(), [](auto bits) { return bits & 1; });
+}
+
+TEST_CASE("scheduler: memory is what the pages hold, however long sequences may become") {
+  auto scheduler = make_scheduler({.slots = 16, .max_tokens = 500});
+  for (std::size_t i = 0; i < 16; ++i) {
+    Request request{prompt_of(i % 5),
+                    {.max_new_tokens = 40, .do_sample = false, .min_new_tokens = 40}};
+    request.prompt.resize(request.prompt.size() - i % 4);
+    scheduler.submit(std::move(request));
+  }
+  const KvCache<Cpu>& cache = scheduler.cache();
+  std::int64_t most = 0;
+  for (int step = 0; scheduler.step(); ++step) {
+    if (step % 8 != 0) continue;
+    const std::int64_t held = cache.used_pages() * cache.bytes_per_page();
+    most = std::max(most, held);
+    CHECK(static_cast<double>(resident(cache)) <= 1.05 * static_cast<double>(most));
+  }
+  CHECK(most < cache.options().pages * cache.bytes_per_page() / 2);
 }
 
 TEST_CASE("scheduler: dynamic RoPE scaling") {
