@@ -1260,7 +1260,7 @@ class Scoring(Case):
                              [(q["answer"], q["chosen"]) for q in case["results"]], case["file"])
             for ours, theirs in zip(file["results"], case["results"]):
                 for a, b in zip(ours["scores"], theirs["scores"], strict=True):
-                    self.assertAlmostEqual(a, b, delta=2e-3)
+                    self.assertAlmostEqual(a, b, delta=1e-4)
             right = sum(q["answer"] == q["chosen"] for q in case["results"])
             self.assertEqual((result["correct"], file["correct"], result["shots"]), (right, right, case["shots"]))
             self.assertAlmostEqual(result["accuracy"], right / len(case["results"]), places=6)
