@@ -134,6 +134,7 @@ struct ConvertOptions {
   bool checksums = true;                      // compare Meta's weights with checklist.chk
   std::int64_t parts = 1;                     // of the Fengshen layout
   bool overwrite = false;
+  bool resume = false;
   std::string max_shard_size;  // of safetensors; empty: the library's default
   std::string adapter;         // folder of a LoRA adapter to merge on the way; empty: none
   bool strict = false;         // refuse an adapter that records another base
@@ -145,6 +146,7 @@ struct QuantizeOptions {
   std::string calibrate;          // text file; empty: every input counts the same
   std::int64_t context = 512;     // of the calibration
   bool overwrite = false;
+  bool resume = false;
   int threads = 0;  // 0: what the machine grants
 };
 

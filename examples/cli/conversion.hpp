@@ -11,6 +11,9 @@
 #include <utility>
 
 #include "commands.hpp"
+#include "memory.hpp"
+#include "terminal.hpp"
+#include "ziya/convert/convert_options.hpp"
 
 namespace cli {
 
@@ -43,6 +46,16 @@ inline std::int64_t size_from_text(const std::string& text,
     }
   }
   throw UsageError("ZIYA-701", option + " " + text + ": expected a size such as 4GB or 500MB");
+}
+
+/// What a conversion is going to take, before it writes.
+inline void say_needs(const ziya::ConversionNeeds& needs) {
+  const auto free = available_memory();
+  note("needs: " + bytes_text(needs.disk) + " of disk" +
+       (needs.disk_done > 0 ? " (" + bytes_text(needs.disk_done) + " are there already)" : "") +
+       ", about " + bytes_text(needs.memory) + " of memory" +
+       (free ? " (" + bytes_text(*free) + " are free)" : "") +
+       (needs.read > 0 ? "; reads " + bytes_text(needs.read) : ""));
 }
 
 }  // namespace cli

@@ -162,6 +162,9 @@ int run(const ConvertOptions& options) {
   ProgressBar bar("converting");
   ziya::ConvertOptions convert;
   convert.overwrite = options.overwrite;
+  convert.resume = options.resume;
+  convert.keep_unfinished = true;
+  convert.needs = say_needs;
   if (!options.max_shard_size.empty()) {
     convert.max_shard_bytes = size_from_text(options.max_shard_size);
   }

@@ -25,6 +25,7 @@ CLI::App* add_convert(CLI::App& app, ConvertOptions& options) {
       "writes)",
       "stored|f32|f16|bf16");
   flag(*command, "--overwrite", options.overwrite, "replace an output that exists");
+  flag(*command, "--resume", options.resume, "go on where an interrupted run has left off");
   option(*command, "--max-shard-size", options.max_shard_size,
          "largest file of safetensors or PyTorch, e.g. 4GB or 500MB", "SIZE");
   const char* meta = "From Meta's layout";
@@ -65,6 +66,7 @@ CLI::App* add_merge_lora(CLI::App& app, ConvertOptions& options) {
          "stored|f32|f16|bf16");
   flag(*command, "--strict", options.strict, "refuse an adapter that records another base");
   flag(*command, "--overwrite", options.overwrite, "replace an output that exists");
+  flag(*command, "--resume", options.resume, "go on where an interrupted run has left off");
   option(*command, "--max-shard-size", options.max_shard_size, "largest file, e.g. 4GB or 500MB",
          "SIZE");
   command->footer(

@@ -2,7 +2,9 @@
 // `ziya fingerprint`: what a model is, whatever its files are called and however they are cut.
 #include "ziya/convert/fingerprint.hpp"
 
+#include <filesystem>
 #include <string>
+#include <system_error>
 
 #include "commands.hpp"
 #include "conversion.hpp"
@@ -18,7 +20,15 @@ int fingerprint_files(const FingerprintOptions& options, const ziya::OpenedSourc
   nlohmann::json json;
   std::string text;
   std::size_t known = 0;
-  for (const auto& file : opened.files) {
+  auto files = opened.files;
+  std::error_code ignored;
+  for (const auto& folder : {opened.path, opened.path.parent_path()}) {
+    if (std::filesystem::is_regular_file(folder / "tokenizer.model", ignored)) {
+      files.push_back(folder / "tokenizer.model");
+      break;
+    }
+  }
+  for (const auto& file : files) {
     ProgressBar bar("hashing");
     const std::string digits = ziya::file_sha256(
         file,
@@ -34,8 +44,11 @@ int fingerprint_files(const FingerprintOptions& options, const ziya::OpenedSourc
   }
   print(options.json ? json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n"
                      : text);
-  note(std::to_string(known) + " of " + std::to_string(opened.files.size()) +
-       " files are known to be published; of Ziya-LLaMA-13B's 28 only the first three can be");
+  note(std::to_string(known) + " of " + std::to_string(files.size()) +
+       " files are known to be published; known are LLaMA-7B's and 13B's weights, the tokenizer, "
+       "and "
+       "the first three of the 28 shards of Ziya-LLaMA-13B's delta; the hashes of the other 25 are "
+       "not public here");
   return 0;
 }
 

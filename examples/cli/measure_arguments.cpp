@@ -29,6 +29,7 @@ CLI::App* add_quantize(CLI::App& app, QuantizeOptions& options) {
       ->check(CLI::Range(16, 1 << 20).description(""))
       ->capture_default_str();
   flag(*command, "--overwrite", options.overwrite, "replace an output that exists");
+  flag(*command, "--resume", options.resume, "go on where an interrupted run has left off");
   option(*command, "--threads", options.threads, "default: the cores this program may use", "N")
       ->check(CLI::Range(0, 4096).description(""));
   command->footer(

@@ -8,7 +8,6 @@
 
 #include "commands.hpp"
 #include "conversion.hpp"
-#include "memory.hpp"
 #include "quantised_report.hpp"
 #include "session.hpp"
 #include "terminal.hpp"
@@ -18,14 +17,6 @@
 
 namespace cli {
 namespace {
-
-void say_needs(const ziya::MergeNeeds& needs) {
-  const auto free = available_memory();
-  note("needs: " + bytes_text(needs.disk) + " of disk" +
-       (needs.disk_done > 0 ? " (" + bytes_text(needs.disk_done) + " are there already)" : "") +
-       ", about " + bytes_text(needs.memory) + " of memory" +
-       (free ? " (" + bytes_text(*free) + " are free)" : "") + "; reads " + bytes_text(needs.read));
-}
 
 void say_result(const ziya::MergeReport& report, const std::string& line) {
   for (const std::string& text : report.notes) note("note: " + printable(text));

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -13,6 +14,7 @@
 #include "model.hpp"
 #include "quantised_report.hpp"
 #include "terminal.hpp"
+#include "ziya/convert/digest.hpp"
 #include "ziya/convert/gguf_model.hpp"
 #include "ziya/convert/quantised_source.hpp"
 #include "ziya/io/model_path.hpp"
@@ -43,6 +45,16 @@ ziya::Importance calibrated(const QuantizeOptions& options, const fs::path& fold
   return importance;
 }
 
+/// Other importance gives other bytes, so an interrupted run goes on only with the same.
+std::string importance_digest(const ziya::Importance& importance) {
+  ziya::Sha256 hash;
+  for (const auto& [name, columns] : importance) {
+    hash.update(name);
+    hash.update(std::as_bytes(std::span(columns)));
+  }
+  return hash.hex_value();
+}
+
 }  // namespace
 
 int run(const QuantizeOptions& options) {
@@ -57,14 +69,19 @@ int run(const QuantizeOptions& options) {
   catch_signals();
   ziya::Importance importance;
   if (!options.calibrate.empty()) importance = calibrated(options, folder);
+  if (!options.calibrate.empty()) model.identity += " " + importance_digest(importance);
   const ziya::QuantisationPlan plan(mix, model.tensors->tensors(), options.keep);
   const auto source =
       std::make_shared<const ziya::QuantisedSource>(model.tensors, plan, std::move(importance));
   model.tensors = source;
+  model.memories.push_back(ziya::memory_of(source));
 
   ProgressBar bar("quantising");
   ziya::ConvertOptions convert;
   convert.overwrite = options.overwrite;
+  convert.resume = options.resume;
+  convert.keep_unfinished = true;
+  convert.needs = say_needs;
   convert.threads = options.threads;
   convert.cancel = &cancelled;
   convert.progress = [&bar](const ziya::ProgressEvent& event) {

@@ -3,6 +3,7 @@
 #include "ziya/convert/delta_to_gguf.hpp"
 
 #include <catch2/catch.hpp>
+#include <fstream>
 #include <numeric>
 
 #include "support/errors.hpp"
@@ -106,9 +107,7 @@ TEST_CASE("delta to gguf: nothing is left of what does not end well", "[gguf_mer
   };
   ziya::MergeOptions options = quick();
   REQUIRE_ERROR(merge(options), "ZIYA-208", "m.gguf");
-  options.overwrite = options.resume = true;
-  REQUIRE_ERROR(merge(options), "ZIYA-644", "cannot be resumed");
-  options.resume = false;
+  options.overwrite = true;
   for (const std::int64_t bytes : {0, 5000, 2'000'000}) {
     options.hooks = faulty(Fault::disk_full, bytes);
     REQUIRE_ERROR(merge(options), "ZIYA-206", "m.gguf");
@@ -138,14 +137,85 @@ TEST_CASE("delta to gguf: nothing is left of what does not end well", "[gguf_mer
       "ZIYA-604", "is a delta");
 }
 
+TEST_CASE("delta to gguf: what was ended anywhere is resumed to the same bytes and report",
+          "[gguf_merge]") {
+  const TemporaryDirectory folder;
+  for (const char* type : {"q4_k_m", "f16"}) {
+    CAPTURE(type);
+    const ziya::QuantisationMix mix = quantisation_mix(type);
+    ziya::MergeOptions options = quick();
+    const auto whole = merge_delta_to_gguf(base, delta, folder / "whole.gguf", mix, options);
+    const std::string expected = test::read_file(folder / "whole.gguf");
+    const auto size = static_cast<std::int64_t>(expected.size());
+    options.keep_unfinished = true;
+    std::int64_t most = 0;
+    for (const std::int64_t end :
+         {std::int64_t{3000}, size / 3, size / 2, size - 100'000, size + 2000}) {
+      for (const bool damaged : {false, true}) {
+        CAPTURE(end, damaged);
+        const fs::path partial = folder / "m.gguf.partial" / "m.gguf";
+        options.resume = false;
+        options.threads = 2;
+        options.hooks = faulty(Fault::io_error, end);
+        REQUIRE_ERROR(merge_delta_to_gguf(base, delta, folder / "m.gguf", mix, options), "ZIYA-206",
+                      "m.gguf");
+        REQUIRE_FALSE(fs::exists(folder / "m.gguf"));
+        if (damaged && fs::exists(partial)) {
+          std::string bytes = test::read_file(partial);
+          bytes[bytes.size() / 2] ^= 0x20;
+          std::ofstream(partial, std::ios::binary) << bytes;
+        }
+        options.resume = true;
+        options.threads = 5;
+        options.hooks = faulty(Fault::none);
+        std::int64_t done = 0;
+        options.needs = [&](const ziya::ConversionNeeds& needs) { done = needs.disk_done; };
+        const auto report = merge_delta_to_gguf(base, delta, folder / "m.gguf", mix, options);
+        options.needs = nullptr;
+        most = std::max(most, done);
+        const bool same = test::read_file(folder / "m.gguf") == expected;
+        REQUIRE(same);
+        REQUIRE(test::count_entries(folder.path()) == 2);
+        REQUIRE(report.fingerprint == whole.fingerprint);
+        REQUIRE(report.delta_fingerprint == whole.delta_fingerprint);
+        REQUIRE(report.quantised.size() == whole.quantised.size());
+        for (std::size_t i = 0; i < report.quantised.size(); ++i) {
+          REQUIRE(report.quantised[i].rmse() == Approx(whole.quantised[i].rmse()));
+        }
+        fs::remove(folder / "m.gguf");
+      }
+    }
+    REQUIRE(most > size / 3);
+    fs::remove(folder / "whole.gguf");
+  }
+}
+
+TEST_CASE("delta to gguf: only the same work is resumed", "[gguf_merge]") {
+  const TemporaryDirectory folder;
+  ziya::MergeOptions options = quick();
+  options.keep_unfinished = true;
+  options.hooks = faulty(Fault::io_error, 1'900'000);
+  const auto merge = [&](const char* type) {
+    return merge_delta_to_gguf(base, delta, folder / "m.gguf", quantisation_mix(type), options);
+  };
+  REQUIRE_ERROR(merge("q8_0"), "ZIYA-206", "m.gguf");
+  options.hooks = faulty(Fault::none);
+  options.resume = true;
+  REQUIRE_ERROR(merge("q4_0"), "ZIYA-643", "other inputs or options");
+  REQUIRE(fs::exists(folder / "m.gguf.partial" / "m.gguf"));
+  options.resume = false;
+  merge("q4_0");
+  REQUIRE(test::count_entries(folder.path()) == 1);
+}
+
 TEST_CASE("delta to gguf: needs are said before anything is written", "[gguf_merge]") {
   const TemporaryDirectory folder;
   ziya::MergeOptions options = quick();
   std::int64_t disk = 0;
-  options.needs = [&](const ziya::MergeNeeds& needs) {
+  options.needs = [&](const ziya::ConversionNeeds& needs) {
     disk = needs.disk;
     REQUIRE(needs.memory < 512'000'000);
-    REQUIRE(test::count_entries(folder.path()) == 0);
+    REQUIRE(test::count_entries(folder / "m.gguf.partial") == 1);  // the journal
     throw ziya::Error("ZIYA-606", "not today");
   };
   REQUIRE_ERROR(

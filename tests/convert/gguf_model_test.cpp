@@ -212,7 +212,12 @@ TEST_CASE("gguf model: what cannot be written is refused, and nothing is left", 
   config["head_dim"] = 64;
   broken.files["config.json"] = config.dump();
   REQUIRE_ERROR(write_gguf_model(broken, scratch / "n.gguf"), "ZIYA-432", "expected 512 rows");
-  write_gguf_model(model, scratch / "n.gguf");
+  broken = model;
+  broken.identity.clear();
+  options = {};
+  options.resume = true;
+  REQUIRE_ERROR(write_gguf_model(broken, scratch / "n.gguf", options), "ZIYA-644", "made from");
+  write_gguf_model(model, scratch / "n.gguf", options);  // nothing is there yet
   REQUIRE_ERROR(open_hf_model(scratch / "n.gguf"), "ZIYA-260", "n.gguf");
   REQUIRE_ERROR(open_gguf_model(fixture::ZiyaTiny::instance().folder()), "ZIYA-250", "not a GGUF");
 }

@@ -772,7 +772,7 @@ class Merge(Case):
         for line in run.out.splitlines():
             digits, file = line.split()
             self.assertEqual(hashlib.sha256((DELTA / file).read_bytes()).hexdigest(), digits)
-        self.assertIn("0 of 3 files are known", run.err)
+        self.assertIn("0 of 4 files are known", run.err)
         self.good(*self.merge())
         shutil.copytree(self.folder / "target", self.folder / "damaged")
         weights = bytearray((self.folder / "damaged/model.safetensors").read_bytes())
@@ -818,13 +818,16 @@ class Merge(Case):
         for merged in [file, self.folder / "twice.gguf"]:
             self.bad(*self.merge(base=merged, target=self.folder / "x"), has="ZIYA-605")
         self.bad(*self.merge(target=file), has="exists")
-        self.bad(*self.merge("--overwrite", "--resume", target=file), has="ZIYA-644")
+        before = file.read_bytes()
+        self.good(*self.merge("--overwrite", "--resume", "--type", "q4_k_m", target=file))
+        self.assertEqual(file.read_bytes(), before)
         self.bad(*self.merge("--type", "q4_0", target=self.folder / "x"), status=2, has=".gguf")
         self.bad(*self.merge("--format", "bin", target=self.folder / "x.gguf"), status=2)
         self.bad(*self.merge("--strict", "--max-perplexity", "1", target=self.folder / "x.gguf"),
                  has="ZIYA-655")
         self.assertEqual(sorted(x.name for x in self.folder.iterdir()),
-                         ["f.gguf", "target", "twice.gguf"])
+                         ["f.gguf", "target", "twice.gguf", "x.gguf.partial"])
+        self.good(*self.merge("--resume", "--no-check", target=self.folder / "x.gguf"))
 
     def test_merging_while_loading(self):
         run = self.good("generate", "--base", BASE, "--delta", DELTA, "--greedy", "-p", CAPITAL)

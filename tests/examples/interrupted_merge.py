@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Merges that are ended at random points: killed, terminated, with a bad byte in a finished shard.
+"""Merges and conversions ended at random points: killed, terminated, with a bad byte in what is done.
 
 usage: interrupted_merge.py PROGRAM EXAMPLES [--points N] [--seed S]
 
-Two pairs: ziya-tiny, and a synthetic one of 24 shards. Whatever happens, nothing is under the
-target's name before it is whole, an earlier target and the inputs keep their bytes, and a run with
---resume gives the bytes of a run that nobody disturbed.
+Two pairs: ziya-tiny, and a synthetic one of 24 shards. They are merged to safetensors, to .bin and
+to quantised and plain GGUF files, and ziya-tiny's base is converted and quantised. Whatever happens,
+nothing is under the target's name before it is whole, an earlier target and the inputs keep their
+bytes, and a run with --resume, on any number of threads, gives the bytes of a run that nobody
+disturbed.
 """
 import argparse
 import hashlib
@@ -21,6 +23,8 @@ import time
 
 
 def tree(folder):
+    if folder.is_file():
+        return {"": hashlib.sha256(folder.read_bytes()).hexdigest()}
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
             for p in sorted(folder.rglob("*")) if p.is_file()}
 
@@ -56,26 +60,32 @@ def synthetic(folder, rng, layers=46, hidden=512):
         (folder / name / "config.json").write_text("{}")
 
 
+def remove(path):
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 class Case:
-    def __init__(self, program, base, delta, folder, shard, rng):
-        self.program, self.rng, self.folder = program, rng, folder
-        self.target = folder / "target"
-        self.command = [program, "merge-delta", "--base", base, "--delta", delta, "--target",
-                        self.target, "--max-shard-size", shard, "--no-check"]
-        self.inputs = [(path, tree(path)) for path in (base, delta)]
+    def __init__(self, rng, inputs, target, *command):
+        self.rng, self.target, self.partial = rng, target, pathlib.Path(f"{target}.partial")
+        target.parent.mkdir(exist_ok=True)
+        self.command = [*command, target]
+        self.inputs = [(path, tree(path)) for path in inputs]
+        self.threads = "convert" not in command  # which has no such option
+        self.went_on = 0
         begin = time.monotonic()
         self.run()
         self.seconds = time.monotonic() - begin
         self.expected = tree(self.target)
-        shutil.rmtree(self.target)
+        remove(self.target)
 
-    def run(self, *options, check=True):
-        return subprocess.run([*self.command, *options], stderr=subprocess.PIPE, text=True,
-                              check=check)
+    def run(self, *options):
+        subprocess.run([*self.command, *options], stdout=subprocess.DEVNULL,
+                       stderr=subprocess.PIPE, text=True, check=True)
 
     def end_at_random(self, how, *options):
         """Ends a merge somewhere; True when it was quicker than that."""
-        process = subprocess.Popen([*self.command, *options], stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([*self.command, *options], stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
         time.sleep(self.rng.uniform(0, self.seconds * 1.1))
         process.send_signal(how)
         return process.wait() == 0
@@ -83,16 +93,21 @@ class Case:
     def check(self):
         for path, before in self.inputs:
             assert tree(path) == before, f"{path} has changed"
-        left = {p.name for p in self.folder.iterdir()}
-        assert left <= {"target", "target.partial", "base", "delta"}, left
+        left = set(self.target.parent.iterdir())
+        assert left <= {self.target, self.partial}, left
 
     def point(self, how):
         overwrite = self.rng.random() < 0.3
         options = ["--overwrite"] if overwrite else []
         if overwrite:  # an earlier target, which must stay whole until it is replaced
             self.run()
-            (self.target / "README.md").write_text("the earlier one")
+            if self.target.is_dir():
+                (self.target / "README.md").write_text("the earlier one")
+            else:
+                self.target.write_bytes(b"the earlier one")
             earlier = tree(self.target)
+        if self.threads:
+            options += ["--threads", str(self.rng.randint(1, 5))]
         while not self.end_at_random(how, *options, "--resume"):
             if overwrite and tree(self.target) not in (earlier, self.expected):
                 raise AssertionError("the earlier target has changed")
@@ -102,16 +117,18 @@ class Case:
             if self.rng.random() < 0.5 or damaged:
                 if self.target.exists() and tree(self.target) == self.expected:
                     break
+                self.went_on += self.partial.exists() and len(list(self.partial.iterdir())) > 1
                 self.run(*options, "--resume")
                 break
         assert tree(self.target) == self.expected, "the bytes differ after resuming"
         self.check()
-        shutil.rmtree(self.target)
-        shutil.rmtree(self.folder / "target.partial", ignore_errors=True)
+        remove(self.target)
+        shutil.rmtree(self.partial, ignore_errors=True)
 
     def damage(self):
-        """Flips a byte in the middle of a shard that is finished."""
-        shards = sorted((self.folder / "target.partial").glob("*.safetensors"))
+        """Flips a byte in the middle of a file that is finished, or of the one file that grows."""
+        shards = sorted(path for ending in ("safetensors", "bin", "gguf")
+                        for path in self.partial.glob(f"*.{ending}") if path.stat().st_size > 4)
         if not shards:
             return False
         shard = self.rng.choice(shards)
@@ -125,23 +142,41 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("program", type=pathlib.Path)
     parser.add_argument("examples", type=pathlib.Path)
-    parser.add_argument("--points", type=int, default=6)
+    parser.add_argument("--points", type=int, default=9)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     rng = random.Random(options.seed)
     with tempfile.TemporaryDirectory(prefix="ziya-interrupted-") as name:
         folder = pathlib.Path(name)
-        tiny, made = folder / "tiny", folder / "made"
-        tiny.mkdir(), made.mkdir()
-        synthetic(made, rng)
-        source = options.examples / "ziya-tiny"
-        cases = [Case(options.program, source / "base", source / "delta", tiny, "1MB", rng),
-                 Case(options.program, made / "base", made / "delta", made, "1MB", rng)]
-        print("shards:", [sum(f.endswith(".safetensors") for f in c.expected) for c in cases])
+        synthetic(folder, rng)
+        source, made = options.examples / "ziya-tiny", (folder / "base", folder / "delta")
+        tiny = (source / "base", source / "delta")
+
+        def case(inputs, target, *command):
+            return Case(rng, inputs, folder / target / target, options.program, *command)
+
+        def merge(pair, target, *more):
+            return case(pair, target, "merge-delta", "--base", pair[0], "--delta", pair[1],
+                        "--no-check", *more, "--target")
+        cases = [merge(tiny, "tiny", "--max-shard-size", "1MB"),
+                 merge(made, "made", "--max-shard-size", "1MB"),
+                 merge(tiny, "tiny.gguf", "--type", "f16"),
+                 merge(made, "bin", "--max-shard-size", "1MB", "--format", "bin"),
+                 merge(tiny, "tiny-q4.gguf", "--type", "q4_k_m"),
+                 case(tiny[:1], "quantised.gguf", "quantize", tiny[0], "--type", "q6_k",
+                      "--output"),
+                 case(tiny[:1], "converted", "convert", "--input", tiny[0], "--type", "f32",
+                      "--max-shard-size", "1MB", "--output"),
+                 case(tiny[:1], "converted.gguf", "convert", "--input", tiny[0], "--type", "f32",
+                      "--output"),
+                 case(tiny[:1], "fengshen", "convert", "--input", tiny[0], "--to", "fengshen",
+                      "--parts", "2", "--max-shard-size", "1MB", "--output")]
+        print("files:", [len(c.expected) for c in cases])
         for i in range(options.points):
-            how = [signal.SIGKILL, signal.SIGKILL, signal.SIGTERM][i % 3]
-            cases[i % 2].point(how)
-        print(options.points, "points passed")
+            how = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
+            cases[i % len(cases)].point(how)
+        print(options.points, "points passed,", sum(c.went_on for c in cases),
+              "times with something to go on from")
 
 
 if __name__ == "__main__":

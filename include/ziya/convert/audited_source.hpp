@@ -22,6 +22,7 @@
 #include "ziya/convert/fingerprint.hpp"
 #include "ziya/convert/half_add.hpp"
 #include "ziya/convert/stream.hpp"
+#include "ziya/convert/tensor_memory.hpp"
 #include "ziya/core/dtype.hpp"
 #include "ziya/io/tensor_source.hpp"
 
@@ -64,9 +65,10 @@ class AuditedSource final : public TensorSource {
     return states_[index].non_finite;
   }
   /// What an earlier process has found.
-  void set_digest(std::size_t index, std::string digest) const {
+  void set_found(std::size_t index, std::string digest, std::int64_t non_finite) const {
     const std::lock_guard lock(states_[index].mutex);
     states_[index].digest = std::move(digest);
+    states_[index].non_finite = non_finite;
   }
 
   /// Reads every tensor that nobody has read. @throws as fingerprint()
@@ -166,5 +168,22 @@ class AuditedSource final : public TensorSource {
   mutable BufferPool buffers_;  // behind what is early
   mutable std::deque<State> states_;
 };
+
+/// The hashes and counts of what was read.
+inline TensorMemory memory_of(const std::shared_ptr<const AuditedSource>& audit) {
+  return {[audit](const std::string& name) {
+            nlohmann::json saved;
+            const std::size_t i = find_tensor(*audit, name);
+            if (i == audit->tensors().size() || audit->digest(i).empty()) return saved;
+            saved.push_back(audit->digest(i));
+            saved.push_back(audit->non_finite(i));
+            return saved;
+          },
+          [audit](const std::string& name, const nlohmann::json& saved) {
+            const std::size_t i = find_tensor(*audit, name);
+            if (i == audit->tensors().size()) return;
+            audit->set_found(i, saved.at(0).get<std::string>(), saved.at(1).get<std::int64_t>());
+          }};
+}
 
 ZIYA_NAMESPACE_END

@@ -13,7 +13,7 @@
 
 #include "ziya/config.hpp"
 #include "ziya/convert/audited_source.hpp"
-#include "ziya/convert/merge_journal.hpp"
+#include "ziya/convert/conversion_journal.hpp"
 #include "ziya/convert/merge_options.hpp"
 #include "ziya/convert/merge_pair.hpp"
 #include "ziya/convert/merge_steps.hpp"
@@ -83,11 +83,7 @@ class DeltaMerger {
         std::make_shared<const MergedSource>(audits.base, audits.delta, pair.tensors, pair.sign),
         true);
     const std::int64_t bytes = report.bytes + total_size(small_files) + header_room;
-    if (options_.format == MergeFormat::safetensors) {
-      write_safetensors(pair, directory, audits, bytes, report);
-    } else {
-      write_pytorch(pair, directory, audits, bytes, report);
-    }
+    write_weights(pair, directory, audits, bytes, report);
     if (options_.verify && pair.sign == MergeSign::add) {
       detail::judge(report, options_.verify(open_source(directory.path()).source, pair.folder()),
                     options_.strict);
@@ -97,79 +93,69 @@ class DeltaMerger {
     directory.commit();
   }
 
-  void write_safetensors(const MergePair& pair, OutputDirectory& directory,
-                         const detail::MergeAudits& audits, std::int64_t bytes,
-                         MergeReport& report) const {
-    const AuditedSource& target = *audits.target;
-    MergeJournal journal(directory, {&target, audits.base.get(), audits.delta.get()},
-                         pair.identity(options_.max_shard_bytes));
-    const std::vector<std::string> kept = journal.verify({options_.threads, {}, options_.cancel});
-    directory.keep_only(kept);
-    if (options_.keep_unfinished && !kept.empty()) directory.keep_unfinished();
-    const WriteHooks hooks = say_needs(pair, directory, kept, bytes);
+  void write_weights(const MergePair& pair, OutputDirectory& directory,
+                     const detail::MergeAudits& audits, std::int64_t bytes,
+                     MergeReport& report) const {
+    const bool safe = options_.format == MergeFormat::safetensors;
+    ConversionJournal journal(
+        directory, audits.target, audits.memories(),
+        pair.identity((safe ? "safetensors " : "bin ") + std::to_string(options_.max_shard_bytes)));
+    directory.keep_only(journal.verify_shards({options_.threads, {}, options_.cancel}));
+    report.resumed_shards = static_cast<std::int64_t>(journal.kept().size());
+    const ShardEvents events = journal.events(options_.keep_unfinished);
+    ConversionNeeds needs = detail::merge_needs(pair, options_, bytes);
+    needs.disk_done = journal.kept_bytes();
+    if (options_.needs) options_.needs(needs);
+    directory.check_space(needs.disk - needs.disk_done);
+    WriteHooks hooks = options_.hooks;
+    detail::pass_through(pair, needs, hooks);
+    if (safe) {
+      write_safetensors(pair, directory, audits, hooks, events, report);
+    } else {
+      write_pytorch(pair, directory, audits, hooks, events, report);
+    }
+  }
 
-    ShardEvents events;
-    events.metadata = [](const ShardEvents::Shard& shard) {
-      return safetensors::Metadata{{"ziya.sha256", std::string(shard.size() * 65 - 1, '0')}};
-    };
-    events.keep = [&](const std::string& file, const ShardEvents::Shard&) {
-      return std::ranges::find(kept, file) != kept.end();
-    };
-    events.finished = [&](const std::string& file, const ShardEvents::Shard& shard) {
-      journal.finished(file, shard);
-      if (options_.keep_unfinished) directory.keep_unfinished();
-    };
-    ShardedSafetensorsWriter writer(directory.path(), pair.tensors, options_.max_shard_bytes,
-                                    detail::merge_provenance(pair, report), hooks, events);
+  /// The hashes are patched into places that the headers have for them.
+  void write_safetensors(const MergePair& pair, const OutputDirectory& directory,
+                         const detail::MergeAudits& audits, const WriteHooks& hooks,
+                         const ShardEvents& events, MergeReport& report) const {
+    ShardedSafetensorsWriter writer(
+        directory.path(), pair.tensors, options_.max_shard_bytes,
+        detail::merge_provenance(pair, report), hooks, events, [](const Shard& shard) {
+          return safetensors::Metadata{{"ziya.sha256", std::string(shard.size() * 65 - 1, '0')}};
+        });
     stream_all(writer, audits, report);
-    report.resumed_shards = static_cast<std::int64_t>(kept.size());
     const std::vector<std::string> files = writer.files();
     for (std::size_t i = 0; i < files.size(); ++i) {
       safetensors::Metadata known = detail::merge_provenance(pair, report);
       std::string& digits = known["ziya.sha256"];
       for (const TensorSpec& tensor : writer.plan()[i]) {
-        digits += (digits.empty() ? "" : " ") + target.digest(find_tensor(target, tensor.name));
+        digits += (digits.empty() ? "" : " ") +
+                  audits.target->digest(find_tensor(*audits.target, tensor.name));
       }
       safetensors::patch_metadata(directory.path() / files[i], known, options_.hooks);
     }
   }
 
   /// PyTorch's files have no place for metadata: it stands in a file beside them.
-  void write_pytorch(const MergePair& pair, OutputDirectory& directory,
-                     const detail::MergeAudits& audits, std::int64_t bytes,
-                     MergeReport& report) const {
-    directory.journal().clear();
-    directory.keep_only({});
-    const WriteHooks hooks = say_needs(pair, directory, {}, bytes);
-    ShardedWriter<PytorchWriter> writer(directory.path(), pair.tensors, options_.max_shard_bytes,
-                                        hooks);
+  void write_pytorch(const MergePair& pair, const OutputDirectory& directory,
+                     const detail::MergeAudits& audits, const WriteHooks& hooks,
+                     const ShardEvents& events, MergeReport& report) const {
+    ShardedPytorchWriter writer(directory.path(), pair.tensors, options_.max_shard_bytes, hooks,
+                                events);
     stream_all(writer, audits, report);
     write_text_file(directory.path() / provenance_file_name,
                     nlohmann::json(detail::merge_provenance(pair, report)).dump(2) + "\n",
                     options_.hooks);
   }
 
-  template <class Writer>
-  void stream_all(Writer& writer, const detail::MergeAudits& audits, MergeReport& report) const {
+  void stream_all(ShardedWriter& writer, const detail::MergeAudits& audits,
+                  MergeReport& report) const {
     stream(writer, *audits.target, options_.streaming());
     writer.commit();
     audits.complete(report, options_);
     report.shards = static_cast<std::int64_t>(writer.shards());
-  }
-
-  /// How the target is to be written. @throws IoError ZIYA-209, and what the listener throws
-  [[nodiscard]] WriteHooks say_needs(const MergePair& pair, const OutputDirectory& directory,
-                                     const std::vector<std::string>& kept,
-                                     std::int64_t bytes) const {
-    MergeNeeds needs = detail::merge_needs(pair, options_, bytes);
-    for (const std::string& file : kept) {
-      needs.disk_done += InputFile(directory.path() / path_from_utf8(file)).size();
-    }
-    if (options_.needs) options_.needs(needs);
-    directory.check_space(bytes - needs.disk_done);
-    WriteHooks hooks = options_.hooks;
-    detail::pass_through(pair, needs, hooks);
-    return hooks;
   }
 
   void check_cancel() const {

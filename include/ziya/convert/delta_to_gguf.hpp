@@ -27,20 +27,14 @@ ZIYA_NAMESPACE_BEGIN
 /// merging to a folder (DeltaMerger, in mix.type where it is f32, f16 or bf16, else in f16, the
 /// reference's type) and quantising that; norms are f32, as in every GGUF file. Inputs and target
 /// are hashed on the way and the hashes stand in the metadata, so that the file is refused as a
-/// base. The same inputs give the same bytes at any number of threads. A file cannot be resumed.
-/// @throws as DeltaMerger::run; ArgumentError ZIYA-644 for `resume`, ZIYA-208 when the target
-/// exists; FormatError ZIYA-130 for a weight that is not finite; ConfigError from the delta's
-/// config
+/// base. The same inputs give the same bytes at any number of threads and after any number of
+/// interruptions. @throws as DeltaMerger::run; ArgumentError ZIYA-208 when the target exists;
+/// FormatError ZIYA-130 for a weight that is not finite; ConfigError from the delta's config
 inline MergeReport merge_delta_to_gguf(const std::filesystem::path& base,
                                        const std::filesystem::path& delta,
                                        const std::filesystem::path& target,
                                        const QuantisationMix& mix, const MergeOptions& options) {
   const auto begin = std::chrono::steady_clock::now();
-  if (options.resume) {
-    throw ArgumentError("ZIYA-644", utf8_from_path(target) +
-                                        ": one GGUF file cannot be resumed; run it again without "
-                                        "resuming, or merge to a folder first");
-  }
   refuse_existing(target, options.overwrite);
   detail::refuse_same_paths(base, delta, target);
   MergePair pair = MergePair::open(base, delta, is_plain_float(mix.type) ? mix.type : DType::f16,
@@ -63,8 +57,10 @@ inline MergeReport merge_delta_to_gguf(const std::filesystem::path& base,
   model.provenance = detail::merge_provenance(pair, report);
   report.bytes = 0;
   for (const TensorSpec& tensor : quantised->tensors()) report.bytes += tensor.bytes();
-  const MergeNeeds needs = detail::merge_needs(pair, options, report.bytes);
-  if (options.needs) options.needs(needs);
+  const ConversionNeeds needs = detail::merge_needs(pair, options, report.bytes);
+  model.identity = pair.identity("gguf " + mix.name);
+  model.memories = audits.memories();
+  model.memories.push_back(memory_of(quantised));
 
   model.seal = [&](const std::filesystem::path& written) {
     audits.complete(report, options);
@@ -77,7 +73,16 @@ inline MergeReport merge_delta_to_gguf(const std::filesystem::path& base,
 
   ConvertOptions writing;
   writing.overwrite = options.overwrite;
+  writing.resume = options.resume;
+  writing.keep_unfinished = options.keep_unfinished;
   writing.threads = options.threads;
+  if (options.needs) {
+    writing.needs = [&](const ConversionNeeds& file) {
+      ConversionNeeds all = needs;
+      all.disk_done = file.disk_done;
+      options.needs(all);
+    };
+  }
   writing.progress = options.progress;
   writing.cancel = options.cancel;
   writing.hooks = options.hooks;

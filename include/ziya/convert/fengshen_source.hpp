@@ -58,6 +58,12 @@ class FengshenReader {
 
   [[nodiscard]] const std::filesystem::path& folder() const { return folder_; }
   [[nodiscard]] std::size_t parts() const { return parts_.size(); }
+  /// For ModelSource::identity.
+  [[nodiscard]] nlohmann::json files() const {
+    nlohmann::json json;
+    for (const auto& part : parts_) json.push_back(files_identity(part->checkpoint()));
+    return json;
+  }
   /// config.json in Hugging Face's words.
   [[nodiscard]] const std::string& config() const { return config_; }
   /// The folder of part 0, which is folder() where there is one part alone.
@@ -219,6 +225,7 @@ inline ModelSource open_fengshen_model(const std::filesystem::path& path) {
   const FengshenReader reader(path);
   ModelSource model;
   model.name = model_name(reader.folder());
+  model.identity = identity_text(reader.files());
   model.tensors = reader.source();
   for (const auto& folder : {reader.folder(), reader.first_part()}) {
     std::error_code ignored;

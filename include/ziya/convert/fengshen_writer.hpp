@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -16,6 +17,8 @@
 #include <vector>
 
 #include "ziya/config.hpp"
+#include "ziya/convert/audited_source.hpp"
+#include "ziya/convert/conversion_journal.hpp"
 #include "ziya/convert/convert_options.hpp"
 #include "ziya/convert/fengshen_names.hpp"
 #include "ziya/convert/gathered_source.hpp"
@@ -193,25 +196,43 @@ inline ConvertReport write_fengshen_model(const ModelSource& model,
   const fengshen::Splitter splitter(tensors, parse_llama_shape(hf_config, source), parts);
   const std::string config = fengshen::config_from_hf(hf_config, source);
 
-  OutputDirectory directory(target, options.overwrite);
-  std::vector<std::shared_ptr<const TensorSource>> sources;
+  std::vector<std::shared_ptr<const AuditedSource>> sources;
   ConvertReport report;
   for (std::int64_t part = 0; part < parts; ++part) {
-    sources.push_back(splitter.part(part));
+    sources.push_back(std::make_shared<const AuditedSource>(splitter.part(part)));
     for (const TensorSpec& tensor : sources.back()->tensors()) {
       ++report.tensors;
       report.bytes += tensor.bytes();
     }
   }
-  directory.check_space(report.bytes);
+  const std::string identity = conversion_identity(
+      model,
+      config + std::to_string(parts) + " " + std::to_string(options.max_shard_bytes) + " " +
+          std::string(options.type ? ziya::name(*options.type) : ""),
+      options.resume);
+  OutputDirectory directory(target, options.overwrite, options.resume, options.hooks);
+  std::deque<ConversionJournal> journals;
+  std::vector<std::string> kept;
+  std::int64_t kept_bytes = 0;
+  for (std::size_t part = 0; part < sources.size(); ++part) {
+    journals.emplace_back(directory, sources[part], model.memories, identity,
+                          "part_" + std::to_string(part) + "/");
+    const auto& files = journals.back().verify_shards(options.verifying());
+    kept.insert(kept.end(), files.begin(), files.end());
+    kept_bytes += journals.back().kept_bytes();
+  }
+  directory.keep_only(kept);
+  detail::say_needs(options, report.bytes, kept_bytes);
+  directory.check_space(report.bytes - kept_bytes);
   std::int64_t before = 0;
   double seconds = 0;
   for (std::int64_t part = 0; part < parts; ++part) {
     const auto folder = directory.path() / ("part_" + std::to_string(part));
     std::filesystem::create_directory(folder);
-    const TensorSource& part_source = *sources[static_cast<std::size_t>(part)];
-    ShardedPytorchWriter writer(folder, part_source.tensors(), options.max_shard_bytes,
-                                options.hooks);
+    const AuditedSource& part_source = *sources[static_cast<std::size_t>(part)];
+    ShardedPytorchWriter writer(
+        folder, part_source.tensors(), options.max_shard_bytes, options.hooks,
+        journals[static_cast<std::size_t>(part)].events(options.keep_unfinished));
     StreamOptions streaming = options.streaming();
     if (options.progress) {
       streaming.progress = [&](ProgressEvent event) {

@@ -14,12 +14,16 @@
 #include <vector>
 
 #include "ziya/config.hpp"
+#include "ziya/convert/audited_source.hpp"
+#include "ziya/convert/conversion_journal.hpp"
 #include "ziya/convert/convert_options.hpp"
 #include "ziya/convert/gguf_source.hpp"
 #include "ziya/convert/model_source.hpp"
+#include "ziya/convert/partial_gguf.hpp"
 #include "ziya/convert/typed_source.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/io/gguf_writer.hpp"
+#include "ziya/io/work_directory.hpp"
 #include "ziya/model/llama_config.hpp"
 #include "ziya/text/gguf_vocabulary_writer.hpp"
 
@@ -43,6 +47,7 @@ inline ModelSource open_gguf_model(const std::filesystem::path& path) {
   model.provenance = lasting_provenance(checkpoint.metadata());
   model.files["config.json"] = maker.make().dump(2) + "\n";
   model.files["generation_config.json"] = maker.make_generation().dump(2) + "\n";
+  model.identity = identity_text(files_identity(checkpoint));
   model.tensors = std::make_shared<const GgufSource>(
       std::make_shared<const CheckpointSource>(std::move(checkpoint)), shape, RopePairing::halves);
   return model;
@@ -122,46 +127,46 @@ inline void refuse_existing(const std::filesystem::path& file, bool overwrite) {
 }
 
 /// Writes one GGUF file: matrices in options.type (or as they are stored), vectors in f32. Nothing
-/// is under its name before it is whole. @throws ArgumentError ZIYA-208, ZIYA-255, ZIYA-608;
-/// ConfigError; IoError; Error ZIYA-606
+/// is under its name before it is whole; until then it lies in `<target>.partial`.
+/// @throws ArgumentError ZIYA-208, ZIYA-255, ZIYA-608, ZIYA-641, 643, 644; ConfigError; IoError;
+/// Error ZIYA-606
 inline ConvertReport write_gguf_model(const ModelSource& model, const std::filesystem::path& target,
                                       const ConvertOptions& options = {}) {
-  const std::filesystem::path path = expand_home(target);
-  std::error_code error;
-  refuse_existing(path, options.overwrite);
+  refuse_existing(target, options.overwrite);
   const LlamaShape shape = shape_of(model);
   const auto rows =
       std::make_shared<const GgufSource>(model.tensors, shape, RopePairing::interleaved);
   check_complete(rows->tensors(), shape);
-  const TypedSource tensors(rows, [&](const TensorSpec& tensor) {
-    return tensor.shape.rank() < 2 ? DType::f32 : options.type.value_or(tensor.dtype);
-  });
+  const auto written = std::make_shared<const AuditedSource>(
+      std::make_shared<const TypedSource>(rows, [&](const TensorSpec& tensor) {
+        return tensor.shape.rank() < 2 ? DType::f32 : options.type.value_or(tensor.dtype);
+      }));
   ConvertReport report;
   report.files = 1;
   std::array<std::int64_t, dtype_count> bytes_by_type{};
-  for (const TensorSpec& tensor : tensors.tensors()) {
+  for (const TensorSpec& tensor : written->tensors()) {
     ++report.tensors;
     report.bytes += tensor.bytes();
     bytes_by_type[static_cast<std::size_t>(tensor.dtype)] += tensor.bytes();
   }
   const auto most = std::max_element(bytes_by_type.begin(), bytes_by_type.end());
-  const auto space =
-      std::filesystem::space(path.has_parent_path() ? path.parent_path() : ".", error);
-  if (!error && space.available < static_cast<std::uintmax_t>(report.bytes)) {
-    throw IoError("ZIYA-209", utf8_from_path(target) + ": needs " + std::to_string(report.bytes) +
-                                  " bytes, but the disk has only " +
-                                  std::to_string(space.available) + " free");
-  }
   gguf::Metadata metadata =
       gguf_metadata(model, shape, static_cast<DType>(most - bytes_by_type.begin()));
-  GgufWriter writer(path, tensors.tensors(), metadata, options.hooks);
-  stream(writer, tensors, options.streaming());
+  std::vector<TensorSpec> order = gguf::file_order(written->tensors());
+  const std::string identity =
+      conversion_identity(model, gguf::make_header(order, metadata), options.resume);
+  WorkDirectory directory(target, options.resume, options.hooks);
+  ConversionJournal journal(directory, written, model.memories, identity);
+  PartialGguf partial(directory, journal, std::move(order), metadata, options);
+  stream(partial, *written, options.streaming());
   if (model.seal) {
-    writer.finish();
-    for (const auto& [key, text] : model.seal(writer.partial())) metadata.set_text(key, text);
-    writer.patch(metadata);
+    partial.file().finish();
+    for (const auto& [key, text] : model.seal(partial.file().partial())) {
+      metadata.set_text(key, text);
+    }
+    partial.file().patch(metadata);
   }
-  writer.commit();
+  partial.commit();
   return report;
 }
 

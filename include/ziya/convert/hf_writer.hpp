@@ -9,6 +9,8 @@
 #include <utility>
 
 #include "ziya/config.hpp"
+#include "ziya/convert/audited_source.hpp"
+#include "ziya/convert/conversion_journal.hpp"
 #include "ziya/convert/convert_options.hpp"
 #include "ziya/convert/model_source.hpp"
 #include "ziya/convert/typed_source.hpp"
@@ -35,7 +37,8 @@ inline std::string with_dtype(const std::string& config, const std::string& sour
 
 /// Writes `target`/ with model.safetensors (or shards and their index) and the model's files.
 /// Nothing is under the target's name before everything is.
-/// @throws ArgumentError ZIYA-208, ZIYA-608; IoError ZIYA-206 … 209; Error ZIYA-606
+/// @throws ArgumentError ZIYA-208, ZIYA-608, ZIYA-641, 643, 644; IoError ZIYA-206 … 209; Error
+/// ZIYA-606
 inline ConvertReport write_hf_model(const ModelSource& model, const std::filesystem::path& target,
                                     const ConvertOptions& options = {}) {
   constexpr std::int64_t header_room = std::int64_t{16} << 20;
@@ -56,18 +59,28 @@ inline ConvertReport write_hf_model(const ModelSource& model, const std::filesys
                                           ", which safetensors do not hold; choose --type");
     }
   }
-  OutputDirectory directory(target, options.overwrite);
   ConvertReport report;
   for (const TensorSpec& tensor : tensors->tensors()) {
     ++report.tensors;
     report.bytes += tensor.bytes();
   }
-  directory.check_space(report.bytes + header_room);
   safetensors::Metadata metadata = model.provenance;
   metadata["ziya.version"] = ZIYA_VERSION;
+  const std::string identity =
+      conversion_identity(model,
+                          safetensors::make_header(tensors->tensors(), metadata) +
+                              std::to_string(options.max_shard_bytes),
+                          options.resume);
+  const auto written = std::make_shared<const AuditedSource>(tensors);
+  OutputDirectory directory(target, options.overwrite, options.resume, options.hooks);
+  ConversionJournal journal(directory, written, model.memories, identity);
+  directory.keep_only(journal.verify_shards(options.verifying()));
+  const ShardEvents events = journal.events(options.keep_unfinished);
+  detail::say_needs(options, report.bytes + header_room, journal.kept_bytes());
+  directory.check_space(report.bytes + header_room - journal.kept_bytes());
   ShardedSafetensorsWriter writer(directory.path(), tensors->tensors(), options.max_shard_bytes,
-                                  metadata, options.hooks);
-  stream(writer, *tensors, options.streaming());
+                                  metadata, options.hooks, events);
+  stream(writer, *written, options.streaming());
   writer.commit();
   if (model.seal) {
     const safetensors::Metadata known = model.seal(directory.path());

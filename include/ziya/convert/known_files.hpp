@@ -49,10 +49,19 @@ struct KnownFile {
   std::string_view sha256, what;
 };
 
-/// What is public of the published files. The delta has 28 shards; the hashes of the other 25 are
-/// not known here, so an unknown hash says nothing.
-inline constexpr std::array<KnownFile, 3> known_files{
-    {{"23fc9735c66896bc90316f916da4575c1c845e35c2987f961148d13af5f058cd",
+/// What is public of the published files. LLaMA's are those that llama.cpp's SHA256SUMS lists and a
+/// second project's documentation confirms. Not known here: 25 of the delta's 28 shards, LLaMA-30B
+/// and 65B, LLaMA-2, and every conversion to another format. So an unknown hash says nothing.
+inline constexpr std::array<KnownFile, 7> known_files{
+    {{"700df0d3013b703a806d2ae7f1bfb8e59814e3d06ae78be0c66368a50059f33d",
+      "LLaMA-7B, consolidated.00.pth"},
+     {"745bf4e29a4dd6f411e72976d92b452da1b49168a4f41c951cfcc8051823cf08",
+      "LLaMA-13B, consolidated.00.pth"},
+     {"d5ccbcc465c71c0de439a5aeffebe8344c68a519bce70bc7f9f92654ee567085",
+      "LLaMA-13B, consolidated.01.pth"},
+     {"9e556afd44213b6bd1be2b850ebbbd98f5481437a8021afaf58ee7fb1818d347",
+      "LLaMA and LLaMA-2, tokenizer.model"},
+     {"23fc9735c66896bc90316f916da4575c1c845e35c2987f961148d13af5f058cd",
       "shard 1 of 28 of Ziya-LLaMA-13B's delta"},
      {"81eb8e86db149746e75a283774dc39e95c6d21deae25c75de8b2dc454048d3b5",
       "shard 2 of 28 of Ziya-LLaMA-13B's delta"},

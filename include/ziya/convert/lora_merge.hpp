@@ -255,6 +255,9 @@ inline ModelSource merge_lora(const ModelSource& model, LoraAdapter adapter) {
   const auto merged =
       std::make_shared<const LoraMergedSource>(base, std::move(adapter), model.name);
   ModelSource result{merged, model.files, model.name, model.provenance, {}};
+  if (!model.identity.empty()) result.identity = model.identity + " + " + digits;
+  result.memories = model.memories;
+  result.memories.push_back(memory_of(base));
   result.provenance["ziya.adapter.rule"] = "W + scale * B A, summed in f32, rounded once";
   result.provenance[key] = digits;
   result.provenance[key + ".base"] = std::string(digits.size(), '0');

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "ziya/config.hpp"
+#include "ziya/convert/convert_options.hpp"
 #include "ziya/convert/merge_check.hpp"
 #include "ziya/convert/merged_source.hpp"
 #include "ziya/convert/quantised_source.hpp"
@@ -21,19 +22,11 @@
 
 ZIYA_NAMESPACE_BEGIN
 
-/// What a merge is going to take; sent before anything is written.
-struct MergeNeeds {
-  std::int64_t disk = 0;       ///< bytes at the target
-  std::int64_t disk_done = 0;  ///< of them, from an earlier process
-  std::int64_t memory = 0;     ///< bytes, about, whatever the model's size
-  std::int64_t read = 0;       ///< bytes of base and delta
-};
-
 enum class MergeFormat { safetensors, pytorch };
 
 struct MergeOptions {
   MergeSign sign = MergeSign::add;  ///< subtract: the target is the delta of a model and its base
-  MergeFormat format = MergeFormat::safetensors;  ///< of the files; only safetensors can be resumed
+  MergeFormat format = MergeFormat::safetensors;  ///< of the files
   DType type = DType::f16;                        ///< of the sums; see MergedSource
   bool overwrite = false;                         ///< replace an existing model at the target
   bool resume = false;                            ///< go on where an earlier process was ended
@@ -44,7 +37,7 @@ struct MergeOptions {
   int threads = 0;                                ///< see StreamOptions
   MergeLimits limits{};
   /// Called before writing; may throw: that ends the merge.
-  std::function<void(const MergeNeeds&)> needs{};
+  std::function<void(const ConversionNeeds&)> needs{};
   /// Called with the written weights and the folder of config and tokenizer before the target gets
   /// its name: what it returns is added to the findings. E.g. a forward pass.
   std::function<std::vector<MergeFinding>(const std::shared_ptr<const TensorSource>&,

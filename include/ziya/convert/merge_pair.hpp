@@ -80,21 +80,15 @@ struct MergePair {
       return 0;
     }
   }
-  /// One line that changes when the inputs, the rule or the way of writing change.
-  [[nodiscard]] std::string identity(std::int64_t max_shard_bytes) const {
-    nlohmann::json json{{"ziya", ZIYA_VERSION},
-                        {"rule", merge_rule(type, sign)},
-                        {"max_shard_bytes", max_shard_bytes}};
-    for (const auto* opened : {&base, &delta}) {
-      auto& files = json[opened == &base ? "base" : "delta"];
-      for (const auto& file : opened->files) {
-        std::error_code ignored;
-        const auto time = std::filesystem::last_write_time(file, ignored).time_since_epoch();
-        files.push_back({utf8_from_path(file.filename()), std::filesystem::file_size(file, ignored),
-                         static_cast<std::int64_t>(time.count())});
-      }
-    }
-    return json.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+  /// One line that changes when the inputs, the rule or the form of the target change.
+  [[nodiscard]] std::string identity(const std::string& form) const {
+    nlohmann::json json;
+    json["ziya"] = ZIYA_VERSION;
+    json["rule"] = merge_rule(type, sign);
+    json["form"] = form;
+    json["base"] = files_identity(base.files);
+    json["delta"] = files_identity(delta.files);
+    return identity_text(json);
   }
 
  private:

@@ -73,14 +73,12 @@ inline MergeReport begin_merge(const MergePair& pair, const MergeOptions& option
 }
 
 /// @param bytes at the target
-inline MergeNeeds merge_needs(const MergePair& pair, const MergeOptions& options,
-                              std::int64_t bytes) {
+inline ConversionNeeds merge_needs(const MergePair& pair, const MergeOptions& options,
+                                   std::int64_t bytes) {
   const std::int64_t threads = stream_threads(options.threads);
-  // Of each chunk under way the sum and what waits for its hash, of each thread an addend.
-  const std::int64_t chunks = 4 * (threads + 2) + threads;
-  MergeNeeds needs;
+  ConversionNeeds needs;
   needs.disk = bytes;
-  needs.memory = chunks * stream_chunk_bytes + (std::int64_t{80} << 20);
+  needs.memory = stream_memory(threads);
   for (const auto* opened : {&pair.base, &pair.delta}) {
     for (const TensorSpec& tensor : opened->source->tensors()) needs.read += tensor.bytes();
   }
@@ -89,7 +87,7 @@ inline MergeNeeds merge_needs(const MergePair& pair, const MergeOptions& options
 
 /// What does not fit into half of the memory leaves the page cache as it passes, so that a merge
 /// does not push everything else out of it and never waits for room.
-inline void pass_through(const MergePair& pair, const MergeNeeds& needs, WriteHooks& hooks) {
+inline void pass_through(const MergePair& pair, const ConversionNeeds& needs, WriteHooks& hooks) {
   if (2 * (needs.read + needs.disk) <= platform::physical_memory()) return;
   pair.base.source->expect_one_pass();
   pair.delta.source->expect_one_pass();
@@ -100,6 +98,9 @@ inline void pass_through(const MergePair& pair, const MergeNeeds& needs, WriteHo
 struct MergeAudits {
   std::shared_ptr<const AuditedSource> base, delta, target;
 
+  [[nodiscard]] std::vector<TensorMemory> memories() const {
+    return {memory_of(target), memory_of(base), memory_of(delta)};
+  }
   /// What nobody has read is read, and the hashes are in the report.
   void complete(MergeReport& report, const MergeOptions& options) const {
     base->read_rest(options.streaming());

@@ -242,6 +242,7 @@ inline ModelSource open_meta_model(const std::filesystem::path& path,
   ModelSource model;
   model.name = model_name(reader.folder().leaf);
   model.tensors = reader.source();
+  model.identity = identity_text(files_identity(reader.folder().shards));
   model.files = hf_side_files();
   model.files["config.json"] = hf_config(reader.shape(options.max_positions), reader.stored());
   if (!reader.folder().tokenizer.empty()) {

@@ -2,6 +2,7 @@
 // A model on its way from one format to another: its tensors, and the small files beside them.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -9,10 +10,13 @@
 #include <string>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "ziya/config.hpp"
 #include "ziya/convert/model_files.hpp"
+#include "ziya/convert/tensor_memory.hpp"
 #include "ziya/core/error.hpp"
+#include "ziya/io/checkpoint.hpp"
 #include "ziya/io/file.hpp"
 #include "ziya/io/json.hpp"
 #include "ziya/io/safetensors.hpp"
@@ -32,7 +36,35 @@ struct ModelSource {
   /// name; may throw. What it returns replaces texts of `provenance` by others of the same lengths:
   /// what is known only in the end.
   std::function<safetensors::Metadata(const std::filesystem::path&)> seal{};
+  /// One text that changes when what is read changes; empty: an interrupted conversion of it cannot
+  /// be resumed.
+  std::string identity{};
+  /// What the sources behind `tensors` learn while they are read.
+  std::vector<TensorMemory> memories{};
 };
+
+/// Names, sizes and times of files, for ModelSource::identity.
+inline nlohmann::json files_identity(const std::vector<std::filesystem::path>& files) {
+  nlohmann::json json = nlohmann::json::array();
+  for (const auto& file : files) {
+    std::error_code ignored;
+    const auto time = std::filesystem::last_write_time(file, ignored).time_since_epoch();
+    nlohmann::json& entry = json.emplace_back();
+    entry.push_back(utf8_from_path(file.filename()));
+    entry.push_back(std::filesystem::file_size(file, ignored));
+    entry.push_back(static_cast<std::int64_t>(time.count()));
+  }
+  return json;
+}
+inline nlohmann::json files_identity(const Checkpoint& checkpoint) {
+  std::vector<std::filesystem::path> files;
+  for (const auto& file : checkpoint.files()) files.push_back(file->file().path());
+  return files_identity(files);
+}
+/// As one line of ASCII.
+inline std::string identity_text(const nlohmann::json& json) {
+  return json.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+}
 
 /// Where the provenance of files stands that have no place for it.
 inline constexpr const char* provenance_file_name = "ziya.json";
@@ -80,6 +112,7 @@ inline ModelSource open_hf_model(const std::filesystem::path& path) {
     model.files.emplace(utf8_from_path(file.filename()), read_text_file(file));
   }
   model.provenance = lasting_provenance(recorded_metadata(checkpoint.metadata(), folder));
+  model.identity = identity_text(files_identity(checkpoint));
   model.tensors = std::make_shared<const CheckpointSource>(std::move(checkpoint));
   return model;
 }

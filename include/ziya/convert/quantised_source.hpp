@@ -16,6 +16,7 @@
 
 #include "ziya/config.hpp"
 #include "ziya/convert/quantisation_plan.hpp"
+#include "ziya/convert/tensor_memory.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/core/importance.hpp"
 #include "ziya/io/tensor_source.hpp"
@@ -104,6 +105,12 @@ class QuantisedSource final : public TensorSource {
     report_[index].square_sum += sum;
   }
 
+  /// What an earlier process has found.
+  void set_errors(std::size_t index, double square_error, double square_sum) const {
+    const std::lock_guard lock(mutex_);
+    report_[index].square_error = square_error;
+    report_[index].square_sum = square_sum;
+  }
   /// In the order of the tensors; errors are those of what was read. Call it when nothing reads.
   [[nodiscard]] const std::vector<QuantisedTensor>& report() const { return report_; }
 
@@ -147,5 +154,22 @@ class QuantisedSource final : public TensorSource {
   mutable std::mutex mutex_;
   mutable std::vector<QuantisedTensor> report_;
 };
+
+/// The errors of what was read.
+inline TensorMemory memory_of(const std::shared_ptr<const QuantisedSource>& source) {
+  return {[source](const std::string& name) {
+            nlohmann::json saved;
+            const std::size_t i = find_tensor(*source, name);
+            if (i == source->tensors().size()) return saved;
+            saved.push_back(source->report()[i].square_error);
+            saved.push_back(source->report()[i].square_sum);
+            return saved;
+          },
+          [source](const std::string& name, const nlohmann::json& saved) {
+            const std::size_t i = find_tensor(*source, name);
+            if (i == source->tensors().size()) return;
+            source->set_errors(i, saved.at(0).get<double>(), saved.at(1).get<double>());
+          }};
+}
 
 ZIYA_NAMESPACE_END

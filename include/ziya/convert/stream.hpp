@@ -70,6 +70,12 @@ inline constexpr std::int64_t stream_chunk_bytes = std::int64_t{4} << 20;
 /// Of quantised types no more, because their sources read several bytes for each that they give.
 inline constexpr std::int64_t stream_chunk_elements = stream_chunk_bytes / 2;
 
+/// What a conversion holds at most, about: of each chunk under way the result and what waits for
+/// its hash, of each thread what it reads beside that; and the program.
+constexpr std::int64_t stream_memory(std::int64_t threads) {
+  return (4 * (threads + 2) + threads) * stream_chunk_bytes + (std::int64_t{80} << 20);
+}
+
 /// @throws ArgumentError ZIYA-640 when source and writer do not mean the same tensors
 inline std::vector<StreamChunk> stream_chunks(const std::vector<TensorSpec>& source,
                                               const std::vector<TensorSpec>& target) {

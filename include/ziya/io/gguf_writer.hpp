@@ -7,10 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <set>
 #include <span>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -21,6 +19,7 @@
 #include "ziya/io/gguf_metadata.hpp"
 #include "ziya/io/gguf_names.hpp"
 #include "ziya/io/gguf_types.hpp"
+#include "ziya/io/tensor_file_writer.hpp"
 #include "ziya/io/tensor_spec.hpp"
 #include "ziya/io/writer.hpp"
 
@@ -34,12 +33,9 @@ constexpr std::int64_t padded(std::int64_t bytes) {
 
 /// In the order of order_of(). @throws ArgumentError ZIYA-255 for a name that occurs twice
 inline std::vector<TensorSpec> file_order(std::vector<TensorSpec> tensors) {
+  check_names(tensors, "ZIYA-255");
   std::vector<std::pair<std::int64_t, std::size_t>> order;
-  std::set<std::string_view> names;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
-    if (!names.insert(tensors[i].name).second) {
-      throw ArgumentError("ZIYA-255", "GGUF: there can be only one tensor " + tensors[i].name);
-    }
     order.emplace_back(order_of(tensors[i].name), i);
   }
   std::sort(order.begin(), order.end());
@@ -98,88 +94,53 @@ inline std::string make_header(const std::vector<TensorSpec>& tensors, const Met
 
 }  // namespace gguf
 
-/// One GGUF file, beside its place until commit(). Tensors have Hugging Face's names, are stored
-/// under GGUF's, and are written in the order of tensors(), each in as many pieces as the caller
-/// likes. Rows of q and k must be in GGUF's order already (GgufSource).
-class GgufWriter {
+/// One GGUF file; see TensorFileWriter. Tensors have Hugging Face's names and are stored under
+/// GGUF's. Rows of q and k must be in GGUF's order already (GgufSource).
+class GgufWriter : public TensorFileWriter {
  public:
   /// @throws IoError, ArgumentError ZIYA-255
   GgufWriter(const std::filesystem::path& path, std::vector<TensorSpec> tensors,
-             const gguf::Metadata& metadata, WriteHooks hooks = {})
-      : tensors_(gguf::file_order(std::move(tensors))),
-        hooks_(std::move(hooks)),
-        file_(path, hooks_) {
-    file_.write(gguf::make_header(tensors_, metadata));
-    header_bytes_ = file_.bytes();
-    skip_complete();
-  }
+             const gguf::Metadata& metadata, const WriteHooks& hooks = {})
+      : GgufWriter(OutputFile(path, hooks), gguf::file_order(std::move(tensors)), metadata, 0,
+                   hooks) {}
 
-  /// In the order of the data, which is the order of writing.
-  [[nodiscard]] const std::vector<TensorSpec>& tensors() const { return tensors_; }
-  [[nodiscard]] bool complete() const { return next_ == tensors_.size(); }
-
-  /// The next bytes of tensor `name`, row-major.
-  /// @throws ArgumentError ZIYA-255 when it is not its turn or not so long; IoError
-  void write(std::string_view name, std::span<const std::byte> data) {
-    if (data.empty()) return;
-    if (complete() || tensors_[next_].name != name ||
-        static_cast<std::int64_t>(data.size()) > tensors_[next_].bytes() - written_) {
-      throw ArgumentError("ZIYA-255", utf8_from_path(file_.path()) + ": " +
-                                          std::to_string(data.size()) + " bytes of tensor " +
-                                          std::string(name) + " are not what comes next");
+  /// Goes on with a file whose first `done` tensors are right.
+  /// @param file continued where the padding behind them ends
+  /// @param tensors in gguf::file_order
+  /// @throws IoError, ArgumentError ZIYA-255
+  GgufWriter(OutputFile file, std::vector<TensorSpec> tensors, const gguf::Metadata& metadata,
+             std::size_t done, const WriteHooks& hooks = {})
+      : TensorFileWriter(std::move(file), std::move(tensors), "ZIYA-255", done), hooks_(hooks) {
+    const std::string header = gguf::make_header(this->tensors(), metadata);
+    header_bytes_ = static_cast<std::int64_t>(header.size());
+    if (this->file().bytes() == 0) {
+      this->file().write(header);
+    } else {
+      patch_file(partial(), 0, header, hooks_);
     }
-    file_.write(data);
-    written_ += static_cast<std::int64_t>(data.size());
-    skip_complete();
   }
 
-  /// Every tensor is written and on the disk; the file does not bear its name yet.
-  /// @throws ArgumentError ZIYA-255 when tensors are missing, IoError
-  void finish() {
-    if (!complete()) {
-      throw ArgumentError("ZIYA-255", utf8_from_path(file_.path()) + ": tensor " +
-                                          tensors_[next_].name + " was not written");
-    }
-    file_.finish();
-  }
   /// After finish(): other values in place of those that were given, of the same lengths.
   /// @throws ArgumentError ZIYA-642 when they need more room or less, IoError
   void patch(const gguf::Metadata& metadata) {
-    const std::string header = gguf::make_header(tensors_, metadata);
+    const std::string header = gguf::make_header(tensors(), metadata);
     if (static_cast<std::int64_t>(header.size()) != header_bytes_) {
-      throw ArgumentError("ZIYA-642", utf8_from_path(file_.path()) + ": the metadata takes " +
+      throw ArgumentError("ZIYA-642", utf8_from_path(path()) + ": the metadata takes " +
                                           std::to_string(header.size()) + " bytes, " +
                                           std::to_string(header_bytes_) + " were reserved");
     }
-    patch_file(file_.partial(), 0, header, hooks_);
+    patch_file(partial(), 0, header, hooks_);
   }
-  /// Finishes, and gives the file its name.
-  void commit() {
-    finish();
-    file_.commit();
-  }
-  /// Where the file is until commit().
-  [[nodiscard]] const std::filesystem::path& partial() const { return file_.partial(); }
-  [[nodiscard]] const std::filesystem::path& path() const { return file_.path(); }
 
  private:
-  /// Pads each tensor that is complete and moves to the next that is not.
-  void skip_complete() {
+  void end_tensor(std::size_t i) override {
     constexpr std::array<std::byte, gguf::default_alignment> zeros{};
-    while (!complete() && written_ == tensors_[next_].bytes()) {
-      file_.write(
-          std::span(zeros).first(static_cast<std::size_t>(gguf::padded(written_) - written_)));
-      ++next_;
-      written_ = 0;
-    }
+    const std::int64_t bytes = tensors()[i].bytes();
+    file().write(std::span(zeros).first(static_cast<std::size_t>(gguf::padded(bytes) - bytes)));
   }
 
-  std::vector<TensorSpec> tensors_;
   WriteHooks hooks_;
-  OutputFile file_;
   std::int64_t header_bytes_ = 0;
-  std::size_t next_ = 0;
-  std::int64_t written_ = 0;  // bytes of tensors_[next_]
 };
 
 ZIYA_NAMESPACE_END

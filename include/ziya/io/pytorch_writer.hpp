@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <set>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -16,10 +16,10 @@
 #include "ziya/config.hpp"
 #include "ziya/core/dtype.hpp"
 #include "ziya/core/error.hpp"
-#include "ziya/io/file.hpp"
 #include "ziya/io/pickle_value.hpp"
 #include "ziya/io/sharded_writer.hpp"
 #include "ziya/io/tensor_entry.hpp"
+#include "ziya/io/tensor_file_writer.hpp"
 #include "ziya/io/tensor_spec.hpp"
 #include "ziya/io/writer.hpp"
 #include "ziya/io/zip_writer.hpp"
@@ -81,81 +81,46 @@ inline std::string make_pickle(const std::vector<TensorSpec>& tensors) {
 
 }  // namespace pytorch
 
-/// One file as torch.save writes it since 1.6. Tensors are written in the order of tensors(), each
-/// in as many pieces as the caller likes; their data is aligned to 64 bytes, so torch.load can map
-/// it.
-class PytorchWriter {
+/// One file as torch.save writes it since 1.6; see TensorFileWriter. The data is aligned to 64
+/// bytes, so torch.load can map it.
+class PytorchWriter : public TensorFileWriter {
  public:
-  static constexpr std::string_view stem = "pytorch_model", extension = ".bin";
-
   /// @throws IoError, ArgumentError ZIYA-215 for a name that occurs twice, ZIYA-611
   explicit PytorchWriter(const std::filesystem::path& path, std::vector<TensorSpec> tensors,
                          WriteHooks hooks = {})
-      : tensors_(std::move(tensors)), zip_(OutputFile(path, std::move(hooks))) {
-    check_names(tensors_);
-    zip_.add("archive/data.pkl", pytorch::make_pickle(tensors_));
+      : TensorFileWriter(OutputFile(path, std::move(hooks)), std::move(tensors)), zip_(file()) {
+    check_names(this->tensors());
+    zip_.add("archive/data.pkl", pytorch::make_pickle(this->tensors()));
     zip_.add("archive/byteorder", "little");
-    begin_next();
   }
-
-  [[nodiscard]] const std::vector<TensorSpec>& tensors() const { return tensors_; }
-  [[nodiscard]] bool complete() const { return next_ == tensors_.size(); }
-
-  /// The next bytes of tensor `name`, row-major.
-  /// @throws ArgumentError ZIYA-215 when it is not its turn or not so long; IoError
-  void write(std::string_view name, std::span<const std::byte> data) {
-    if (data.empty()) return;
-    if (complete() || tensors_[next_].name != name ||
-        static_cast<std::int64_t>(data.size()) > tensors_[next_].bytes() - written_) {
-      throw ArgumentError("ZIYA-215", utf8_from_path(path()) + ": " + std::to_string(data.size()) +
-                                          " bytes of tensor " + std::string(name) +
-                                          " are not what comes next");
-    }
-    zip_.write(data);
-    written_ += static_cast<std::int64_t>(data.size());
-    if (written_ < tensors_[next_].bytes()) return;
-    zip_.end();
-    ++next_;
-    begin_next();
-  }
-
-  /// Every tensor is written and on the disk; the file does not bear its name yet.
-  /// @throws ArgumentError ZIYA-215 when tensors are missing, IoError
-  void finish() {
-    if (!complete()) {
-      throw ArgumentError("ZIYA-215", utf8_from_path(path()) + ": tensor " + tensors_[next_].name +
-                                          " was not written");
-    }
-    if (!finished_) zip_.add("archive/version", "3\n");
-    finished_ = true;
-    zip_.finish();
-  }
-  /// Finishes, and gives the file its name.
-  void commit() {
-    finish();
-    zip_.commit();
-  }
-  [[nodiscard]] const std::filesystem::path& path() const { return zip_.path(); }
 
  private:
-  /// Opens the next entry; those of empty tensors are over at once.
-  void begin_next() {
-    written_ = 0;
-    for (; !complete(); ++next_) {
-      zip_.begin("archive/data/" + std::to_string(next_), tensors_[next_].bytes());
-      if (tensors_[next_].bytes() != 0) return;
-      zip_.end();
-    }
+  void begin_tensor(std::size_t i) override {
+    zip_.begin("archive/data/" + std::to_string(i), tensors()[i].bytes());
+  }
+  void put(std::span<const std::byte> data) override { zip_.write(data); }
+  void end_tensor(std::size_t) override { zip_.end(); }
+  void end_file() override {
+    zip_.add("archive/version", "3\n");
+    zip_.write_directory();
   }
 
-  std::vector<TensorSpec> tensors_;
   zip::ZipWriter zip_;
-  std::size_t next_ = 0;
-  std::int64_t written_ = 0;  // bytes of tensors_[next_]
-  bool finished_ = false;
 };
 
 /// `pytorch_model.bin`, or shards with `pytorch_model.bin.index.json`.
-using ShardedPytorchWriter = ShardedWriter<PytorchWriter>;
+class ShardedPytorchWriter : public ShardedWriter {
+ public:
+  /// @throws as ShardedWriter; ArgumentError ZIYA-611
+  ShardedPytorchWriter(std::filesystem::path directory, const std::vector<TensorSpec>& tensors,
+                       std::int64_t max_shard_bytes, WriteHooks hooks = {}, ShardEvents events = {})
+      : ShardedWriter({"pytorch_model", ".bin",
+                       [](const std::filesystem::path& path, const Shard& shard,
+                          const WriteHooks& shard_hooks) {
+                         return std::make_unique<PytorchWriter>(path, shard, shard_hooks);
+                       }},
+                      std::move(directory), tensors, max_shard_bytes, std::move(hooks),
+                      std::move(events)) {}
+};
 
 ZIYA_NAMESPACE_END

@@ -3,12 +3,8 @@
 #pragma once
 
 #include <algorithm>
-#include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <functional>
-#include <set>
-#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -16,10 +12,9 @@
 
 #include "ziya/config.hpp"
 #include "ziya/core/dtype.hpp"
-#include "ziya/core/error.hpp"
-#include "ziya/io/file.hpp"
 #include "ziya/io/json.hpp"
 #include "ziya/io/safetensors.hpp"
+#include "ziya/io/tensor_file_writer.hpp"
 #include "ziya/io/tensor_spec.hpp"
 #include "ziya/io/writer.hpp"
 
@@ -35,16 +30,6 @@ inline std::vector<TensorSpec> aligned_order(std::vector<TensorSpec> tensors) {
   return tensors;
 }
 
-/// @throws ArgumentError ZIYA-215 for a name that occurs twice or means something else
-inline void check_names(const std::vector<TensorSpec>& tensors) {
-  std::set<std::string_view> names{"__metadata__"};
-  for (const TensorSpec& tensor : tensors) {
-    if (!names.insert(tensor.name).second) {
-      throw ArgumentError("ZIYA-215", "safetensors: there can be only one tensor " + tensor.name);
-    }
-  }
-}
-
 /// The JSON of a header with its eight bytes of length, padded so that the data is aligned to 8.
 /// @throws ArgumentError ZIYA-215, ZIYA-239 for a name that is not UTF-8
 inline std::string make_header(const std::vector<TensorSpec>& tensors, const Metadata& metadata) {
@@ -55,7 +40,7 @@ inline std::string make_header(const std::vector<TensorSpec>& tensors, const Met
     separator = ",";
   }
   json += "}";
-  safetensors::check_names(tensors);
+  check_names(tensors, "ZIYA-215", {"__metadata__"});
   std::int64_t offset = 0;
   for (const TensorSpec& tensor : tensors) {
     std::string extents;
@@ -77,68 +62,18 @@ inline std::string make_header(const std::vector<TensorSpec>& tensors, const Met
 
 }  // namespace safetensors
 
-/// One safetensors file. Tensors are written in the order of tensors(), each in as many pieces as
-/// the caller likes.
-class SafetensorsWriter {
+/// One safetensors file; see TensorFileWriter.
+class SafetensorsWriter : public TensorFileWriter {
  public:
   /// @param metadata texts for `__metadata__`; "format" is set to "pt", which loaders demand
   /// @throws IoError, ArgumentError ZIYA-215
   SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorSpec> tensors,
                     safetensors::Metadata metadata = {}, WriteHooks hooks = {})
-      : tensors_(safetensors::aligned_order(std::move(tensors))), file_(path, std::move(hooks)) {
+      : TensorFileWriter(OutputFile(path, std::move(hooks)),
+                         safetensors::aligned_order(std::move(tensors))) {
     metadata.emplace("format", "pt");
-    file_.write(safetensors::make_header(tensors_, metadata));
-    skip_empty();
+    file().write(safetensors::make_header(this->tensors(), metadata));
   }
-
-  /// In the order of the data (safetensors::aligned_order), which is the order of writing.
-  [[nodiscard]] const std::vector<TensorSpec>& tensors() const { return tensors_; }
-  [[nodiscard]] bool complete() const { return next_ == tensors_.size(); }
-
-  /// The next bytes of tensor `name`, row-major.
-  /// @throws ArgumentError ZIYA-215 when it is not its turn or not so long; IoError
-  void write(std::string_view name, std::span<const std::byte> data) {
-    if (data.empty()) return;
-    if (complete() || tensors_[next_].name != name ||
-        static_cast<std::int64_t>(data.size()) > tensors_[next_].bytes() - written_) {
-      throw ArgumentError("ZIYA-215", utf8_from_path(file_.path()) + ": " +
-                                          std::to_string(data.size()) + " bytes of tensor " +
-                                          std::string(name) + " are not what comes next");
-    }
-    file_.write(data);
-    written_ += static_cast<std::int64_t>(data.size());
-    skip_empty();
-  }
-
-  /// Every tensor is written and on the disk; the file does not bear its name yet.
-  /// @throws ArgumentError ZIYA-215 when tensors are missing, IoError
-  void finish() {
-    if (!complete()) {
-      throw ArgumentError("ZIYA-215", utf8_from_path(file_.path()) + ": tensor " +
-                                          tensors_[next_].name + " was not written");
-    }
-    file_.finish();
-  }
-  /// Finishes, and gives the file its name.
-  void commit() {
-    finish();
-    file_.commit();
-  }
-  [[nodiscard]] const std::filesystem::path& path() const { return file_.path(); }
-
- private:
-  /// Moves to the next tensor that has bytes left.
-  void skip_empty() {
-    while (!complete() && written_ == tensors_[next_].bytes()) {
-      ++next_;
-      written_ = 0;
-    }
-  }
-
-  std::vector<TensorSpec> tensors_;
-  OutputFile file_;
-  std::size_t next_ = 0;
-  std::int64_t written_ = 0;  // bytes of tensors_[next_]
 };
 
 ZIYA_NAMESPACE_END

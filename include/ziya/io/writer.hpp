@@ -52,6 +52,20 @@ class OutputFile {
         file_(platform::create_for_writing(partial_)) {
     if (!file_.valid()) fail("cannot be created");
   }
+  /// Goes on with the first `kept` bytes of what an earlier process has left at `partial`, or
+  /// begins there; without commit() the file stays there. @throws IoError ZIYA-206
+  OutputFile(const std::filesystem::path& path, std::filesystem::path partial, std::int64_t kept,
+             WriteHooks hooks = {})
+      : path_(path),
+        partial_(std::move(partial)),
+        hooks_(std::move(hooks)),
+        file_(platform::open_for_appending(partial_)),
+        bytes_(kept),
+        handed_over_(kept),
+        forgotten_(kept),
+        stays_(true) {
+    if (!file_.valid() || !platform::truncate(file_, kept)) fail("cannot be opened for writing");
+  }
   OutputFile(OutputFile&& other) noexcept
       : path_(std::move(other.path_)),
         partial_(std::exchange(other.partial_, {})),
@@ -59,11 +73,12 @@ class OutputFile {
         file_(std::move(other.file_)),
         bytes_(other.bytes_),
         handed_over_(other.handed_over_),
-        forgotten_(other.forgotten_) {}
+        forgotten_(other.forgotten_),
+        stays_(other.stays_) {}
   OutputFile& operator=(OutputFile&&) = delete;
   ~OutputFile() {
     std::error_code ignored;
-    if (!partial_.empty()) std::filesystem::remove(partial_, ignored);
+    if (!partial_.empty() && !stays_) std::filesystem::remove(partial_, ignored);
   }
 
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
@@ -128,6 +143,7 @@ class OutputFile {
   WriteHooks hooks_;
   platform::Descriptor file_;
   std::int64_t bytes_ = 0, handed_over_ = 0, forgotten_ = 0;
+  bool stays_ = false;
 };
 
 /// Replaces bytes of a file that exists, and brings them to the disk. @throws IoError ZIYA-206

@@ -2,12 +2,12 @@
 // Writes zip archives of stored entries front to back, each entry's data aligned.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "ziya/config.hpp"
@@ -24,7 +24,8 @@ namespace zip {
 /// Source: PKWARE, ".ZIP File Format Specification" 6.3, sections 4.3 to 4.5.
 class ZipWriter {
  public:
-  explicit ZipWriter(OutputFile file) : file_(std::move(file)) {}
+  /// @param file outlives the writer
+  explicit ZipWriter(OutputFile& file) : file_(file) {}
 
   /// Begins an entry of `bytes` bytes whose data starts at a multiple of 64, where PyTorch maps it.
   void begin(const std::string& name, std::int64_t bytes) {
@@ -59,10 +60,8 @@ class ZipWriter {
     end();
   }
 
-  /// Writes the directory and brings everything to the disk, still beside its place.
-  void finish() {
-    if (finished_) return;
-    finished_ = true;
+  /// What ends the archive.
+  void write_directory() {
     const auto at = static_cast<std::uint64_t>(file_.bytes());
     for (const Entry& entry : entries_) file_.write(record(entry));
     const std::uint64_t end = static_cast<std::uint64_t>(file_.bytes()), bytes = end - at;
@@ -76,13 +75,7 @@ class ZipWriter {
     file_.write("PK\x05\x06" + little(0, 4) + little(large ? 0xffff : count, 2) +
                 little(large ? 0xffff : count, 2) + little(large ? all_ones : bytes, 4) +
                 little(large ? all_ones : at, 4) + little(0, 2));
-    file_.finish();
   }
-  void commit() {
-    finish();
-    file_.commit();
-  }
-  [[nodiscard]] const std::filesystem::path& path() const { return file_.path(); }
 
  private:
   static constexpr std::uint64_t all_ones = 0xffffffff, alignment = 64;
@@ -112,9 +105,8 @@ class ZipWriter {
            entry.name + large;
   }
 
-  OutputFile file_;
+  OutputFile& file_;
   std::vector<Entry> entries_;
-  bool finished_ = false;
 };
 
 }  // namespace zip
