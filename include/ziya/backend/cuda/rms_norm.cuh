@@ -28,30 +28,21 @@ ZIYA_KERNEL void norm_rows(NormArguments<T> a) {
   const std::int64_t row = blockIdx.x;
   const auto packs = static_cast<int>(a.columns / N);
   const auto sum_of = [&](int p) {  // x, or residual + delta, which becomes the residual
-    Pack<float, N> result;
     const auto x = *reinterpret_cast<const Pack<T, N>*>(
         (a.delta == nullptr ? a.x + row * a.x_stride : a.residual + row * a.residual_stride) +
         p * N);
-    if (a.delta == nullptr) {
-#pragma unroll
-      for (int i = 0; i < N; ++i) result.at[i] = widen(x.at[i]);
-      return result;
-    }
+    if (a.delta == nullptr) return x;
     const auto delta = *reinterpret_cast<const Pack<T, N>*>(a.delta + row * a.delta_stride + p * N);
     Pack<T, N> sum;
 #pragma unroll
-    for (int i = 0; i < N; ++i) {
-      sum.at[i] = narrow<T>(widen(x.at[i]) + widen(delta.at[i]));
-      result.at[i] = widen(sum.at[i]);
-    }
+    for (int i = 0; i < N; ++i) sum.at[i] = narrow<T>(widen(x.at[i]) + widen(delta.at[i]));
     *reinterpret_cast<Pack<T, N>*>(a.residual + row * a.residual_stride + p * N) = sum;
-    return result;
+    return sum;
   };
-  const auto finish = [&](int p, const Pack<float, N>& x, const Pack<float, N>& weight,
-                          float scale) {
+  const auto finish = [&](int p, const Pack<T, N>& x, const Pack<float, N>& weight, float scale) {
     Pack<T, N> y;
 #pragma unroll
-    for (int i = 0; i < N; ++i) y.at[i] = narrow<T>(x.at[i] * scale * weight.at[i]);
+    for (int i = 0; i < N; ++i) y.at[i] = narrow<T>(widen(x.at[i]) * scale * weight.at[i]);
     *reinterpret_cast<Pack<T, N>*>(a.y + row * a.y_stride + p * N) = y;
   };
   const auto weight_of = [&](int p) {
@@ -63,18 +54,19 @@ ZIYA_KERNEL void norm_rows(NormArguments<T> a) {
 
   // The weight does not depend on the work before.
   const int threads = static_cast<int>(blockDim.x), first = static_cast<int>(threadIdx.x);
-  Pack<float, N> kept[norm_packs], weights[norm_packs];
+  Pack<T, N> kept[norm_packs];
+  Pack<float, N> weights[norm_packs];
 #pragma unroll
   for (int k = 0; k < norm_packs; ++k) {
     const int p = first + k * threads;
     if (p < packs) weights[k] = weight_of(p);
   }
-  wait_for_previous();
   release_next();
+  wait_for_previous();
   float squares = 0;
-  const auto add_squares = [&](const Pack<float, N>& x) {
+  const auto add_squares = [&](const Pack<T, N>& x) {
 #pragma unroll
-    for (int i = 0; i < N; ++i) squares += x.at[i] * x.at[i];
+    for (int i = 0; i < N; ++i) squares += widen(x.at[i]) * widen(x.at[i]);
   };
 #pragma unroll
   for (int k = 0; k < norm_packs; ++k) {
@@ -94,10 +86,7 @@ ZIYA_KERNEL void norm_rows(NormArguments<T> a) {
   const T* again =
       a.delta == nullptr ? a.x + row * a.x_stride : a.residual + row * a.residual_stride;
   for (int p = first + norm_packs * threads; p < packs; p += threads) {
-    Pack<float, N> x;
-#pragma unroll
-    for (int i = 0; i < N; ++i) x.at[i] = widen(again[p * N + i]);
-    finish(p, x, weight_of(p), scale);
+    finish(p, *reinterpret_cast<const Pack<T, N>*>(again + p * N), weight_of(p), scale);
   }
 }
 
