@@ -115,6 +115,7 @@ ZIYA_KERNEL void __launch_bounds__(warpgroup_threads, 2) attention_warpgroups(Ti
         if (key >= seen[i / 2 % 2]) scores[i] = -INFINITY;
       }
     }
+    float shrink[2], base[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       float most = -INFINITY;
@@ -122,29 +123,35 @@ ZIYA_KERNEL void __launch_bounds__(warpgroup_threads, 2) attention_warpgroups(Ti
       for (int n = 0; n < tile_keys / 8; ++n) {
         most = fmaxf(most, fmaxf(scores[4 * n + 2 * r], scores[4 * n + 2 * r + 1]));
       }
-      most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
-      most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
-      most = fmaxf(most * scale, largest[r]);
-      const float base = most == -INFINITY ? 0.0f : most;  // a row that has seen nothing yet
-      const float shrink = power_of_two(largest[r] - base);
-      largest[r] = most;
+      base[r] = most;
+    }
+#pragma unroll
+    for (int apart = 1; apart < 4; apart *= 2) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) base[r] = fmaxf(base[r], __shfl_xor_sync(~0u, base[r], apart));
+    }
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      // A greater one makes the sums smaller when it is so by a factor of 2^8.
+      const float most = base[r] * scale;
+      const float kept = most > largest[r] + 8.0f ? most : largest[r];
+      base[r] = kept == -INFINITY ? 0.0f : kept;  // a row that has seen nothing yet
+      shrink[r] = power_of_two(largest[r] - base[r]);
+      largest[r] = kept;
       float sum = 0;
 #pragma unroll
       for (int n = 0; n < tile_keys / 8; ++n) {
 #pragma unroll
         for (int e = 2 * r; e < 2 * r + 2; ++e) {
-          scores[4 * n + e] = power_of_two(fmaf(scores[4 * n + e], scale, -base));
+          scores[4 * n + e] = power_of_two(fmaf(scores[4 * n + e], scale, -base[r]));
           sum += scores[4 * n + e];
         }
       }
-      total[r] = total[r] * shrink + sum;
-      if (__any_sync(~0u, shrink != 1.0f)) {
+      total[r] = fmaf(total[r], shrink[r], sum);
+    }
+    if (__any_sync(~0u, shrink[0] != 1.0f || shrink[1] != 1.0f)) {
 #pragma unroll
-        for (int d = 0; d < warpgroup_dim / 8; ++d) {
-          out[4 * d + 2 * r] *= shrink;
-          out[4 * d + 2 * r + 1] *= shrink;
-        }
-      }
+      for (int i = 0; i < warpgroup_dim / 2; ++i) out[i] *= shrink[i / 2 % 2];
     }
     unsigned p[tile_keys / 16][4];
 #pragma unroll

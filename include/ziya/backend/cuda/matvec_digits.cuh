@@ -14,7 +14,7 @@
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
-inline constexpr int digit_warps = 20;  // that a multiprocessor should have room for
+inline constexpr int digit_warps = 20;  // of a block, the only one on its multiprocessor
 
 /// Adds w · x of a panel to `sums`, in units of the scale of x: integers of a group exactly, those
 /// of a super-block too.
@@ -157,7 +157,6 @@ struct DigitPlan {
 };
 template <class T, class Block>
 DigitPlan digit_plan(const Context<Cuda>& ctx, const MatvecArguments<T, std::byte>& a) {
-  constexpr int together = 2;  // blocks on a multiprocessor
   using X = Digits<T, Block>;
   const int weights = a.up == nullptr ? 1 : 2;
   const std::int64_t panels = (a.columns + Panel<Block>::columns - 1) / Panel<Block>::columns;
@@ -165,15 +164,12 @@ DigitPlan digit_plan(const Context<Cuda>& ctx, const MatvecArguments<T, std::byt
   const int x_bytes = X::bytes(static_cast<int>(panels), static_cast<int>(a.tokens));
   const int per_warp =
       panel_ring<Block> + 2 * weights * static_cast<int>(sizeof(BandSums<4 * X::values>));
-  constexpr int reserved = 1024;  // by the system in every block
-  for (int blocks = together; blocks >= 1; --blocks) {
-    const int room = (ctx.shared_memory() + reserved) / blocks - reserved - x_bytes;
-    const int most = std::min(digit_warps / blocks, room / per_warp);
-    if (most < 4) continue;
-    const int warps = panel_sharing(panels, (4 * most + 4) / 5, most);
-    return {warps, warps * per_warp + x_bytes};
-  }
-  return {};
+  // One block on a multiprocessor, measured on an H100: with two of ten warps or three of eight x
+  // is there twice or three times, and the rings are not longer.
+  const int most = std::min(digit_warps, (ctx.shared_memory() - x_bytes) / per_warp);
+  if (most < 4) return {};
+  const int warps = panel_sharing(panels, (4 * most + 4) / 5, most);
+  return {warps, warps * per_warp + x_bytes};
 }
 
 template <class T, class Block>
