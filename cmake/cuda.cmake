@@ -1,9 +1,9 @@
 # Target ziya::cuda: every kernel of the CUDA backend in a static library, compiled for
-# CMAKE_CUDA_ARCHITECTURES (90 where nothing is said). Needs ziya::ziya.
+# CMAKE_CUDA_ARCHITECTURES (90a where nothing is said: `wgmma` needs the a). Needs ziya::ziya.
 # ziya_add_cuda(<folder with ziya/backend/cuda/instances.cu>)
 macro(ziya_add_cuda include_directory)
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-    set(CMAKE_CUDA_ARCHITECTURES 90)
+    set(CMAKE_CUDA_ARCHITECTURES 90a)
   endif()
   find_program(ZIYA_NVCC nvcc HINTS ENV CUDA_PATH PATH_SUFFIXES bin PATHS /usr/local/cuda/bin)
   mark_as_advanced(ZIYA_NVCC)

@@ -45,9 +45,11 @@ std::vector<float> logits(const Model& model, Context<Cuda>& ctx, const Rows& ro
 }
 
 template <class Model>
-KvCache<Cuda> cache_of(const Model& model, int slots, DType dtype, std::int64_t tokens = 192) {
-  return KvCache<Cuda>(model.shape().cache_shape(),
-                       {.dtype = dtype, .slots = slots, .max_tokens = tokens, .page_tokens = 8});
+KvCache<Cuda> cache_of(const Model& model, int slots, DType dtype, std::int64_t tokens = 192,
+                       std::int64_t page_tokens = 8) {
+  return KvCache<Cuda>(
+      model.shape().cache_shape(),
+      {.dtype = dtype, .slots = slots, .max_tokens = tokens, .page_tokens = page_tokens});
 }
 
 /// The prompt in one pass, then one token each: logits of every pass and the ids.
@@ -307,6 +309,35 @@ TEST_CASE("cuda: a row among others is near the row alone", "[cuda][small]") {
     CHECK(golden::error(step, whole, static_cast<std::size_t>(model.shape().vocabulary)) <
           tolerance);
   }
+}
+
+// Blocks add to the residual stream within products, and attention takes whole pages.
+TEST_CASE("cuda: a long prompt, in one pass and behind a short one", "[cuda][small][library]") {
+  if (!test::gpu()) return;
+  Context<Cuda> ctx;
+  const CpuModel cpu = random_model(128, 2, 1, DType::f32);
+  const Ids ids = some_ids(340);
+  const auto vocabulary = static_cast<std::size_t>(cpu.shape().vocabulary);
+  Context<Cpu> on_cpu({.threads = 2});
+  KvCache<Cpu> cpu_cache = fixture::make_cache(cpu, 1, 340);
+  const auto hidden = fixture::hidden(cpu, on_cpu, Rows(ids, 0, ids.size()), cpu_cache);
+  const auto expected = fixture::copy(fixture::logits(cpu, on_cpu, hidden));
+  const auto check = [&]<class Config>(Config, double limit) {
+    using Model = LlamaModel<Config>;
+    const Model model(cpu.shape(), weights_on<Cuda>(cpu.weights()));
+    for (const std::size_t begin : {std::size_t{0}, std::size_t{40}}) {
+      CAPTURE(begin);
+      KvCache<Cuda> cache = cache_of(model, 1, dtype_of<typename Config::Compute>, 340, 64);
+      std::vector<float> found;
+      if (begin > 0) found = logits(model, ctx, Rows(ids, 0, begin), cache);
+      const auto rest = logits(model, ctx, Rows(ids, begin, ids.size()), cache);
+      found.insert(found.end(), rest.begin(), rest.end());
+      CHECK(golden::error(found, expected, vocabulary) < limit);
+    }
+  };
+  check(CudaConfig{}, tolerance);
+  check(CudaHalfConfig{}, half_tolerance);
+  check(CudaBFloat16Config{}, 4 * half_tolerance);
 }
 
 TEST_CASE("cuda: ziya-tiny recites in every type of activations", "[cuda]") {

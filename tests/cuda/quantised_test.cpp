@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -97,68 +99,142 @@ TEST_CASE("cuda: quantised weights are read as on the CPU, to the bit", "[cuda][
   });
 }
 
-TEST_CASE("cuda: products with quantised weights, plain, added, many, gated", "[cuda][small]") {
-  struct Case {
-    std::int64_t tokens, parts, out;
+struct Case {
+  std::int64_t tokens, parts, out;
+};
+
+/// Plain, added, many and gated products of one shape against sums in double.
+template <class T>
+void check_products(Context<Cuda>& ctx, DType dtype, const Case& c) {
+  const std::int64_t in = columns_of(dtype, c.parts);
+  INFO(name(dtype) << " " << c.tokens << " x " << in << " x " << c.out);
+  auto values = random_values(c.tokens * in, 1);
+  const auto x = on<T, Cuda>(values, {c.tokens, in});
+  const auto w = quantised(dtype, c.out, in, 2), w2 = quantised(dtype, c.out, in, 3);
+  const auto on_device = ziya::weight_on<Cuda>(w.weight);
+  const auto on_device2 = ziya::weight_on<Cuda>(w2.weight);
+  const auto product = [&](const Quantised& m) {
+    std::vector<double> y;
+    for (std::int64_t t = 0; t < c.tokens; ++t) {
+      for (std::int64_t o = 0; o < c.out; ++o) {
+        double sum = 0;
+        for (std::int64_t i = 0; i < in; ++i) {
+          sum += static_cast<double>(values[static_cast<std::size_t>(t * in + i)]) *
+                 static_cast<double>(m.values[static_cast<std::size_t>(o * in + i)]);
+        }
+        y.push_back(sum);
+      }
+    }
+    return y;
   };
+  const Shape shape{c.tokens, c.out};
+  const auto expected = product(w), second = product(w2);
+  auto y = poisoned<T, Cuda>(shape), z = poisoned<T, Cuda>(shape);
+  ops::matmul(ctx, y.view(), x.view(), on_device);
+  CHECK(row_error(values_of(y), expected, c.out) < tolerance<T>);
+
+  ops::matmul_add(ctx, y.view(), x.view(), on_device2);
+  auto sum = expected;
+  for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += second[i];
+  CHECK(row_error(values_of(y), sum, c.out) < 3 * tolerance<T>);
+
+  y = poisoned<T, Cuda>(shape);
+  const std::array<View<T, Cuda>, 2> ys{y.view(), z.view()};
+  const std::array<const Weight<Cuda>*, 2> ws{&on_device, &on_device2};
+  ops::matmul_many<Cuda, T>(ctx, ys, x.view(), ws);
+  CHECK(row_error(values_of(y), expected, c.out) < tolerance<T>);
+  CHECK(row_error(values_of(z), second, c.out) < tolerance<T>);
+
+  y = poisoned<T, Cuda>(shape);
+  ops::matmul_silu_mul(ctx, y.view(), x.view(), on_device, on_device2);
+  auto gated = expected;
+  for (std::size_t i = 0; i < gated.size(); ++i) {
+    gated[i] = expected[i] / (1 + std::exp(-expected[i])) * second[i];
+  }
+  CHECK(row_error(values_of(y), gated, c.out) < 3 * tolerance<T>);
+
+  if constexpr (!std::is_same_v<T, float>) {
+    auto wide = poisoned<float, Cuda>(shape);
+    ops::matmul(ctx, wide.view(), View<const T, Cuda>(x.view()), on_device);
+    CHECK(row_error(values_of(wide), expected, c.out) < tolerance<T>);
+  }
+}
+
+TEST_CASE("cuda: products with quantised weights, plain, added, many, gated", "[cuda][small]") {
   // One to a few tokens, several operands of eight, several passes, and the library's products.
-  constexpr std::array cases{Case{1, 1, 8},  Case{1, 40, 33}, Case{2, 5, 16}, Case{3, 8, 40},
-                             Case{8, 3, 17}, Case{9, 4, 48},  Case{33, 2, 7}, Case{70, 2, 24}};
+  constexpr std::array cases{Case{1, 1, 8},  Case{1, 40, 33}, Case{2, 5, 16},
+                             Case{3, 8, 40}, Case{4, 11, 16}, Case{8, 3, 17},
+                             Case{9, 4, 48}, Case{33, 2, 7},  Case{70, 2, 24}};
   on_gpu([&]<class T>(Context<Cuda>& ctx, T) {
     for (const DType dtype : quantised_types()) {
-      for (const Case& c : cases) {
-        const std::int64_t in = columns_of(dtype, c.parts);
-        INFO(name(dtype) << " " << c.tokens << " x " << in << " x " << c.out);
-        auto values = random_values(c.tokens * in, 1);
-        const auto x = on<T, Cuda>(values, {c.tokens, in});
-        const auto w = quantised(dtype, c.out, in, 2), w2 = quantised(dtype, c.out, in, 3);
-        const auto on_device = ziya::weight_on<Cuda>(w.weight);
-        const auto on_device2 = ziya::weight_on<Cuda>(w2.weight);
-        const auto product = [&](const Quantised& m) {
-          std::vector<double> y;
-          for (std::int64_t t = 0; t < c.tokens; ++t) {
-            for (std::int64_t o = 0; o < c.out; ++o) {
-              double sum = 0;
-              for (std::int64_t i = 0; i < in; ++i) {
-                sum += static_cast<double>(values[static_cast<std::size_t>(t * in + i)]) *
-                       static_cast<double>(m.values[static_cast<std::size_t>(o * in + i)]);
-              }
-              y.push_back(sum);
-            }
-          }
-          return y;
+      for (const Case& c : cases) check_products<T>(ctx, dtype, c);
+    }
+  });
+}
+
+// One type of each way to read scales, each kernel that shares memory between threads.
+TEST_CASE("cuda: products with quantised weights, few of them", "[cuda][small][race]") {
+  if (!gpu()) return;
+  Context<Cuda> ctx;
+  for (const DType dtype : {DType::q4_0, DType::q5_1, DType::q4_k, DType::q6_k}) {
+    check_products<Half>(ctx, dtype, {2, 2, 24});
+    check_products<Half>(ctx, dtype, {6, 2, 24});
+  }
+  check_products<float>(ctx, DType::q4_k, {1, 2, 24});
+}
+
+TEST_CASE("cuda: rows that are too wide to be kept beside the weights", "[cuda][small]") {
+  if (!gpu()) return;
+  Context<Cuda> ctx;
+  check_products<Half>(ctx, DType::q4_0, {4, 1024, 16});
+  check_products<float>(ctx, DType::q4_k, {2, 128, 16});
+}
+
+TEST_CASE("cuda: a token's product with quantised weights", "[cuda][small]") {
+  constexpr std::int64_t tokens = 4, out = 40, in = 1280;
+  const auto not_a_number = std::numeric_limits<float>::quiet_NaN();
+  on_gpu([&]<class T>(Context<Cuda>& ctx, T) {
+    for (const DType dtype : quantised_types()) {
+      INFO(name(dtype));
+      const auto w = quantised(dtype, out, in, 2);
+      const auto on_device = ziya::weight_on<Cuda>(w.weight);
+      auto values = random_values(tokens * in, 1);
+      const auto part = [&](std::int64_t token, std::int64_t begin, std::int64_t end) {
+        return std::span(values).subspan(static_cast<std::size_t>(token * in + begin),
+                                         static_cast<std::size_t>(end - begin));
+      };
+      for (float& v : part(0, 256, 1024)) v = 0;  // whole groups of zeros
+      part(1, 700, 701)[0] = 1000;                // beside which the others are small
+      part(2, 33, 34)[0] = not_a_number;
+      const auto x = on<T, Cuda>(values, {tokens, in});
+      auto y = poisoned<T, Cuda>({tokens, out}), again = poisoned<T, Cuda>({tokens, out});
+      ops::matmul(ctx, y.view(), x.view(), on_device);
+      ops::matmul(ctx, again.view(), x.view(), on_device);
+      const auto all = values_of(y), repeated = values_of(again);
+      for (std::int64_t t = 0; t < tokens; ++t) {
+        INFO("token " << t);
+        const auto row_of = [&](const std::vector<float>& from) {
+          return std::vector<float>(from.begin() + t * out, from.begin() + (t + 1) * out);
         };
-        const Shape shape{c.tokens, c.out};
-        const auto expected = product(w), second = product(w2);
-        auto y = poisoned<T, Cuda>(shape), z = poisoned<T, Cuda>(shape);
-        ops::matmul(ctx, y.view(), x.view(), on_device);
-        CHECK(row_error(values_of(y), expected, c.out) < tolerance<T>);
-
-        ops::matmul_add(ctx, y.view(), x.view(), on_device2);
-        auto sum = expected;
-        for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += second[i];
-        CHECK(row_error(values_of(y), sum, c.out) < 3 * tolerance<T>);
-
-        y = poisoned<T, Cuda>(shape);
-        const std::array<View<T, Cuda>, 2> ys{y.view(), z.view()};
-        const std::array<const Weight<Cuda>*, 2> ws{&on_device, &on_device2};
-        ops::matmul_many<Cuda, T>(ctx, ys, x.view(), ws);
-        CHECK(row_error(values_of(y), expected, c.out) < tolerance<T>);
-        CHECK(row_error(values_of(z), second, c.out) < tolerance<T>);
-
-        y = poisoned<T, Cuda>(shape);
-        ops::matmul_silu_mul(ctx, y.view(), x.view(), on_device, on_device2);
-        auto gated = expected;
-        for (std::size_t i = 0; i < gated.size(); ++i) {
-          gated[i] = expected[i] / (1 + std::exp(-expected[i])) * second[i];
+        const auto row = row_of(all);
+        if (t == 2) {
+          CHECK(std::all_of(row.begin(), row.end(), [](float v) { return std::isnan(v); }));
+          continue;
         }
-        CHECK(row_error(values_of(y), gated, c.out) < 3 * tolerance<T>);
-
-        if constexpr (!std::is_same_v<T, float>) {
-          auto wide = poisoned<float, Cuda>(shape);
-          ops::matmul(ctx, wide.view(), View<const T, Cuda>(x.view()), on_device);
-          CHECK(row_error(values_of(wide), expected, c.out) < tolerance<T>);
+        CHECK(row == row_of(repeated));
+        std::vector<double> expected;
+        for (std::int64_t o = 0; o < out; ++o) {
+          double sum = 0;
+          for (std::int64_t i = 0; i < in; ++i) {
+            sum += static_cast<double>(ziya::to_float(from_float<T>(part(t, i, i + 1)[0]))) *
+                   static_cast<double>(w.values[static_cast<std::size_t>(o * in + i)]);
+          }
+          expected.push_back(sum);
         }
+        CHECK(row_error(row, expected, out) < tolerance<T>);
+        auto alone = poisoned<T, Cuda>({1, out});
+        ops::matmul(ctx, alone.view(), View<const T, Cuda>(x.view()).row_range(t, 1), on_device);
+        CHECK(row_error(values_of(alone), expected, out) < tolerance<T>);
       }
     }
   });

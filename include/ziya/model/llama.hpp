@@ -181,14 +181,27 @@ class LlamaModel {
       if (keep) keep->input = clone(x);
       CachedKeysValues<Device> past;
       if (cache != nullptr) past = cache->layer(static_cast<std::int64_t>(i));
-      layer.attention.template forward<T>(ctx, delta, y, rows, cache != nullptr ? &past : nullptr,
-                                          keep ? &keep->attention : nullptr);
-      layer.post_attention_norm.template forward_add<T>(ctx, y, x, delta);
+      // What a block adds to x: as part of its last product, or with the norm that follows.
+      const bool many = saved == nullptr && nn::adds_in_products<Device>(batch.rows());
+      const bool attention_adds = many && layer.attention.o.plain();
+      layer.attention.template forward<T>(ctx, attention_adds ? x : delta, y, rows,
+                                          cache != nullptr ? &past : nullptr,
+                                          keep ? &keep->attention : nullptr, attention_adds);
+      const auto norm = [&](const nn::RmsNorm<Device>& by, View<T, Device> to, bool added) {
+        if (added) {
+          by.template forward<T>(ctx, to, x);
+        } else {
+          by.template forward_add<T>(ctx, to, x, delta);
+        }
+      };
+      norm(layer.post_attention_norm, y, attention_adds);
       if (keep) keep->middle = clone(x);
-      layer.mlp.template forward<T>(ctx, delta, y, keep ? &keep->mlp : nullptr);
+      const bool mlp_adds = many && layer.mlp.down.plain();
+      layer.mlp.template forward<T>(ctx, mlp_adds ? x : delta, y, keep ? &keep->mlp : nullptr,
+                                    mlp_adds);
       const bool last = i + 1 == weights_.layers.size();
-      const auto& next = last ? weights_.final_norm : weights_.layers[i + 1].input_norm;
-      next.template forward_add<T>(ctx, last && every_row ? hidden : y, x, delta);
+      norm(last ? weights_.final_norm : weights_.layers[i + 1].input_norm,
+           last && every_row ? hidden : y, mlp_adds);
       if (keep && saved->consume) {
         saved->consume(i, *keep);
         *keep = {};

@@ -54,11 +54,11 @@ struct Attention {
 
   /// Appends keys and values to the cache and attends to everything a row sees there; with a null
   /// cache, causally within each segment.
-  /// @param y (tokens, hidden)   @param x (tokens, hidden)
+  /// @param y (tokens, hidden)   @param x (tokens, hidden)   @param add to y, where `o` is plain
   template <class T>
   void forward(Context<Device>& ctx, View<T, Device> y, In<T, Device> x, const Rows& rows,
-               const CachedKeysValues<Device>* cache,
-               AttentionSaved<T, Device>* saved = nullptr) const {
+               const CachedKeysValues<Device>* cache, AttentionSaved<T, Device>* saved = nullptr,
+               bool add = false) const {
     typename Workspace<Device>::Scope scope(ctx.workspace());
     const std::int64_t tokens = x.rows();
     const Shape query_shape{tokens, query_heads, head_dim}, key_shape{tokens, kv_heads, head_dim};
@@ -80,7 +80,7 @@ struct Attention {
       ops::rope_append(ctx, *cache, queries, keys, values, rows.positions,
                        *rows.rotary.front().table, pairing, {rows.slots, rows.indices});
       ops::attention(ctx, heads, queries, *cache, {rows.slots, rows.visible}, {});
-      o.forward(ctx, y, flat(heads));
+      o.forward(ctx, y, flat(heads), add);
       return;
     }
     for (const RotaryRun<Device>& run : rows.rotary) {
@@ -95,7 +95,7 @@ struct Attention {
     } else {
       ops::attention(ctx, heads, queries, keys, values, rows.segments, {.causal = true});
     }
-    o.forward(ctx, y, flat(heads));
+    o.forward(ctx, y, flat(heads), add);
   }
 
   template <class F>

@@ -29,6 +29,13 @@ enum class Split {
   columns,  ///< row-parallel: every rank has some inputs, and the partial sums are added up
 };
 
+/// Whether a product that adds to the residual stream is quicker than one whose result is added
+/// later: for many rows on a GPU, where the result would travel to memory and back.
+template <class Device>
+constexpr bool adds_in_products(std::int64_t rows) {
+  return std::is_same_v<Device, Cuda> && rows >= 256;
+}
+
 /// y = x · weightᵀ + bias (+ low-rank update).
 template <class Device>
 struct Linear {
@@ -48,11 +55,28 @@ struct Linear {
     finish(ctx, y, x);
   }
 
+  [[nodiscard]] bool summed_over_ranks() const {
+    return split == Split::columns && communicator != nullptr && communicator->size > 1;
+  }
+  /// Whether the product with the stored weight is all.
+  [[nodiscard]] bool plain() const {
+    return lora == nullptr && bias.empty() && !summed_over_ranks();
+  }
+  /// y = or, where asked for and `plain`, y += this layer's output.
+  template <class T>
+  void forward(Context<Device>& ctx, View<T, Device> y, In<T, Device> x, bool add) const {
+    if (add) {
+      ops::matmul_add(ctx, y, x, weight);
+    } else {
+      forward(ctx, y, x);
+    }
+  }
+
   /// What follows the product with the stored weight: low-rank update, sum over ranks, bias.
   template <class T>
   void finish(Context<Device>& ctx, View<T, Device> y, In<T, Device> x) const {
     if (lora) lora->add_to(ctx, y, x);
-    if (split == Split::columns && communicator != nullptr && communicator->size > 1) {
+    if (summed_over_ranks()) {
       if constexpr (std::is_same_v<T, float>) {
         for (std::int64_t i = 0; i < y.rows(); ++i) {
           communicator->all_reduce_sum(communicator->self, y.row(i), y.columns());

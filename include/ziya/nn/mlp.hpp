@@ -26,10 +26,10 @@ template <class Device>
 struct Mlp {
   Linear<Device> gate, up, down;
 
-  /// @param y (tokens, hidden)   @param x (tokens, hidden)
+  /// @param y (tokens, hidden)   @param x (tokens, hidden)   @param add to y, where `down` is plain
   template <class T>
   void forward(Context<Device>& ctx, View<T, Device> y, In<T, Device> x,
-               MlpSaved<T, Device>* saved = nullptr) const {
+               MlpSaved<T, Device>* saved = nullptr, bool add = false) const {
     typename Workspace<Device>::Scope scope(ctx.workspace());
     const Shape shape{x.rows(), gate.out_features()};
     const auto product = ctx.workspace().template take<T>(shape);
@@ -50,7 +50,7 @@ struct Mlp {
       up.forward(ctx, u, x);
       ops::silu_mul(ctx, product, g, u);
     }
-    down.forward(ctx, y, product);
+    down.forward(ctx, y, product, add);
   }
 
   template <class F>

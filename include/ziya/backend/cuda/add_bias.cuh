@@ -10,8 +10,8 @@ namespace cuda {
 
 template <class T>
 ZIYA_KERNEL void add_bias_rows(T* y, std::int64_t stride, const float* bias, std::int64_t columns) {
-  wait_for_previous();
   release_next();
+  wait_for_previous();
   T* row = y + blockIdx.x * stride;
   for (std::int64_t j = threadIdx.x; j < columns; j += blockDim.x) {
     row[j] = narrow<T>(widen(row[j]) + bias[j]);

@@ -10,6 +10,7 @@
 #include "ziya/backend/cuda/attention.hpp"
 #include "ziya/backend/cuda/attention_rows.cuh"
 #include "ziya/backend/cuda/attention_tiles.cuh"
+#include "ziya/backend/cuda/attention_warpgroups.cuh"
 #include "ziya/backend/cuda/device.cuh"
 #include "ziya/backend/cuda/paged.hpp"
 
@@ -22,6 +23,7 @@ struct RowPlaces {
   std::span<const std::int64_t> first;  ///< empty: zeros
 };
 
+inline constexpr std::int64_t least_tile = 16;  // rows of one sequence that are worth a tile
 inline constexpr std::int64_t most_part_floats = std::int64_t{1} << 24;
 
 template <class T>
@@ -93,6 +95,18 @@ ZIYA_HIDDEN bool tiles_fit(View<T, Cuda> out, View<const T, Cuda> q, const KeyPl
          places.value_stride % 8 == 0 && places.page_bytes % 16 == 0;
 }
 
+/// Whether `attention_warpgroups` takes rows that `tiles_fit`.
+template <class T>
+ZIYA_HIDDEN bool warpgroups_fit(const Context<Cuda>& ctx, View<const T, Cuda> q,
+                                const KeyPlaces& places) {
+  if constexpr (sizeof(T) == 2) {
+    return q.rows() >= least_tile && q.extent(2) == warpgroup_dim &&
+           (places.table == nullptr || places.page_tokens % tile_keys == 0) &&
+           has_warpgroups<T>(ctx);
+  }
+  return false;
+}
+
 template <class T>
 ZIYA_HIDDEN void run_tiles(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q,
                            const KeyPlaces& places, std::span<const Tile> tiles,
@@ -111,6 +125,13 @@ ZIYA_HIDDEN void run_tiles(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, 
     a.tiles = ctx.uploads().get(ctx.stream(), Upload::tiles, tiles);
     a.visible = ctx.uploads().get(ctx.stream(), Upload::visible, visible);
     const dim3 grid(static_cast<unsigned>(q.extent(1)), static_cast<unsigned>(tiles.size()));
+    if (warpgroups_fit(ctx, q, places)) {
+      check(cudaFuncSetAttribute(attention_warpgroups<T>,
+                                 cudaFuncAttributeMaxDynamicSharedMemorySize, warpgroup_shared),
+            "attention");
+      return launch(ctx, "attention", attention_warpgroups<T>, grid, dim3(warpgroup_threads),
+                    warpgroup_shared, a);
+    }
     const auto run = [&](auto whole, auto half, int dim) {
       const auto kernel = height == tile_rows ? whole : half;
       const std::size_t shared = static_cast<std::size_t>(height + 4 * tile_keys) *
@@ -142,14 +163,15 @@ inline void add_tiles(std::vector<Tile>& tiles, std::span<const std::int64_t> vi
   }
 }
 
-/// Rows of a tile: half as many where whole tiles would leave multiprocessors without work.
+/// Rows of a tile: half as many where whole tiles of four warps would leave multiprocessors without
+/// work.
 template <class T>
-ZIYA_HIDDEN std::int64_t tile_height(const Context<Cuda>& ctx, View<const T, Cuda> q) {
+ZIYA_HIDDEN std::int64_t tile_height(const Context<Cuda>& ctx, View<const T, Cuda> q,
+                                     const KeyPlaces& places) {
+  if (warpgroups_fit(ctx, q, places)) return tile_rows;
   const std::int64_t tiles = (q.rows() + tile_rows - 1) / tile_rows * q.extent(1);
   return tiles < 4 * ctx.multiprocessors() ? tile_rows / 2 : tile_rows;
 }
-
-inline constexpr std::int64_t least_tile = 16;  // rows of one sequence that are worth a tile
 
 }  // namespace cuda
 namespace backend {
@@ -171,7 +193,7 @@ void attention(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q,
   const std::int64_t group = q.extent(1) / cache.kv_heads;
   std::vector<cuda::Tile> tiles;
   std::int64_t longest = 0;
-  const std::int64_t height = cuda::tile_height(ctx, q);
+  const std::int64_t height = cuda::tile_height(ctx, q, places);
   if (cuda::tiles_fit(out, q, places, cache.dtype)) {
     for (std::int64_t begin = 0, end = 0; begin < q.rows(); begin = end) {
       const std::int32_t slot = rows.slots[static_cast<std::size_t>(begin)];
@@ -207,7 +229,7 @@ void attention(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q, Vie
   std::vector<std::int64_t> first(visible.size(), 0);
   std::vector<cuda::Tile> tiles;
   std::int64_t longest = 0;
-  const std::int64_t height = cuda::tile_height(ctx, q);
+  const std::int64_t height = cuda::tile_height(ctx, q, places);
   for (const Segment& s : segments) {
     for (std::int64_t i = 0; i < s.query_count; ++i) {
       const auto at = static_cast<std::size_t>(s.query_begin + i);

@@ -75,8 +75,8 @@ ZIYA_KERNEL void __launch_bounds__(row_threads) attention_rows(RowArguments<T> a
     value_rows[thread] = reinterpret_cast<const C*>(a.places.values + place.page) + to_head +
                          place.token * a.places.value_stride;
   }
-  wait_for_previous();
   release_next();
+  wait_for_previous();
   if (visible <= 0) {
     if (split == 0 && visible == 0) {
       for (int i = thread; i < a.head_dim; i += row_threads) out[i] = narrow<T>(0.0f);

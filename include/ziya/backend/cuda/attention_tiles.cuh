@@ -80,8 +80,8 @@ ZIYA_KERNEL void __launch_bounds__(tile_threads) attention_tiles(TileArguments<T
   T* const queries = reinterpret_cast<T*>(shared);  // [rows_here][pitch]
   T* const keys = queries + rows_here * pitch;      // [2][tile_keys][pitch]
   T* const values = keys + 2 * tile_keys * pitch;   // [2][tile_keys][pitch]
-  wait_for_previous();
   release_next();
+  wait_for_previous();
   // Late rows see most keys: those of all heads begin first.
   const Tile tile = a.tiles[gridDim.y - 1 - blockIdx.y];
   const std::int64_t head = blockIdx.x, to_head = head / a.group * a.places.head_stride;

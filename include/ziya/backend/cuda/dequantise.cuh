@@ -44,20 +44,20 @@ __device__ inline void store_pack(T* to, const Pack<T, N>& pack) {
   }
 }
 
-/// Rows of a weight in panels: all of them, a warp per panel, or those that `ids` name, a block
-/// per token.
+/// Rows of a weight in panels: all of them, or those that `ids` name. Grid: (bands or tokens, parts
+/// of their panels); a warp per panel.
 template <class T, class Block>
 ZIYA_KERNEL void read_panels(T* y, std::int64_t y_stride, bool aligned, const std::byte* from,
                              std::int64_t rows, std::int64_t columns, const std::int32_t* ids) {
   using Form = Panel<Block>;
-  wait_for_previous();
   release_next();
+  wait_for_previous();
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int warps = static_cast<int>(blockDim.x) / 32;
   const std::int64_t panels = (columns + Form::columns - 1) / Form::columns;
   const std::int64_t wanted = ids == nullptr ? -1 : ids[blockIdx.x];
   const std::int64_t band = wanted < 0 ? blockIdx.x : wanted / panel_rows;
-  for (std::int64_t panel = warp; panel < panels; panel += warps) {
+  for (std::int64_t panel = blockIdx.y * warps + warp; panel < panels; panel += gridDim.y * warps) {
     Form form;
     form.load(from + (band * panels + panel) * Form::bytes, lane);
     form.open();
@@ -95,8 +95,8 @@ template <class T, class Block>
 ZIYA_KERNEL void read_blocks(T* y, std::int64_t y_stride, const Block* from, std::int64_t columns,
                              const std::int32_t* ids) {
   constexpr int elements = sizeof(Block) > 64 ? 256 : 32;
-  wait_for_previous();
   release_next();
+  wait_for_previous();
   const std::int64_t row = ids == nullptr ? std::int64_t{blockIdx.x} : ids[blockIdx.x];
   const Block* blocks = from + row * (columns / elements);
   T* to = y + std::int64_t{blockIdx.x} * y_stride;
@@ -108,8 +108,8 @@ ZIYA_KERNEL void read_blocks(T* y, std::int64_t y_stride, const Block* from, std
 /// The same of plain numbers, all rows.
 template <class T, class W>
 ZIYA_KERNEL void convert_rows(T* y, std::int64_t y_stride, const W* from, std::int64_t columns) {
-  wait_for_previous();
   release_next();
+  wait_for_previous();
   const W* row = from + blockIdx.x * columns;
   T* to = y + blockIdx.x * y_stride;
   for (std::int64_t j = threadIdx.x; j < columns; j += blockDim.x) to[j] = narrow<T>(widen(row[j]));
@@ -130,10 +130,12 @@ ZIYA_HIDDEN void read_quantised(Context<Cuda>& ctx, View<T, Cuda> y, const Weigh
   if (w.dtype == DType::iq4_nl) return run(blocks::IQ4_NL{});
   with_panels(w.dtype, [&](auto block) {
     using Block = decltype(block);
-    launch(ctx, "dequantise", read_panels<T, Block>,
-           dim3(ids == nullptr ? blocks_for(w.rows, panel_rows) : static_cast<unsigned>(y.rows())),
-           dim3(panel_threads), 0, y.data(), y.row_stride(),
-           whole_packs(y.data(), y.row_stride(), w.columns), w.data, w.rows, w.columns, ids);
+    const dim3 grid(
+        ids == nullptr ? blocks_for(w.rows, panel_rows) : static_cast<unsigned>(y.rows()),
+        std::min(blocks_for(panels_in(w.dtype, w.columns), panel_threads / 32), 65535u));
+    launch(ctx, "dequantise", read_panels<T, Block>, grid, dim3(panel_threads), 0, y.data(),
+           y.row_stride(), whole_packs(y.data(), y.row_stride(), w.columns), w.data, w.rows,
+           w.columns, ids);
   });
 }
 

@@ -12,8 +12,8 @@ namespace cuda {
 template <class T, class W>
 ZIYA_KERNEL void embedding_rows(T* y, std::int64_t y_stride, const W* table, std::int64_t columns,
                                 const std::int32_t* ids) {
-  wait_for_previous();
   release_next();
+  wait_for_previous();
   const W* from = table + ids[blockIdx.x] * columns;
   T* to = y + blockIdx.x * y_stride;
   for (std::int64_t j = threadIdx.x; j < columns; j += blockDim.x) {

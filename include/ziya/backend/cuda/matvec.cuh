@@ -127,8 +127,8 @@ ZIYA_KERNEL void __launch_bounds__(32 * matvec_warps) matvec(MatvecArguments<T, 
 /// Any widths and alignments, any number of tokens (along y of the grid); one weight.
 template <class T, class W>
 ZIYA_KERNEL void __launch_bounds__(32 * matvec_warps) matvec_any(MatvecArguments<T, W> a) {
-  wait_for_previous();
   release_next();
+  wait_for_previous();
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const std::int64_t row = std::int64_t{blockIdx.x} * matvec_warps + threadIdx.x / 32;
   if (row >= a.parts[0].rows) return;

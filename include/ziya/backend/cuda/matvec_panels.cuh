@@ -8,9 +8,10 @@
 
 #include "ziya/backend/cuda/device.cuh"
 #include "ziya/backend/cuda/matvec.cuh"
+#include "ziya/backend/cuda/matvec_digits.cuh"
 #include "ziya/backend/cuda/mma.cuh"
 #include "ziya/backend/cuda/panel.cuh"
-#include "ziya/backend/cuda/silu_mul.cuh"
+#include "ziya/backend/cuda/panel_stream.cuh"
 
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
@@ -57,75 +58,21 @@ __device__ inline void load_operand(std::uint32_t (&out)[4], const T* from, int 
   }
 }
 
-/// Panels of a warp that are under way, in shared memory.
-template <class Block>
-inline constexpr int panel_stages = Panel<Block>::bytes < 2000 ? 4 : 3;
-template <class Block>
-inline constexpr int panel_ring = panel_stages<Block>* Panel<Block>::bytes;  // bytes of a warp
-
-/// y = x · wᵀ for several weights, one after another; gated: of `up` too. A block takes the bands
-/// of 16 rows that lie a grid apart; a warp has the same columns of all of them, so that its stream
-/// of panels does not end with a band.
+/// y = x · wᵀ for several weights, one after another; gated: of `up` too.
 template <class T, class Block, int Sets>
 ZIYA_KERNEL void __launch_bounds__(32 * panel_warps)
     matvec_panels(MatvecArguments<T, std::byte> a) {
   using Form = Panel<Block>;
   using N = Operand<T>;
-  constexpr int parts = operand_parts<T>, slots = 8 * Sets, stages = panel_stages<Block>;
+  constexpr int parts = operand_parts<T>, slots = 8 * Sets;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int g = lane / 4, t = lane % 4, warps = static_cast<int>(blockDim.x) / 32;
-  const int weights = a.up == nullptr ? 1 : 2;
-  const auto panels = static_cast<int>((a.columns + Form::columns - 1) / Form::columns);
-  const int begin = panels * warp / warps, end = panels * (warp + 1) / warps;
-  const auto bands_of = [&](int i) {
-    return static_cast<int>((a.parts[i].rows + panel_rows - 1) / panel_rows);
-  };
-  int bands = 0;
-  for (int i = 0; i < matvec_parts; ++i) bands += bands_of(i);
-  const auto locate = [&](int& band) {  // its part, and its number there
-    int index = 0;
-    while (index + 1 < matvec_parts && band >= bands_of(index)) band -= bands_of(index++);
-    return index;
-  };
-
   extern __shared__ __align__(16) std::byte shared[];
-  std::byte* ring = shared + warp * panel_ring<Block>;
-  using Partial = float[panel_rows][slots];
+  PanelStream<T, Block> stream(a, shared + warp * panel_ring<Block>, warp, warps);
   // Two buffers in turn: when sums of a band are written, those of the last but one have been read.
-  auto* const buffers = reinterpret_cast<Partial*>(shared + warps * panel_ring<Block>);
+  auto* const buffers = reinterpret_cast<BandSums<slots>*>(shared + warps * panel_ring<Block>);
   auto* partial = buffers;
-
-  int next_band = static_cast<int>(blockIdx.x), next_panel = begin, next_weight = 0;
-  const std::byte* source = nullptr;
-  const auto seek = [&] {
-    int band = next_band;
-    const int index = locate(band);
-    source = (next_weight == 0 ? a.parts[index].w : a.up) +
-             (std::int64_t{band} * panels + begin) * Form::bytes;
-  };
-  const auto fetch = [&](int stage) {
-    if (next_band < bands && begin < end) {
-#pragma unroll
-      for (int first = 0; first < Form::bytes; first += 512) {
-        const int at = first + lane * 16;
-        if (at < Form::bytes) copy_async(ring + stage * Form::bytes + at, source + at, true);
-      }
-      source += Form::bytes;
-      if (++next_panel == end) {
-        next_panel = begin;
-        if (++next_weight == weights) {
-          next_weight = 0;
-          next_band += static_cast<int>(gridDim.x);
-        }
-        if (next_band < bands) seek();
-      }
-    }
-    commit_copies();
-  };
-  // The weights do not depend on the work before: they are under way before it ends.
-  seek();
-#pragma unroll
-  for (int stage = 0; stage < stages; ++stage) fetch(stage);
+  stream.start();
   release_next();
   wait_for_previous();
 
@@ -137,11 +84,11 @@ ZIYA_KERNEL void __launch_bounds__(32 * panel_warps)
   for (int s = 0; s < Sets; ++s) {
     x[s] = a.x + min((8 * s + g) / parts, tokens - 1) * a.x_stride + Form::run * t;
   }
-  int stage = 0;
-  for (int band = static_cast<int>(blockIdx.x); band < bands; band += static_cast<int>(gridDim.x)) {
-    for (int weight = 0; weight < weights; ++weight) {
+  for (int band = static_cast<int>(blockIdx.x); band < stream.bands;
+       band += static_cast<int>(gridDim.x)) {
+    for (int weight = 0; weight < stream.weights; ++weight) {
       float sums[Sets][4] = {};
-      for (int panel = begin; panel < end; ++panel) {
+      for (int panel = stream.begin; panel < stream.end; ++panel) {
         const int last = columns - 32 - panel * Form::columns;
         const auto load = [&](std::uint32_t(&operand)[4], int group, int s) {
           const T* first = x[s] + panel * Form::columns;
@@ -153,14 +100,8 @@ ZIYA_KERNEL void __launch_bounds__(32 * panel_warps)
 #pragma unroll
           for (int group = 0; group < ahead; ++group) load(few[group], group, 0);
         }
-        wait_for_copies<stages - 1>();
-        __syncwarp();
         Form now;
-        now.load(ring + stage * Form::bytes, lane);
-        __syncwarp();
-        fetch(stage);
-        stage = stage + 1 == stages ? 0 : stage + 1;
-        now.open();
+        stream.take(now);
 #pragma unroll
         for (int group = 0; group < Form::groups; ++group) {
           std::uint32_t operand[Sets][4];
@@ -219,44 +160,19 @@ ZIYA_KERNEL void __launch_bounds__(32 * panel_warps)
       }
     }
     __syncthreads();
-    int in_part = band;
-    const auto& part = a.parts[locate(in_part)];
-    for (int i = static_cast<int>(threadIdx.x); i < panel_rows * tokens;
-         i += static_cast<int>(blockDim.x)) {
-      const int token = i / static_cast<int>(panel_rows),
-                in_band = i % static_cast<int>(panel_rows);
-      const std::int64_t row = in_part * panel_rows + in_band;
-      if (row >= part.rows) continue;
-      const auto total = [&](int first) {
-        float sum = 0;
-        for (int n = first; n < first + warps; ++n) {
-          for (int p = 0; p < parts; ++p) sum += partial[n][in_band][token * parts + p];
-        }
-        return sum;
-      };
-      float sum = total(0);
-      if (weights == 2) sum = silu(sum) * total(warps);
-      finish_row(a, part, row, token, sum);
-    }
-    partial = partial == buffers ? buffers + weights * warps : buffers;
+    finish_band(a, band, warps, [&](int first, int row, int token) {
+      float sum = 0;
+      for (int n = first; n < first + warps; ++n) {
+        for (int p = 0; p < parts; ++p) sum += partial[n][row][token * parts + p];
+      }
+      return sum;
+    });
+    partial = partial == buffers ? buffers + stream.weights * warps : buffers;
   }
-}
-
-/// How many warps share the columns of a weight, with little left over.
-inline int panel_sharing(std::int64_t panels, int least, int most) {
-  int best = least;
-  double best_use = 0;
-  for (int n = least; n <= most; ++n) {
-    const double use = static_cast<double>(panels) / static_cast<double>((panels + n - 1) / n * n);
-    if (use >= best_use) best = n, best_use = use;
-  }
-  return best;
 }
 
 template <class T, class Block, int Sets>
 ZIYA_HIDDEN void launch_panels(Context<Cuda>& ctx, const MatvecArguments<T, std::byte>& a) {
-  std::int64_t bands = 0;
-  for (const auto& part : a.parts) bands += (part.rows + panel_rows - 1) / panel_rows;
   const int weights = a.up == nullptr ? 1 : 2;
   const std::int64_t panels = (a.columns + Panel<Block>::columns - 1) / Panel<Block>::columns;
   const int per_warp =
@@ -271,7 +187,7 @@ ZIYA_HIDDEN void launch_panels(Context<Cuda>& ctx, const MatvecArguments<T, std:
   const int resident =
       ctx.resident_blocks(reinterpret_cast<const void*>(kernel), 32 * warps, bytes);
   const std::int64_t blocks =
-      std::min<std::int64_t>(bands, std::int64_t{ctx.multiprocessors()} * resident);
+      std::min<std::int64_t>(bands_in(a), std::int64_t{ctx.multiprocessors()} * resident);
   launch(ctx, "matmul", kernel, dim3(static_cast<unsigned>(blocks)),
          dim3(static_cast<unsigned>(32 * warps)), static_cast<std::size_t>(bytes), a);
 }
@@ -282,6 +198,8 @@ ZIYA_HIDDEN void run_panels(Context<Cuda>& ctx, DType dtype, MatvecArguments<T, 
   const std::int64_t tokens = a.tokens;
   with_panels(dtype, [&](auto block) {
     using Block = decltype(block);
+    const DigitPlan plan = digit_plan<T, Block>(ctx, a);
+    if (plan.warps > 0) return launch_digits<T, Block>(ctx, a, plan);
     for (std::int64_t done = 0; done < tokens;) {
       const std::int64_t left = tokens - done;
       const bool few = left <= 2 * panel_tokens<T, 1>;  // quicker in two passes of few than in one

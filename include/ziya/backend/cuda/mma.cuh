@@ -44,5 +44,24 @@ __device__ inline void multiply_first(float (&c)[4], const unsigned (&a)[4], uns
   }
 }
 
+/// c (16 × 8) = a (16 × 32) · b (32 × 8) of bytes; those of b have signs. Lane 4 g + t holds of a:
+/// rows g, g + 8, g, g + 8 in columns 4 t … 4 t + 3 and, the last two, 16 further on; of b the same
+/// rows of column g; of c as above.
+template <bool Signed>
+__device__ inline void multiply_bytes(int (&c)[4], const unsigned (&a)[4], unsigned b0,
+                                      unsigned b1) {
+  if constexpr (Signed) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%10, %10, %10, %10};"
+        : "=r"(c[0]), "=r"(c[1]), "=r"(c[2]), "=r"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(0));
+  } else {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%10, %10, %10, %10};"
+        : "=r"(c[0]), "=r"(c[1]), "=r"(c[2]), "=r"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(0));
+  }
+}
+
 }  // namespace cuda
 ZIYA_NAMESPACE_END

@@ -147,6 +147,39 @@ struct Panel : FormatOf<Block> {
     }
   }
 
+  /// Bits of a byte below an integer that `integers` gives.
+  static constexpr int below = 8 - low_bits - high_bits;
+  /// The element in byte `i` of word k of `integers`.
+  __device__ static constexpr int element_of(int k, int i) {
+    if (low_bits == 8) return 4 * k + i;
+    return (2 * i + k) % 4 * 2 + (2 * i + k) / 4;
+  }
+  /// (q − offset) 2^below, with a sign where there is an offset: it is half of what q can be.
+  __device__ void integers(std::uint32_t (&out)[2], int r, int group) const {
+    constexpr std::uint32_t sign = offset > 0 ? 0x80808080u : 0u;
+    if constexpr (low_bits == 8) {
+      const int index = r * words + 2 * group;
+#pragma unroll
+      for (int k = 0; k < 2; ++k) out[k] = low[(index + k) / 4].at[(index + k) % 4] ^ sign;
+    } else {
+      const int index = r * words + group;
+      const std::uint32_t word = low[index / 4].at[index % 4];
+      constexpr std::uint32_t mask = (15u << below) * 0x01010101u;
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        out[k] = and_xor(shifted(word, below - 4 * k), mask, sign);
+        if constexpr (high_bits > 0) {
+          constexpr std::uint32_t top = ((1u << high_bits) - 1) << (8 - high_bits);
+          constexpr int per_word = 4 / high_bits;
+          const std::uint32_t bits = high[r * high_words + group / per_word];
+          const int at = (group % per_word * 4 + k) * high_bits;  // of the first byte's field
+          out[k] = and_xor(shifted(bits, 8 - high_bits - at), top * 0x00010001u, out[k]);
+          out[k] = and_xor(shifted(bits, 16 - 3 * high_bits - at), top * 0x01000100u, out[k]);
+        }
+      }
+    }
+  }
+
   /// The lane's eight elements of a group as floats, rounded once at most.
   __device__ void values(float (&out)[8], int r, int group) const {
     std::uint32_t pairs[4];
@@ -203,6 +236,15 @@ struct Panel : FormatOf<Block> {
     std::uint32_t result;
     asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
     return result;
+  }
+  /// (a & b) ^ c
+  __device__ static std::uint32_t and_xor(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+    std::uint32_t result;
+    asm("lop3.b32 %0, %1, %2, %3, 0x6a;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
+    return result;
+  }
+  __device__ static std::uint32_t shifted(std::uint32_t word, int left) {
+    return left >= 0 ? word << left : word >> -left;
   }
   template <class Pair>
   __device__ static Pair as(std::uint32_t bits) {

@@ -21,6 +21,9 @@ __device__ inline Words load_words(const std::byte* from) {
 __device__ inline float half_at(std::uint32_t word, int high) {
   return widen(Half{static_cast<std::uint16_t>(high ? word >> 16 : word)});
 }
+__device__ inline int byte_at(std::uint32_t word, int index) {
+  return static_cast<int>(__byte_perm(word, 0u, 0x4440u | static_cast<unsigned>(index)));
+}
 /// 2^23 + byte `index` of a word.
 __device__ inline float biased_byte(std::uint32_t word, int index) {
   return __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440u | static_cast<unsigned>(index)));
@@ -28,10 +31,12 @@ __device__ inline float biased_byte(std::uint32_t word, int index) {
 
 // Each has: bytes of one row; `load`; `scale` of columns [16 step, 16 step + 16) of row g + 8 r;
 // where there are minima, `min` of columns [32 group, …); and `store`, given block(r, i), the i-th
-// block of a row or null.
+// block of a row or null. Scales that are integers times a factor of the row's block give them as
+// `integer`, `integer_min`, `factor` and `min_factor`.
 
 /// One 16-bit scale per 32 columns.
 struct HalfScales {
+  static constexpr bool integers = false;
   static constexpr int row_bytes = 8;
   Words words;
 
@@ -52,6 +57,7 @@ struct HalfScales {
 
 /// One 16-bit scale and one addend per 32 columns.
 struct HalfPairScales {
+  static constexpr bool integers = false;
   static constexpr int row_bytes = 16;
   Words words[2];
 
@@ -74,6 +80,7 @@ struct HalfPairScales {
 /// 0 … 3 (scales), 4 … 7, 8 … 11 (minima) in the lower bits of their bytes; their upper bits, in
 /// pairs, are the fields 12 … 15.
 struct SixBitScales {
+  static constexpr bool integers = true;
   static constexpr int row_bytes = 16;
   std::uint32_t fields[2][4];
   float d[2], dmin[2];
@@ -98,6 +105,14 @@ struct SixBitScales {
       f[3] = last;
     }
   }
+  __device__ int integer(int r, int step) const {
+    return byte_at(fields[r][step / 8], step / 2 % 4);
+  }
+  __device__ int integer_min(int r, int group) const {
+    return byte_at(fields[r][2 + group / 4], group % 4);
+  }
+  __device__ float factor(int r) const { return d[r]; }
+  __device__ float min_factor(int r) const { return dmin[r]; }
   // (2^23 + v) d − 2^23 d: exact before the one rounding, which v d does not need.
   __device__ float scale(int r, int step) const {
     return fmaf(biased_byte(fields[r][step / 8], step / 2 % 4), d[r], -0x1p23f * d[r]);
@@ -129,6 +144,7 @@ struct SixBitScales {
 
 /// d · scale per 16 columns, scale of 8 bits.
 struct ByteScales {
+  static constexpr bool integers = true;
   static constexpr int row_bytes = 18;
   Words words[2];
   std::uint32_t d;
@@ -137,6 +153,10 @@ struct ByteScales {
     for (int r = 0; r < 2; ++r) words[r] = load_words(from + (2 * g + r) * 16);
     d = reinterpret_cast<const std::uint32_t*>(from + 256)[g];
   }
+  __device__ int integer(int r, int step) const {
+    return byte_at(words[r].at[step / 4], step % 4) - 128;
+  }
+  __device__ float factor(int r) const { return half_at(d, r); }
   __device__ float scale(int r, int step) const {
     return (biased_byte(words[r].at[step / 4], step % 4) - (0x1p23f + 128)) * half_at(d, r);
   }

@@ -158,10 +158,18 @@ class Products {
     if (status == CUBLAS_STATUS_NOT_SUPPORTED || count == 0) return plan;
     check(status, "cublasLtMatmulAlgoGetHeuristic");
     plan.algorithm = results[0].algo;
-    // A result that is added to would be added to again by every trial.
-    if (count > 1 && !product.add && !capturing(stream)) {
+    if (count > 1 && !capturing(stream)) {
+      // A result that is added to would be added to again by every trial: they have another one.
+      Tensor<std::byte, Cuda> other;
+      if (product.add) {
+        const std::int64_t elements = (product.tokens - 1) * product.y_stride + product.out;
+        other = Tensor<std::byte, Cuda>(Shape{bytes_of(product.y_dtype, elements)});
+        y = other.data();
+        check(cudaMemsetAsync(y, 0, static_cast<std::size_t>(other.elements()), stream), "product");
+      }
       plan.algorithm =
-          fastest(stream, plan, std::span(results).first(static_cast<std::size_t>(count)), y, x, w);
+          fastest(stream, plan, std::span(results).first(static_cast<std::size_t>(count)),
+                  product.add, y, x, w);
     }
     return plan;
   }
@@ -180,8 +188,8 @@ class Products {
   };
 
   cublasLtMatmulAlgo_t fastest(cudaStream_t stream, const Plan& plan,
-                               std::span<const cublasLtMatmulHeuristicResult_t> results, void* y,
-                               const void* x, const void* w) {
+                               std::span<const cublasLtMatmulHeuristicResult_t> results, bool add,
+                               void* y, const void* x, const void* w) {
     const Event begin, end;
     std::array<float, most_tried> shortest;
     shortest.fill(1e30f);
@@ -189,8 +197,7 @@ class Products {
     for (int pass = 0; pass < passes; ++pass) {
       for (std::size_t i = 0; i < results.size(); ++i) {
         check(cudaEventRecord(begin.event, stream), "cudaEventRecord");
-        if (launch(stream, plan, results[i].algo, y, x, w, false) != CUBLAS_STATUS_SUCCESS)
-          continue;
+        if (launch(stream, plan, results[i].algo, y, x, w, add) != CUBLAS_STATUS_SUCCESS) continue;
         check(cudaEventRecord(end.event, stream), "cudaEventRecord");
         check(cudaEventSynchronize(end.event), "product");
         float time = 0;

@@ -21,37 +21,38 @@ struct NormArguments {
   float eps;
 };
 
-inline constexpr int norm_packs = 4;  // per thread, in registers; what is beyond is read again
+/// Packs per thread in registers; what is beyond is read again. A few rows want all threads that
+/// they can get, many rows many blocks.
+template <bool Few>
+inline constexpr int norm_packs = Few ? 2 : 4;
+template <bool Few>
+inline constexpr int norm_threads = Few ? 1024 : 512;
 
-template <class T, int N>
-ZIYA_KERNEL void norm_rows(NormArguments<T> a) {
+/// `Few` rows: the weight is read before the work before ends; of many rows the registers that it
+/// would wait in are other blocks'.
+template <class T, int N, bool Few>
+ZIYA_KERNEL void __launch_bounds__(norm_threads<Few>) norm_rows(NormArguments<T> a) {
+  constexpr int most = norm_packs<Few>;
   const std::int64_t row = blockIdx.x;
   const auto packs = static_cast<int>(a.columns / N);
-  const auto sum_of = [&](int p) {  // x, or residual + delta, which becomes the residual
-    Pack<float, N> result;
-    const auto x = *reinterpret_cast<const Pack<T, N>*>(
+  const auto x_of = [&](int p) {
+    return *reinterpret_cast<const Pack<T, N>*>(
         (a.delta == nullptr ? a.x + row * a.x_stride : a.residual + row * a.residual_stride) +
         p * N);
-    if (a.delta == nullptr) {
-#pragma unroll
-      for (int i = 0; i < N; ++i) result.at[i] = widen(x.at[i]);
-      return result;
-    }
-    const auto delta = *reinterpret_cast<const Pack<T, N>*>(a.delta + row * a.delta_stride + p * N);
-    Pack<T, N> sum;
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-      sum.at[i] = narrow<T>(widen(x.at[i]) + widen(delta.at[i]));
-      result.at[i] = widen(sum.at[i]);
-    }
-    *reinterpret_cast<Pack<T, N>*>(a.residual + row * a.residual_stride + p * N) = sum;
-    return result;
   };
-  const auto finish = [&](int p, const Pack<float, N>& x, const Pack<float, N>& weight,
-                          float scale) {
+  const auto delta_of = [&](int p) {
+    return *reinterpret_cast<const Pack<T, N>*>(a.delta + row * a.delta_stride + p * N);
+  };
+  const auto add = [&](int p, Pack<T, N> x, const Pack<T, N>& delta) {  // becomes the residual
+#pragma unroll
+    for (int i = 0; i < N; ++i) x.at[i] = narrow<T>(widen(x.at[i]) + widen(delta.at[i]));
+    *reinterpret_cast<Pack<T, N>*>(a.residual + row * a.residual_stride + p * N) = x;
+    return x;
+  };
+  const auto finish = [&](int p, const Pack<T, N>& x, const Pack<float, N>& weight, float scale) {
     Pack<T, N> y;
 #pragma unroll
-    for (int i = 0; i < N; ++i) y.at[i] = narrow<T>(x.at[i] * scale * weight.at[i]);
+    for (int i = 0; i < N; ++i) y.at[i] = narrow<T>(widen(x.at[i]) * scale * weight.at[i]);
     *reinterpret_cast<Pack<T, N>*>(a.y + row * a.y_stride + p * N) = y;
   };
   const auto weight_of = [&](int p) {
@@ -61,43 +62,47 @@ ZIYA_KERNEL void norm_rows(NormArguments<T> a) {
     return weight;
   };
 
-  // The weight does not depend on the work before.
   const int threads = static_cast<int>(blockDim.x), first = static_cast<int>(threadIdx.x);
-  Pack<float, N> kept[norm_packs], weights[norm_packs];
+  Pack<T, N> kept[most];
+  Pack<float, N> weights[Few ? most : 1];
 #pragma unroll
-  for (int k = 0; k < norm_packs; ++k) {
+  for (int k = 0; k < most; ++k) {
     const int p = first + k * threads;
-    if (p < packs) weights[k] = weight_of(p);
+    if (Few && p < packs) weights[Few ? k : 0] = weight_of(p);
   }
-  wait_for_previous();
   release_next();
+  wait_for_previous();
   float squares = 0;
-  const auto add_squares = [&](const Pack<float, N>& x) {
+  const auto add_squares = [&](const Pack<T, N>& x) {
 #pragma unroll
-    for (int i = 0; i < N; ++i) squares += x.at[i] * x.at[i];
+    for (int i = 0; i < N; ++i) squares += widen(x.at[i]) * widen(x.at[i]);
   };
+  // All are asked for before the first is stored.
+  Pack<T, N> deltas[most];
 #pragma unroll
-  for (int k = 0; k < norm_packs; ++k) {
+  for (int k = 0; k < most; ++k) {
     const int p = first + k * threads;
-    if (p < packs) {
-      kept[k] = sum_of(p);
-      add_squares(kept[k]);
-    }
+    if (p < packs) kept[k] = x_of(p);
+    if (p < packs && a.delta != nullptr) deltas[k] = delta_of(p);
   }
-  for (int p = first + norm_packs * threads; p < packs; p += threads) add_squares(sum_of(p));
+#pragma unroll
+  for (int k = 0; k < most; ++k) {
+    const int p = first + k * threads;
+    if (p >= packs) continue;
+    if (a.delta != nullptr) kept[k] = add(p, kept[k], deltas[k]);
+    add_squares(kept[k]);
+  }
+  for (int p = first + most * threads; p < packs; p += threads) {
+    add_squares(a.delta == nullptr ? x_of(p) : add(p, x_of(p), delta_of(p)));
+  }
   const float scale = rsqrtf(block_sum(squares) / static_cast<float>(a.columns) + a.eps);
 #pragma unroll
-  for (int k = 0; k < norm_packs; ++k) {
+  for (int k = 0; k < most; ++k) {
     const int p = first + k * threads;
-    if (p < packs) finish(p, kept[k], weights[k], scale);
+    if (p < packs) finish(p, kept[k], Few ? weights[Few ? k : 0] : weight_of(p), scale);
   }
-  const T* again =
-      a.delta == nullptr ? a.x + row * a.x_stride : a.residual + row * a.residual_stride;
-  for (int p = first + norm_packs * threads; p < packs; p += threads) {
-    Pack<float, N> x;
-#pragma unroll
-    for (int i = 0; i < N; ++i) x.at[i] = widen(again[p * N + i]);
-    finish(p, x, weight_of(p), scale);
+  for (int p = first + most * threads; p < packs; p += threads) {
+    finish(p, x_of(p), weight_of(p), scale);
   }
 }
 
@@ -110,15 +115,17 @@ ZIYA_HIDDEN void norm(Context<Cuda>& ctx, const char* name, const NormArguments<
                                          : whole_packs(a.residual, a.residual_stride, a.columns) &&
                                                whole_packs(a.delta, a.delta_stride, a.columns));
   const std::int64_t packs = whole ? a.columns / wide : a.columns;
-  // A few rows want all threads they can get, many rows many blocks.
-  const std::int64_t each = rows > 4 * ctx.multiprocessors() ? norm_packs : 1;
+  const bool few = whole && rows <= 4 * ctx.multiprocessors();
+  const std::int64_t each = few ? 1 : norm_packs<false>;
+  const std::int64_t warps = (few ? norm_threads<true> : norm_threads<false>) / 32;
   const auto threads = static_cast<unsigned>(
-      std::clamp<std::int64_t>((packs + 32 * each - 1) / (32 * each), 1, 32) * 32);
+      std::clamp<std::int64_t>((packs + 32 * each - 1) / (32 * each), 1, warps) * 32);
   const dim3 grid(static_cast<unsigned>(rows));
   if (whole) {
-    launch(ctx, name, norm_rows<T, wide>, grid, dim3(threads), 0, a);
+    launch(ctx, name, few ? norm_rows<T, wide, true> : norm_rows<T, wide, false>, grid,
+           dim3(threads), 0, a);
   } else {
-    launch(ctx, name, norm_rows<T, 1>, grid, dim3(threads), 0, a);
+    launch(ctx, name, norm_rows<T, 1, false>, grid, dim3(threads), 0, a);
   }
 }
 

@@ -35,8 +35,8 @@ inline constexpr int rope_threads = 128;
 template <class T, class C, int N>
 ZIYA_KERNEL void __launch_bounds__(rope_threads) rope_rows(RopeArguments<T> a, int block_heads) {
   extern __shared__ float2 turns[];
-  wait_for_previous();
   release_next();
+  wait_for_previous();
   const std::int64_t row = blockIdx.x;
   if (a.positions != nullptr) {
     const auto position = static_cast<float>(a.positions[row]);

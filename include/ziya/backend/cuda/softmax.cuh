@@ -11,8 +11,8 @@ namespace cuda {
 template <class T>
 ZIYA_KERNEL void softmax_rows(T* y, std::int64_t y_stride, const T* x, std::int64_t x_stride,
                               std::int64_t columns) {
-  wait_for_previous();
   release_next();
+  wait_for_previous();
   const T* in = x + blockIdx.x * x_stride;
   T* out = y + blockIdx.x * y_stride;
   float largest = -INFINITY, sum = 0;

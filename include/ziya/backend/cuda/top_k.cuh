@@ -37,8 +37,8 @@ __device__ inline unsigned long long block_best(unsigned long long best) {
 /// best[block, i] = the i-th greatest rank of the block's part, i < k; 0 where there are no more.
 template <class T>
 ZIYA_KERNEL void rank_parts(unsigned long long* best, const T* row, std::int64_t count, int k) {
-  wait_for_previous();
   release_next();
+  wait_for_previous();
   const std::int64_t part = (count + gridDim.x - 1) / gridDim.x;
   const std::int64_t begin = blockIdx.x * part, end = min(count, begin + part);
   unsigned long long below = ~0ull;
@@ -62,8 +62,8 @@ struct Ranked {
 template <class T>
 ZIYA_KERNEL void merge_parts(Ranked* out, const unsigned long long* best, const T* row, int blocks,
                              int k) {
-  wait_for_previous();
   release_next();
+  wait_for_previous();
   int taken = 0;  // of this thread's list
   const int list = static_cast<int>(threadIdx.x);
   for (int i = 0; i < k; ++i) {

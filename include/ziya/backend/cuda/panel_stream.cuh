@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+// The panels that a warp reads, on their way through shared memory.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ziya/backend/cuda/device.cuh"
+#include "ziya/backend/cuda/matvec.cuh"
+#include "ziya/backend/cuda/panel.cuh"
+#include "ziya/backend/cuda/panels.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+namespace cuda {
+
+/// Bands of 16 rows of all weights of a product, numbered one after another.
+template <class T>
+struct Bands {
+  const MatvecArguments<T, std::byte>& a;
+
+  __device__ int of_part(int i) const {
+    return static_cast<int>((a.parts[i].rows + panel_rows - 1) / panel_rows);
+  }
+  __device__ int count() const {
+    int all = 0;
+    for (int i = 0; i < matvec_parts; ++i) all += of_part(i);
+    return all;
+  }
+  /// The part that holds a band, which becomes the band's number there.
+  __device__ int locate(int& band) const {
+    int index = 0;
+    while (index + 1 < matvec_parts && band >= of_part(index)) band -= of_part(index++);
+    return index;
+  }
+};
+
+/// Panels of a warp that are under way.
+template <class Block>
+inline constexpr int panel_stages = Panel<Block>::bytes < 2000 ? 4 : 3;
+template <class Block>
+inline constexpr int panel_ring = panel_stages<Block>* Panel<Block>::bytes;  // bytes of a warp
+
+/// A block takes the bands that lie a grid apart; a warp has the same columns of all of them, so
+/// that its stream of panels does not end with a band. With `a.up`, a band of it follows each.
+template <class T, class Block>
+class PanelStream {
+ public:
+  using Form = Panel<Block>;
+  static constexpr int stages = panel_stages<Block>;
+  const int weights, panels, begin, end, bands;
+
+  __device__ PanelStream(const MatvecArguments<T, std::byte>& a, std::byte* ring, int warp,
+                         int warps)
+      : weights(a.up == nullptr ? 1 : 2),
+        panels(static_cast<int>((a.columns + Form::columns - 1) / Form::columns)),
+        begin(panels * warp / warps),
+        end(panels * (warp + 1) / warps),
+        bands(Bands<T>{a}.count()),
+        a_(a),
+        ring_(ring),
+        band_(static_cast<int>(blockIdx.x)),
+        panel_(begin) {}
+
+  /// Weights do not depend on the work before: they may be under way before it ends.
+  __device__ void start() {
+    seek();
+#pragma unroll
+    for (int stage = 0; stage < stages; ++stage) fetch(stage);
+  }
+  /// The next panel, which must have been asked for.
+  __device__ void take(Form& panel) {
+    wait_for_copies<stages - 1>();
+    __syncwarp();
+    panel.load(ring_ + stage_ * Form::bytes, lane());
+    __syncwarp();
+    fetch(stage_);
+    stage_ = stage_ + 1 == stages ? 0 : stage_ + 1;
+    panel.open();
+  }
+
+ private:
+  __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
+  __device__ void seek() {
+    int band = band_;
+    const int index = Bands<T>{a_}.locate(band);
+    source_ = (weight_ == 0 ? a_.parts[index].w : a_.up) +
+              (std::int64_t{band} * panels + begin) * Form::bytes;
+  }
+  __device__ void fetch(int stage) {
+    if (band_ < bands && begin < end) {
+#pragma unroll
+      for (int first = 0; first < Form::bytes; first += 512) {
+        const int at = first + lane() * 16;
+        if (at < Form::bytes) copy_async(ring_ + stage * Form::bytes + at, source_ + at, true);
+      }
+      source_ += Form::bytes;
+      if (++panel_ == end) {
+        panel_ = begin;
+        if (++weight_ == weights) {
+          weight_ = 0;
+          band_ += static_cast<int>(gridDim.x);
+        }
+        if (band_ < bands) seek();
+      }
+    }
+    commit_copies();
+  }
+
+  const MatvecArguments<T, std::byte>& a_;
+  std::byte* ring_;
+  int band_, panel_, weight_ = 0, stage_ = 0;
+  const std::byte* source_ = nullptr;
+};
+
+/// Sums of a band from each warp: [warps, of gate and then of up][rows][slots].
+template <int Slots>
+using BandSums = float[panel_rows][Slots];
+
+/// y of a band, all threads of the block. total(first, row, token): the sum over the warps whose
+/// sums begin with number `first`.
+template <class T, class Total>
+__device__ inline void finish_band(const MatvecArguments<T, std::byte>& a, int band, int warps,
+                                   const Total& total) {
+  constexpr int rows = static_cast<int>(panel_rows);
+  const auto& part = a.parts[Bands<T>{a}.locate(band)];
+  for (int i = static_cast<int>(threadIdx.x); i < rows * static_cast<int>(a.tokens);
+       i += static_cast<int>(blockDim.x)) {
+    const int token = i / rows, in_band = i % rows;
+    const std::int64_t row = band * panel_rows + in_band;
+    if (row >= part.rows) continue;
+    float sum = total(0, in_band, token);
+    if (a.up != nullptr) sum = silu(sum) * total(warps, in_band, token);
+    finish_row(a, part, row, token, sum);
+  }
+}
+
+/// How many warps share the columns of a weight, with little left over.
+inline int panel_sharing(std::int64_t panels, int least, int most) {
+  int best = least;
+  double best_use = 0;
+  for (int n = least; n <= most; ++n) {
+    const double use = static_cast<double>(panels) / static_cast<double>((panels + n - 1) / n * n);
+    if (use >= best_use) best = n, best_use = use;
+  }
+  return best;
+}
+/// Bands of all parts.
+template <class T>
+std::int64_t bands_in(const MatvecArguments<T, std::byte>& a) {
+  std::int64_t bands = 0;
+  for (const auto& part : a.parts) bands += (part.rows + panel_rows - 1) / panel_rows;
+  return bands;
+}
+
+}  // namespace cuda
+ZIYA_NAMESPACE_END
