@@ -39,6 +39,15 @@ Weight<Device> weight_on(const Weight<Cpu>& weight) {
   return {weight.dtype, weight.rows, weight.columns, data, std::move(memory)};
 }
 
+/// What `weight` takes on a device.
+template <class Device>
+std::int64_t bytes_on(const Weight<Cpu>& weight) {
+#if ZIYA_WITH_CUDA
+  if constexpr (std::is_same_v<Device, Cuda>) return ops::bytes_on_gpu(weight);
+#endif
+  return weight.bytes();
+}
+
 template <class Device>
 nn::RmsNorm<Device> norm_on(const nn::RmsNorm<Cpu>& norm) {
   return {norm.weight.template to<Device>(), norm.eps};
@@ -58,33 +67,39 @@ nn::Linear<Device> linear_on(const nn::Linear<Cpu>& linear) {
   return result;
 }
 
+template <class Device>
+LlamaLayer<Device> layer_on(const LlamaLayer<Cpu>& layer) {
+  LlamaLayer<Device> moved;
+  moved.input_norm = norm_on<Device>(layer.input_norm);
+  moved.attention.q = linear_on<Device>(layer.attention.q);
+  moved.attention.k = linear_on<Device>(layer.attention.k);
+  moved.attention.v = linear_on<Device>(layer.attention.v);
+  moved.attention.o = linear_on<Device>(layer.attention.o);
+  moved.attention.query_heads = layer.attention.query_heads;
+  moved.attention.kv_heads = layer.attention.kv_heads;
+  moved.attention.head_dim = layer.attention.head_dim;
+  moved.attention.pairing = layer.attention.pairing;
+  moved.post_attention_norm = norm_on<Device>(layer.post_attention_norm);
+  moved.mlp.gate = linear_on<Device>(layer.mlp.gate);
+  moved.mlp.up = linear_on<Device>(layer.mlp.up);
+  moved.mlp.down = linear_on<Device>(layer.mlp.down);
+  return moved;
+}
+
 /// A copy of `weights` on `Device`, in the types they are stored in; a tied head stays one with the
 /// embedding.
 /// @throws BackendError before anything is copied when they do not fit into its free memory
 template <class Device>
 LlamaWeights<Device> weights_on(const LlamaWeights<Cpu>& weights) {
   std::int64_t bytes = 0;
-  weights.visit([&](const std::string&, const Weight<Cpu>& weight) { bytes += weight.bytes(); });
+  weights.visit(
+      [&](const std::string&, const Weight<Cpu>& weight) { bytes += bytes_on<Device>(weight); });
   Memory<Device>::require(static_cast<std::size_t>(bytes), "the weights");
 
   LlamaWeights<Device> result;
   result.embedding = weight_on<Device>(weights.embedding);
   for (const LlamaLayer<Cpu>& layer : weights.layers) {
-    LlamaLayer<Device> moved;
-    moved.input_norm = norm_on<Device>(layer.input_norm);
-    moved.attention.q = linear_on<Device>(layer.attention.q);
-    moved.attention.k = linear_on<Device>(layer.attention.k);
-    moved.attention.v = linear_on<Device>(layer.attention.v);
-    moved.attention.o = linear_on<Device>(layer.attention.o);
-    moved.attention.query_heads = layer.attention.query_heads;
-    moved.attention.kv_heads = layer.attention.kv_heads;
-    moved.attention.head_dim = layer.attention.head_dim;
-    moved.attention.pairing = layer.attention.pairing;
-    moved.post_attention_norm = norm_on<Device>(layer.post_attention_norm);
-    moved.mlp.gate = linear_on<Device>(layer.mlp.gate);
-    moved.mlp.up = linear_on<Device>(layer.mlp.up);
-    moved.mlp.down = linear_on<Device>(layer.mlp.down);
-    result.layers.push_back(std::move(moved));
+    result.layers.push_back(layer_on<Device>(layer));
   }
   result.final_norm = norm_on<Device>(weights.final_norm);
   if (weights.head.weight.data == weights.embedding.data) {

@@ -2,7 +2,10 @@
 // Quantised matrices copied to another device, in the order in which its kernels read them.
 #pragma once
 
+#include <cstdint>
+
 #include "ziya/backend/cuda/dequantise.hpp"
+#include "ziya/backend/cuda/panels.hpp"
 #include "ziya/config.hpp"
 #include "ziya/core/device.hpp"
 #include "ziya/core/weight.hpp"
@@ -23,6 +26,13 @@ Weight<Device> quantised_on(const Weight<Cpu>& w) {
   static_assert(sizeof(Device) == 0, "this program has no other device than the CPU");
 #endif
 }
+
+#if ZIYA_WITH_CUDA
+/// Bytes of `w` there: quantised types are made up to whole panels.
+inline std::int64_t bytes_on_gpu(const Weight<Cpu>& w) {
+  return cuda::bytes_on_gpu(w.dtype, w.rows, w.columns);
+}
+#endif
 
 }  // namespace ops
 ZIYA_NAMESPACE_END

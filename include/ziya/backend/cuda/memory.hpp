@@ -58,6 +58,10 @@ struct Memory<Cuda> {
   }
 };
 
+/// Makes GPU `number` the one that the calling thread allocates on and sends work to: that of a
+/// context before its work, when a thread has several.
+inline void set_current(Cuda, int number) { cuda::check(cudaSetDevice(number), "current GPU"); }
+
 // In order with the work of every context, whose streams wait for the default stream and are waited
 // for by it. Copies to and from the CPU return when they are done.
 inline void copy(Cuda, void* to, Cpu, const void* from, std::size_t bytes) {
