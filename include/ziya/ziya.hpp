@@ -156,6 +156,7 @@
 #include "ziya/model/model_kind.hpp"
 #include "ziya/model/name_pattern.hpp"
 #include "ziya/model/rope_scaling.hpp"
+#include "ziya/model/sampled_fingerprint.hpp"
 #include "ziya/model/split_context.hpp"
 #include "ziya/model/split_model.hpp"
 #include "ziya/model/split_plan.hpp"

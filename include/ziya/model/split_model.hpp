@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "ziya/model/llama.hpp"
 #include "ziya/model/llama_shape.hpp"
 #include "ziya/model/llama_weights.hpp"
+#include "ziya/model/sampled_fingerprint.hpp"
 #include "ziya/model/split_context.hpp"
 #include "ziya/model/split_plan.hpp"
 #include "ziya/model/weights_on.hpp"
@@ -56,6 +58,7 @@ class SplitModel {
   /// far parts are copied there, part by part
   SplitModel(const LlamaShape& shape, const SplitPlan& plan, LlamaWeights<Cpu> weights)
       : near_(part_of(shape, plan.near_layers), {}) {
+    fingerprint_ = sampled_fingerprint(shape, weights);
     static_cast<LlamaShape&>(shape_) = shape;
     shape_.near_layers = plan.near_layers;
     shape_.parts = plan.parts;
@@ -77,6 +80,8 @@ class SplitModel {
   }
 
   [[nodiscard]] const SplitShape& shape() const { return shape_; }
+  /// `sampled_fingerprint` of the whole model: what is saved with sessions.
+  [[nodiscard]] const std::string& fingerprint() const { return fingerprint_; }
 
   /// As `LlamaModel::forward`.   @param hidden (outputs, hidden)
   void forward(Context<Device>& ctx, View<float, Device> hidden, const Batch<float, Device>& batch,
@@ -181,6 +186,7 @@ class SplitModel {
   }
 
   SplitShape shape_;
+  std::string fingerprint_;
   LlamaModel<CpuConfig> near_;           ///< without a head
   std::vector<LlamaModel<Config>> far_;  ///< without an embedding; the last one has the head
 };

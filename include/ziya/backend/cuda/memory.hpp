@@ -36,15 +36,17 @@ struct Memory<Cuda> {
   }
   static void release(void* memory) noexcept { (void)cudaFree(memory); }
 
- private:
   struct Room {
-    std::size_t free = 0, total = 0;
+    std::size_t free = 0, total = 0;  ///< bytes
   };
+  /// Of the current GPU.
   static Room room() {
     Room room;
     cuda::check(cudaMemGetInfo(&room.free, &room.total), "free memory");
     return room;
   }
+
+ private:
   static BackendError out_of_memory(std::size_t bytes, const char* what) {
     const Room now = room();
     return BackendError("ZIYA-152",
