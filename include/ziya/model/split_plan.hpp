@@ -70,20 +70,23 @@ inline SplitPlan plan_split(const SplitNeed& need, std::span<const std::int64_t>
     const auto mebibytes = [](std::int64_t bytes) {
       return std::to_string((bytes + (std::int64_t{1} << 20) - 1) >> 20) + " MiB";
     };
-    std::int64_t bytes = need.head + need.scratch + wanted * need.cache_per_layer, free = 0;
+    std::int64_t bytes = need.head + wanted * need.cache_per_layer;
     for (std::int64_t i = count - wanted; i < count; ++i) {
       bytes += need.layers[static_cast<std::size_t>(i)];
     }
-    for (const std::int64_t each : room) free += each;
+    std::string free;
+    for (const std::int64_t each : room) free += (free.empty() ? "" : " + ") + mebibytes(each);
+    const std::int64_t fit = plan.far_layers();
     throw BackendError(
-        "ZIYA-156",
-        "cuda: out of memory: " + std::to_string(wanted) + " of " + std::to_string(count) +
-            " layers need " + mebibytes(bytes) + " (" + mebibytes(wanted * need.cache_per_layer) +
-            " of it keys and values), " + mebibytes(free) + " are free; " +
-            (plan.far_layers() > 0 ? std::to_string(plan.far_layers()) + " layers would fit"
-                                   : std::string("not one layer would fit")) +
-            "; a shorter context, a 16-bit cache or weights of a smaller type need "
-            "less");
+        "ZIYA-156", "cuda: out of memory: " + std::to_string(wanted) + " of " +
+                        std::to_string(count) + " layers need " + mebibytes(bytes) + " (" +
+                        mebibytes(wanted * need.cache_per_layer) +
+                        " of it keys and values) and each GPU " + mebibytes(need.scratch) +
+                        " of scratch, free for it are " + (free.empty() ? "0 MiB" : free) + "; " +
+                        (fit > 0 ? std::to_string(fit) + " layers would fit"
+                                 : std::string("not one layer would fit")) +
+                        "; a shorter context, a 16-bit cache or weights of a smaller type need "
+                        "less");
   }
   return plan;
 }

@@ -155,8 +155,8 @@ __device__ inline int quantile_of_row(const DrawMemory& memory, const float* row
 template <class T>
 ZIYA_KERNEL void draw_one(std::int32_t* out, float* row, const T* logits, int count,
                           const ScoreChange* changes, int change_count, TokenDraw draw) {
-  wait_for_previous();
   release_next();
+  wait_for_previous();
   __shared__ DrawMemory memory;
   const int lane = static_cast<int>(threadIdx.x);
   if (lane == 0) *out = -1;
