@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The model behind generate and chat on an NVIDIA GPU.
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -16,6 +17,15 @@ namespace cli {
 #if ZIYA_WITH_CUDA
 namespace {
 
+/// load(progress), whose bar disappears when it is done.
+template <class Load>
+auto with_bar(Load&& load) {
+  ProgressBar bar("loading");
+  const std::function<void(std::int64_t, std::int64_t)> progress =
+      [&](std::int64_t done, std::int64_t total) { bar.update(done, total, ""); };
+  return load(progress);
+}
+
 template <class Config>
 class PartsOnGpu : public ModelParts<ziya::LlamaModel<Config>> {
  public:
@@ -25,8 +35,11 @@ class PartsOnGpu : public ModelParts<ziya::LlamaModel<Config>> {
              ziya::dtype_from_name(setup.model.cache_dtype)
                  .value_or(ziya::dtype_of<typename Config::Compute>),
              [&](const std::filesystem::path& folder, bool draft) {
-               return draft ? Model::load(folder)
-                            : Model::load(folder, load_options(setup.model, folder));
+               return draft ? Model::load(folder) : with_bar([&](auto progress) {
+                 ziya::LoadOptions options = load_options(setup.model, folder);
+                 options.progress = progress;
+                 return Model::load(folder, options);
+               });
              }),
         graph_(this->context_) {}
 
@@ -86,7 +99,8 @@ class PartsOnBoth : public ModelParts<ziya::SplitModel<Config>> {
         std::make_shared<const ziya::CheckpointSource>(ziya::Checkpoint::open(folder)), shape,
         options);
     if (plan.parts.front().layers < 0) plan.parts.front().layers = shape.layers;
-    return Model(shape, plan, std::move(weights));
+    return with_bar(
+        [&](auto progress) { return Model(shape, plan, std::move(weights), progress); });
   }
 };
 

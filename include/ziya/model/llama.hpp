@@ -42,6 +42,8 @@ struct LoadOptions {
   std::optional<DType> dtype{};
   /// Folders of LoRA adapters (PEFT's layout) to hold beside the weights; several add up.
   std::vector<std::filesystem::path> adapters{};
+  /// (bytes so far, of all) while weights are copied to another device than the CPU.
+  std::function<void(std::int64_t, std::int64_t)> progress{};
 };
 
 /// The weights of any source on the host, with the adapters of `options` beside them; what lies in
@@ -97,7 +99,7 @@ class LlamaModel {
     if constexpr (std::is_same_v<Device, Cpu>) {
       return LlamaModel(shape, std::move(weights));
     } else {
-      return LlamaModel(shape, weights_on<Device>(weights));
+      return LlamaModel(shape, weights_on<Device>(weights, options.progress));
     }
   }
 

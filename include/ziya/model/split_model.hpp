@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -13,6 +14,7 @@
 #include "ziya/config.hpp"
 #include "ziya/core/dtype.hpp"
 #include "ziya/core/split.hpp"
+#include "ziya/core/staging.hpp"
 #include "ziya/core/tensor.hpp"
 #include "ziya/model/batch.hpp"
 #include "ziya/model/llama.hpp"
@@ -56,22 +58,33 @@ class SplitModel {
 
   /// @param plan at least one layer on a far device   @param weights all of them; matrices of the
   /// far parts are copied there, part by part
-  SplitModel(const LlamaShape& shape, const SplitPlan& plan, LlamaWeights<Cpu> weights)
+  /// @param progress (bytes so far, of those of the far parts)
+  SplitModel(const LlamaShape& shape, const SplitPlan& plan, LlamaWeights<Cpu> weights,
+             const std::function<void(std::int64_t, std::int64_t)>& progress = {})
       : near_(part_of(shape, plan.near_layers), {}) {
     fingerprint_ = sampled_fingerprint(shape, weights);
     static_cast<LlamaShape&>(shape_) = shape;
     shape_.near_layers = plan.near_layers;
     shape_.parts = plan.parts;
     auto layer = static_cast<std::size_t>(plan.near_layers);
+    std::int64_t before = 0, total = 0;
+    for (const std::int64_t bytes : plan.weights) total += bytes;
     for (const SplitPart& part : plan.parts) {
       set_current(Far{}, part.device);
+      std::int64_t last = 0;
+      Staging<Far> staging([&](std::int64_t done) {
+        last = done;
+        if (progress) progress(before + done, total);
+      });
       LlamaWeights<Far> moved;
       for (std::int64_t i = 0; i < part.layers; ++i, ++layer) {
-        moved.layers.push_back(layer_on<Far>(weights.layers[layer]));
+        moved.layers.push_back(layer_on(weights.layers[layer], staging));
         weights.layers[layer] = {};  // what was converted in memory is not needed twice
       }
-      moved.final_norm = norm_on<Far>(weights.final_norm);
-      if (&part == &plan.parts.back()) moved.head = linear_on<Far>(weights.head);
+      moved.final_norm = norm_on(weights.final_norm, staging);
+      if (&part == &plan.parts.back()) moved.head = linear_on(weights.head, staging);
+      staging.finish();
+      before += last;
       far_.emplace_back(part_of(shape, part.layers), std::move(moved));
     }
     weights.layers.resize(static_cast<std::size_t>(plan.near_layers));

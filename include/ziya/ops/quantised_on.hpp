@@ -8,6 +8,7 @@
 #include "ziya/backend/cuda/panels.hpp"
 #include "ziya/config.hpp"
 #include "ziya/core/device.hpp"
+#include "ziya/core/staging.hpp"
 #include "ziya/core/weight.hpp"
 #include "ziya/ops/check.hpp"
 
@@ -18,10 +19,10 @@ namespace ops {
 /// @param w (rows, columns), of a quantised type
 /// @throws ShapeError when blocks do not divide the rows; BackendError
 template <class Device>
-Weight<Device> quantised_on(const Weight<Cpu>& w) {
+Weight<Device> quantised_on(const Weight<Cpu>& w, Staging<Device>& staging) {
   check_weight("quantised_on", w);
 #if ZIYA_WITH_CUDA
-  return backend::quantised_on<Device>(w);
+  return backend::quantised_on<Device>(w, staging);
 #else
   static_assert(sizeof(Device) == 0, "this program has no other device than the CPU");
 #endif

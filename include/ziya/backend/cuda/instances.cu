@@ -53,7 +53,7 @@ template void matmul(Context<Cuda>&, View<float, Cuda>, View<const Half, Cuda>,
                      const Weight<Cuda>&);
 template void matmul(Context<Cuda>&, View<float, Cuda>, View<const BFloat16, Cuda>,
                      const Weight<Cuda>&);
-template Weight<Cuda> quantised_on(const Weight<Cpu>&);
+template Weight<Cuda> quantised_on(const Weight<Cpu>&, Staging<Cuda>&);
 template std::int32_t draw_token(Context<Cuda>&, View<const float, Cuda>,
                                  std::span<const ScoreChange>, const TokenDraw&);
 template void top_k(Context<Cuda>&, std::span<std::int32_t>, std::span<float>,
