@@ -178,8 +178,8 @@ class SplitModel {
     if (shape_.near_layers == 0) return;
     Workspace<Cpu>::Scope scope(ctx.workspace());
     const auto y = ctx.workspace().take<float>(x.shape());
-    near_.run_layers(ctx, x, y, rows_of<Cpu, float>(batch), cache.near(),
-                     {step.indices, step.visible});
+    const typename KvCache<Cpu>::Step places{step.indices, step.visible};
+    near_.run_layers(ctx, x, y, rows_of<Cpu, float>(batch), cache.near(), places);
   }
 
   /// stream ← what comes out of part `i`: the residual stream, or, of the last, its normalised
@@ -192,8 +192,8 @@ class SplitModel {
     const auto x = ctx.workspace().template take<FarT>(stream.shape());
     const auto y = ctx.workspace().template take<FarT>(stream.shape());
     copy(Far{}, x.data(), Cpu{}, stream.data(), bytes(stream));
-    far_[i].run_layers(ctx, x, y, rows_of<Far, FarT>(batch), cache.far(i),
-                       {step.indices, step.visible});
+    const typename KvCache<Far>::Step places{step.indices, step.visible};
+    far_[i].run_layers(ctx, x, y, rows_of<Far, FarT>(batch), cache.far(i), places);
     const bool last = i + 1 == far_.size();
     copy(Cpu{}, stream.data(), Far{}, last ? y.data() : x.data(), bytes(stream));
   }
