@@ -12,6 +12,13 @@ ctest --test-dir build/clang --output-on-failure --no-tests=error -j2
 cmake --build --preset asan
 ctest --test-dir build/asan -L 'unit|sanitize' --output-on-failure --no-tests=error -j2
 
+# Every kernel for every GPU that is supported, where nvcc is.
+if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
+  cmake -S . -B build/architectures -G Ninja -DCMAKE_BUILD_TYPE=Release -DZIYA_BUILD_CUDA=ON \
+    -DZIYA_BUILD_EXAMPLES=OFF -DCMAKE_CUDA_ARCHITECTURES="80-real;86-real;89-real;90-real" >/dev/null
+  cmake --build build/architectures --target ziya_cuda
+fi
+
 # Fuzzing, a minute for each parser.
 cmake --preset fuzz >/dev/null
 cmake --build --preset fuzz --target fuzzers

@@ -111,6 +111,7 @@ int run_batch(const GenerateOptions& options) {
   }
   SessionSetup setup{options.model, folder};
   setup.tokens = longest;
+  setup.sequences = std::min(std::ssize(requests), std::ptrdiff_t{options.parallel});
   const auto session = make_session(setup, tokenizer);
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     try {

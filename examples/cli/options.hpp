@@ -96,6 +96,18 @@ inline void running_options(CLI::App& command, ModelOptions& options) {
       ->group("Running");
 }
 
+/// How much of a model goes to GPUs.
+inline void placement_options(CLI::App& command, ModelOptions& options) {
+  option(command, "--gpu-layers", options.gpu_layers,
+         "layers on the GPUs, the last ones; the others run on the CPU. auto: as many as fit",
+         "N|auto|all")
+      ->capture_default_str()
+      ->group("Running");
+  option(command, "--max-memory", options.max_memory,
+         "most memory to use of a GPU, e.g. 20GB; 20GB,10GB: of the first and the others", "SIZE")
+      ->group("Running");
+}
+
 /// What prompts are wrapped in.
 inline void template_options(CLI::App& command, ModelOptions& options) {
   auto* choice =
@@ -128,6 +140,7 @@ inline void model_options(CLI::App& command, ModelOptions& options) {
     if (options.model.empty()) options.model = options.delta;  // config and tokenizer are there
   });
   running_options(command, options);
+  placement_options(command, options);
   template_options(command, options);
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "gpu_plan.hpp"
 #include "memory.hpp"
 #include "model.hpp"
 #include "session_parts.hpp"
@@ -26,6 +27,10 @@ ziya::CpuOptions context_options(const ModelOptions& options) {
                                              ": what this command does runs on the CPU only; "
                                              "use --device cpu");
   }
+  return cpu_options(options);
+}
+
+ziya::CpuOptions cpu_options(const ModelOptions& options) {
   ziya::CpuOptions result{.threads = options.threads};
   if (options.isa == "auto") return result;
   result.isa = ziya::isa_from_name(options.isa);
@@ -212,7 +217,7 @@ namespace {
 class PartsOnCpu : public ModelParts<ziya::CpuModel> {
  public:
   PartsOnCpu(const SessionSetup& setup, const ziya::Tokenizer& text)
-      : ModelParts(context_options(setup.model), text, setup, cache_type(setup.model),
+      : ModelParts(cpu_options(setup.model), text, setup, cache_type(setup.model),
                    [&](const std::filesystem::path& folder, bool draft) {
                      return draft ? ziya::CpuModel::load(folder)
                                   : load_model(setup.model, folder, setup.tokens);
@@ -231,6 +236,11 @@ class PartsOnCpu : public ModelParts<ziya::CpuModel> {
 
 }  // namespace
 
+std::unique_ptr<SessionParts> parts_on_cpu(const SessionSetup& setup,
+                                           const ziya::Tokenizer& tokenizer) {
+  return std::make_unique<PartsOnCpu>(setup, tokenizer);
+}
+
 std::unique_ptr<SessionParts> make_session(const SessionSetup& setup,
                                            const ziya::Tokenizer& tokenizer) {
   const std::string& device = setup.model.device;
@@ -240,16 +250,21 @@ std::unique_ptr<SessionParts> make_session(const SessionSetup& setup,
         "ZIYA-702", "--device " + device + ": there is no such device; use auto, cpu or cuda");
   }
   const bool merges = !setup.model.base.empty();
+  const auto layers = wanted_layers(setup.model.gpu_layers, 1);
+  (void)memory_limits(setup.model.max_memory);
+  if (device == "cpu" && layers.value_or(0) > 0) {
+    throw UsageError("ZIYA-701", "--gpu-layers " + setup.model.gpu_layers +
+                                     ": --device cpu uses no GPU; leave one of them out");
+  }
   if (merges && device == "cuda") {
     throw ziya::BackendError(
         "ZIYA-702",
         "--device cuda: a model is merged while loading on the CPU only; write "
         "it with ziya merge-delta first");
   }
-  if (device == "cuda" || (automatic && !merges && has_gpu())) {
-    return parts_on_gpu(setup, tokenizer);
-  }
-  return std::make_unique<PartsOnCpu>(setup, tokenizer);
+  const bool asked = device == "cuda" || (automatic && !merges && layers.value_or(0) > 0);
+  if (asked || (automatic && !merges && has_gpu())) return parts_on_gpu(setup, tokenizer);
+  return parts_on_cpu(setup, tokenizer);
 }
 
 }  // namespace cli

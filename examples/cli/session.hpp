@@ -56,11 +56,15 @@ std::vector<ziya::MergeFinding> perplexity_findings(
 /// How a model is loaded; says which adapters stand beside it.
 ziya::LoadOptions load_options(const ModelOptions& options, const std::filesystem::path& folder);
 
+/// Threads and instruction set.   @throws UsageError for an unknown instruction set
+ziya::CpuOptions cpu_options(const ModelOptions& options);
+
 /// What a session is made of.
 struct SessionSetup {
   ModelOptions model;
   std::filesystem::path folder;
   std::int64_t tokens = 0;                 ///< the longest prompt with its answer, as far as known
+  std::int64_t sequences = 1;              ///< that are answered at a time
   ziya::PromptTemplate wrapping = {};      ///< of a conversation
   ziya::SessionOptions conversation = {};  ///< the type of its cache is the model options'
 };
@@ -98,6 +102,9 @@ void check_same_vocabulary(const ziya::Tokenizer& tokenizer, const ziya::Tokeniz
 /// The parts on an NVIDIA GPU. @throws BackendError where there is none or this program was built
 /// without CUDA
 std::unique_ptr<SessionParts> parts_on_gpu(const SessionSetup& setup,
+                                           const ziya::Tokenizer& tokenizer);
+/// The parts on the CPU.
+std::unique_ptr<SessionParts> parts_on_cpu(const SessionSetup& setup,
                                            const ziya::Tokenizer& tokenizer);
 /// Whether this program was built with CUDA and there is a GPU.
 bool has_gpu();

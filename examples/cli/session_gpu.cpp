@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The model behind generate and chat on an NVIDIA GPU.
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "gpu_plan.hpp"
 #include "session.hpp"
 #include "session_parts.hpp"
 #include "terminal.hpp"
@@ -15,6 +17,15 @@ namespace cli {
 #if ZIYA_WITH_CUDA
 namespace {
 
+/// load(progress), whose bar disappears when it is done.
+template <class Load>
+auto with_bar(Load&& load) {
+  ProgressBar bar("loading");
+  const std::function<void(std::int64_t, std::int64_t)> progress =
+      [&](std::int64_t done, std::int64_t total) { bar.update(done, total, ""); };
+  return load(progress);
+}
+
 template <class Config>
 class PartsOnGpu : public ModelParts<ziya::LlamaModel<Config>> {
  public:
@@ -24,8 +35,11 @@ class PartsOnGpu : public ModelParts<ziya::LlamaModel<Config>> {
              ziya::dtype_from_name(setup.model.cache_dtype)
                  .value_or(ziya::dtype_of<typename Config::Compute>),
              [&](const std::filesystem::path& folder, bool draft) {
-               return draft ? Model::load(folder)
-                            : Model::load(folder, load_options(setup.model, folder));
+               return draft ? Model::load(folder) : with_bar([&](auto progress) {
+                 ziya::LoadOptions options = load_options(setup.model, folder);
+                 options.progress = progress;
+                 return Model::load(folder, options);
+               });
              }),
         graph_(this->context_) {}
 
@@ -42,6 +56,54 @@ class PartsOnGpu : public ModelParts<ziya::LlamaModel<Config>> {
   ziya::DecodeGraph<Model> graph_;
 };
 
+/// Some layers on the CPU, or layers on several GPUs.
+template <class Config>
+class PartsOnBoth : public ModelParts<ziya::SplitModel<Config>> {
+ public:
+  PartsOnBoth(const SessionSetup& setup, const ziya::Tokenizer& text, const ziya::SplitPlan& plan)
+      : Base(options_of(setup.model, plan), text, setup,
+             ziya::dtype_from_name(setup.model.cache_dtype)
+                 .value_or(ziya::dtype_of<typename Config::Compute>),
+             [&](const std::filesystem::path& folder, bool draft) {
+               return draft ? load(folder, {}, first_device(plan))
+                            : load(folder, load_options(setup.model, folder), plan);
+             }) {}
+
+  std::vector<ziya::GenerationResult> search(const std::vector<std::int32_t>&,
+                                             const ziya::GenerationConfig&) override {
+    throw ziya::BackendError("ZIYA-702",
+                             "beam search and contrastive search run on the CPU only; use --device "
+                             "cpu");
+  }
+
+ private:
+  using Model = ziya::SplitModel<Config>;
+  using Base = ModelParts<Model>;
+
+  static ziya::SplitOptions<ziya::CudaOptions> options_of(const ModelOptions& options,
+                                                          const ziya::SplitPlan& plan) {
+    ziya::SplitOptions<ziya::CudaOptions> result{.near = cpu_options(options)};
+    for (const auto& part : plan.parts) result.far.push_back({.device = part.device});
+    return result;
+  }
+  /// The plan of a draft model: all of it on the GPU that a token meets first.
+  static ziya::SplitPlan first_device(const ziya::SplitPlan& plan) {
+    ziya::SplitPlan draft;
+    draft.parts = {{plan.parts.front().device, -1}};
+    return draft;
+  }
+  static Model load(const std::filesystem::path& folder, const ziya::LoadOptions& options,
+                    ziya::SplitPlan plan) {
+    ziya::LlamaShape shape = ziya::read_llama_shape(folder);
+    auto weights = ziya::load_llama_weights(
+        std::make_shared<const ziya::CheckpointSource>(ziya::Checkpoint::open(folder)), shape,
+        options);
+    if (plan.parts.front().layers < 0) plan.parts.front().layers = shape.layers;
+    return with_bar(
+        [&](auto progress) { return Model(shape, plan, std::move(weights), progress); });
+  }
+};
+
 /// The type of activations: that of the matrices, f16 beside quantised ones.
 ziya::DType compute_type(const ModelOptions& options, const std::filesystem::path& folder) {
   auto dtype = ziya::dtype_from_name(options.dtype);
@@ -54,6 +116,21 @@ ziya::DType compute_type(const ModelOptions& options, const std::filesystem::pat
   return half ? ziya::DType::f16 : *dtype == ziya::DType::bf16 ? *dtype : ziya::DType::f32;
 }
 
+/// Which layers go where, and says it.
+ziya::SplitPlan placement(const SessionSetup& setup, ziya::DType compute) {
+  const ziya::LlamaShape shape = ziya::read_llama_shape(setup.folder);
+  const auto wanted = wanted_layers(setup.model.gpu_layers, shape.layers);
+  constexpr std::int64_t least = 4096;  // a generator makes room for so many
+  const std::int64_t tokens =
+      setup.sequences * std::min(ziya::context_limit(shape), std::max(setup.tokens, least));
+  const auto need = gpu_need(
+      ziya::Checkpoint::open(setup.folder), shape, ziya::dtype_from_name(setup.model.dtype),
+      compute, ziya::dtype_from_name(setup.model.cache_dtype).value_or(compute), tokens);
+  ziya::SplitPlan plan = gpu_plan(need, wanted, memory_limits(setup.model.max_memory));
+  say_plan(plan, need);
+  return plan;
+}
+
 }  // namespace
 
 bool has_gpu() { return ziya::cuda::device_count() > 0; }
@@ -63,6 +140,16 @@ std::unique_ptr<SessionParts> parts_on_gpu(const SessionSetup& setup,
   const ziya::CudaOptions device;
   const ziya::Context<ziya::Cuda> check(device);  // before anything is read
   const ziya::DType dtype = compute_type(setup.model, setup.folder);
+  const ziya::SplitPlan plan = placement(setup, dtype);
+  if (plan.parts.empty()) return parts_on_cpu(setup, tokenizer);
+  const bool whole =
+      plan.near_layers == 0 && plan.parts.size() == 1 && plan.parts.front().device == device.device;
+  if (!whole) {
+    if (dtype == ziya::DType::f16) {
+      return std::make_unique<PartsOnBoth<ziya::CudaHalfConfig>>(setup, tokenizer, plan);
+    }
+    return std::make_unique<PartsOnBoth<ziya::CudaConfig>>(setup, tokenizer, plan);
+  }
   note("device: GPU " + std::to_string(device.device) + ", activations in " +
        std::string(name(dtype)));
   if (dtype == ziya::DType::f16) {

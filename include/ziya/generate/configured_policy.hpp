@@ -6,6 +6,7 @@
 
 #include "ziya/config.hpp"
 #include "ziya/core/view.hpp"
+#include "ziya/generate/device_draw.hpp"
 #include "ziya/generate/generation_config.hpp"
 #include "ziya/generate/mirostat.hpp"
 #include "ziya/generate/processor_list.hpp"
@@ -13,20 +14,24 @@
 
 ZIYA_NAMESPACE_BEGIN
 
-/// The processors of a config, and then the best token, a draw, or mirostat's draw.
+/// The processors of a config, and then the best token, a draw, or mirostat's draw; where the
+/// logits are on another device, that device draws if it knows the settings, and only the id comes
+/// back.
 class ConfiguredPolicy {
  public:
   /// @throws ArgumentError for settings outside their domain
   void configure(const GenerationConfig& config) {
     processors_ = processors_of(config);
+    device_draw_.configure(config);
     choice_ = !config.do_sample         ? Choice::best
               : config.mirostat.enabled ? Choice::mirostat
                                         : Choice::draw;
     mirostat_ = config.mirostat;
   }
   template <class Device>
-  std::int32_t sample(Context<Device>&, View<const float, Device> logits,
+  std::int32_t sample(Context<Device>& ctx, View<const float, Device> logits,
                       SamplerState& state) const {
+    if (const auto id = device_draw_.sample(ctx, logits, state)) return *id;
     Candidates& candidates = processors_.run(on_host(logits, state), state);
     if (choice_ == Choice::best) return candidates.best().id;
     if (choice_ == Choice::mirostat) return sample_mirostat(mirostat_, state);
@@ -37,6 +42,7 @@ class ConfiguredPolicy {
   enum class Choice : std::uint8_t { best, draw, mirostat };
 
   ProcessorList processors_;
+  DeviceDraw device_draw_;
   Choice choice_ = Choice::best;
   MirostatOptions mirostat_;
 };

@@ -104,7 +104,11 @@ class Session {
 
  private:
   [[nodiscard]] std::string fingerprint() const {
-    return sampled_fingerprint(model_->shape(), model_->weights());
+    if constexpr (requires { model_->fingerprint(); }) {
+      return model_->fingerprint();
+    } else {
+      return sampled_fingerprint(model_->shape(), model_->weights());
+    }
   }
 
   const Model* model_;

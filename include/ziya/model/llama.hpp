@@ -42,7 +42,27 @@ struct LoadOptions {
   std::optional<DType> dtype{};
   /// Folders of LoRA adapters (PEFT's layout) to hold beside the weights; several add up.
   std::vector<std::filesystem::path> adapters{};
+  /// (bytes so far, of all) while weights are copied to another device than the CPU.
+  std::function<void(std::int64_t, std::int64_t)> progress{};
 };
+
+/// The weights of any source on the host, with the adapters of `options` beside them; what lies in
+/// files stays there.
+/// @param shape whose vocabulary becomes known, if it is not
+inline LlamaWeights<Cpu> load_llama_weights(std::shared_ptr<const TensorSource> source,
+                                            LlamaShape& shape, const LoadOptions& options) {
+  if (shape.vocabulary == unknown_vocabulary) {
+    const std::size_t table = find_tensor(*source, llama_names::embedding);
+    if (table < source->tensors().size() && source->tensors()[table].shape.rank() == 2) {
+      shape.vocabulary = source->tensors()[table].shape[0];
+    }
+  }
+  LlamaWeights<Cpu> weights = LlamaLoader(std::move(source), shape, options.dtype).load();
+  for (const auto& adapter : options.adapters) {
+    attach_lora(weights, LoraAdapter::open(adapter), "the model");
+  }
+  return weights;
+}
 
 /// What training and tests want to see of a forward pass.
 template <class T, class Device>
@@ -75,20 +95,11 @@ class LlamaModel {
   /// From any source: what lies in files stays there, what is computed (a merge) comes into memory.
   static LlamaModel load(std::shared_ptr<const TensorSource> source, LlamaShape shape,
                          const LoadOptions& options = {}) {
-    if (shape.vocabulary == unknown_vocabulary) {
-      const std::size_t table = find_tensor(*source, llama_names::embedding);
-      if (table < source->tensors().size() && source->tensors()[table].shape.rank() == 2) {
-        shape.vocabulary = source->tensors()[table].shape[0];
-      }
-    }
-    LlamaWeights<Cpu> weights = LlamaLoader(source, shape, options.dtype).load();
-    for (const auto& adapter : options.adapters) {
-      attach_lora(weights, LoraAdapter::open(adapter), "the model");
-    }
+    LlamaWeights<Cpu> weights = load_llama_weights(std::move(source), shape, options);
     if constexpr (std::is_same_v<Device, Cpu>) {
       return LlamaModel(shape, std::move(weights));
     } else {
-      return LlamaModel(shape, weights_on<Device>(weights));
+      return LlamaModel(shape, weights_on<Device>(weights, options.progress));
     }
   }
 
@@ -105,7 +116,7 @@ class LlamaModel {
   /// @throws ArgumentError for ids outside the vocabulary, unknown slots, a full cache
   void forward(Context<Device>& ctx, View<T, Device> hidden, const Batch<T, Device>& batch,
                KvCache<Device>& cache) const {
-    check(batch, hidden);
+    check_batch(batch, hidden, shape_.hidden);
     if (run_hook(ctx, hidden, batch, cache)) return;
     run_prepared(ctx, hidden, batch, cache, cache.prepare(batch.slots));
     cache.commit();
@@ -124,12 +135,30 @@ class LlamaModel {
     run(ctx, hidden, batch, rows, &cache, nullptr);
   }
 
-  /// The same without a cache: rows attend to the rows before them with the same slot, which must
+  /// x ← the residual stream behind all layers, y ← its normalised form: for a model that is a part
+  /// of a longer one, and has no embedding. Between `cache.prepare` and `cache.commit`.
+  /// @param x, y (rows, hidden)   @param batch whose positions and slots count
+  void run_layers(Context<Device>& ctx, View<T, Device> x, View<T, Device> y,
+                  const Batch<T, Device>& batch, const KvCache<Device>& cache,
+                  const typename KvCache<Device>::Step& step) const {
+    typename Workspace<Device>::Scope scope(ctx.workspace());
+    const auto delta = ctx.workspace().template take<T>(x.shape());
+    const Rotary rotary = rotary_runs(batch);
+    typename nn::Attention<Device>::Rows rows;
+    rows.positions = batch.positions;
+    rows.slots = batch.slots;
+    rows.indices = step.indices;
+    rows.visible = step.visible;
+    rows.rotary = rotary.runs;
+    through_layers(ctx, x, y, delta, y, rows, &cache, nullptr);
+  }
+
+  /// `forward` without a cache: rows attend to the rows before them with the same slot, which must
   /// be adjacent. For training and scoring.
   /// @param saved activations of every layer, or null
   void forward(Context<Device>& ctx, View<T, Device> hidden, const Batch<T, Device>& batch,
                LlamaSaved<T, Device>* saved = nullptr) const {
-    check(batch, hidden);
+    check_batch(batch, hidden, shape_.hidden);
     std::vector<Segment> segments;
     for_each_run(batch.slots, [&](std::int64_t begin, std::int64_t count) {
       segments.push_back({begin, count, begin, count});
@@ -168,11 +197,21 @@ class LlamaModel {
     const auto x = ctx.workspace().template take<T>(shape);      // residual stream
     const auto y = ctx.workspace().template take<T>(shape);      // its normalised form
     const auto delta = ctx.workspace().template take<T>(shape);  // what a block adds to it
-    Rotary rotary = rotary_runs(batch);
+    const Rotary rotary = rotary_runs(batch);
     rows.rotary = rotary.runs;
 
     const bool every_row = wants_every_row(batch);
     embed(ctx, x, batch);
+    through_layers(ctx, x, y, delta, every_row ? hidden : y, rows, cache, saved);
+    if (saved != nullptr) saved->output = clone(x);
+    if (!every_row) gather(ctx, hidden, y, batch.outputs);
+  }
+
+  /// x ← x after every layer.   @param last its normalised form: y, or where it is wanted
+  void through_layers(Context<Device>& ctx, View<T, Device> x, View<T, Device> y,
+                      View<T, Device> delta, View<T, Device> last,
+                      const typename nn::Attention<Device>::Rows& rows,
+                      const KvCache<Device>* cache, LlamaSaved<T, Device>* saved) const {
     if (saved != nullptr) saved->layers.resize(weights_.layers.size());
     weights_.layers.front().input_norm.forward(ctx, y, View<const T, Device>(x));
     for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
@@ -199,16 +238,14 @@ class LlamaModel {
       const bool mlp_adds = many && layer.mlp.down.plain();
       layer.mlp.template forward<T>(ctx, mlp_adds ? x : delta, y, keep ? &keep->mlp : nullptr,
                                     mlp_adds);
-      const bool last = i + 1 == weights_.layers.size();
-      norm(last ? weights_.final_norm : weights_.layers[i + 1].input_norm,
-           last && every_row ? hidden : y, mlp_adds);
+      const bool ends = i + 1 == weights_.layers.size();
+      norm(ends ? weights_.final_norm : weights_.layers[i + 1].input_norm, ends ? last : y,
+           mlp_adds);
       if (keep && saved->consume) {
         saved->consume(i, *keep);
         *keep = {};
       }
     }
-    if (saved != nullptr) saved->output = clone(x);
-    if (!every_row) gather(ctx, hidden, y, batch.outputs);
   }
 
   void embed(Context<Device>& ctx, View<T, Device> x, const Batch<T, Device>& batch) const {
@@ -251,7 +288,7 @@ class LlamaModel {
   Rotary rotary_runs(const Batch<T, Device>& batch) const {
     Rotary rotary;
     if (shape_.rope_scaling.kind != RopeScaling::Kind::dynamic) {
-      rotary.runs.push_back({0, batch.rows(), &table_});
+      rotary.runs.push_back({0, std::ssize(batch.positions), &table_});
       return rotary;
     }
     for_each_run(batch.slots, [&](std::int64_t begin, std::int64_t count) {
@@ -277,32 +314,6 @@ class LlamaModel {
         ++end;
       }
       f(begin, end - begin);
-    }
-  }
-
-  void check(const Batch<T, Device>& batch, View<T, Device> hidden) const {
-    const auto rows = static_cast<std::size_t>(batch.rows());
-    if (rows == 0) throw ArgumentError("ZIYA-441", "forward: the batch has no rows");
-    if (batch.positions.size() != rows || batch.slots.size() != rows) {
-      throw ShapeError("ZIYA-442", "forward: " + std::to_string(rows) + " rows, but " +
-                                       std::to_string(batch.positions.size()) + " positions and " +
-                                       std::to_string(batch.slots.size()) + " slots");
-    }
-    if (!batch.embeddings.empty() && batch.embeddings.columns() != shape_.hidden) {
-      throw ShapeError("ZIYA-442", "forward: embeddings are " +
-                                       std::to_string(batch.embeddings.columns()) +
-                                       " wide, expected " + std::to_string(shape_.hidden));
-    }
-    if (hidden.rows() != static_cast<std::int64_t>(batch.outputs.size()) ||
-        hidden.columns() != shape_.hidden) {
-      throw ShapeError("ZIYA-442", "forward: hidden is " + hidden.shape().to_string() +
-                                       ", expected (" + std::to_string(batch.outputs.size()) +
-                                       ", " + std::to_string(shape_.hidden) + ")");
-    }
-    for (const std::int32_t position : batch.positions) {
-      if (position < 0) {
-        throw ArgumentError("ZIYA-443", "forward: position " + std::to_string(position));
-      }
     }
   }
 

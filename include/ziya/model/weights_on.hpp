@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <type_traits>
@@ -13,6 +14,7 @@
 #include "ziya/core/device.hpp"
 #include "ziya/core/dtype.hpp"
 #include "ziya/core/error.hpp"
+#include "ziya/core/staging.hpp"
 #include "ziya/core/tensor.hpp"
 #include "ziya/core/weight.hpp"
 #include "ziya/model/llama_weights.hpp"
@@ -25,73 +27,115 @@ ZIYA_NAMESPACE_BEGIN
 
 /// @throws ArgumentError for a type that only the CPU reads
 template <class Device>
-Weight<Device> weight_on(const Weight<Cpu>& weight) {
+Weight<Device> weight_on(const Weight<Cpu>& weight, Staging<Device>& staging) {
   if constexpr (!std::is_same_v<Device, Cpu>) {
-    if (is_quantised(weight.dtype)) return ops::quantised_on<Device>(weight);
+    if (is_quantised(weight.dtype)) return ops::quantised_on<Device>(weight, staging);
   }
   if (!is_plain_float(weight.dtype)) {
     throw ArgumentError("ZIYA-153", "model: weights of type " + std::string(name(weight.dtype)) +
                                         " run on the CPU only; load them as q8_0 or f16");
   }
   auto memory = std::make_shared<Tensor<std::byte, Device>>(Shape{weight.bytes()});
-  copy(Device{}, memory->data(), Cpu{}, weight.data, static_cast<std::size_t>(weight.bytes()));
+  staging.copy(memory->data(), weight.data, static_cast<std::size_t>(weight.bytes()));
   const std::byte* data = memory->data();
   return {weight.dtype, weight.rows, weight.columns, data, std::move(memory)};
 }
 
+/// The same of one matrix alone.
 template <class Device>
-nn::RmsNorm<Device> norm_on(const nn::RmsNorm<Cpu>& norm) {
-  return {norm.weight.template to<Device>(), norm.eps};
+Weight<Device> weight_on(const Weight<Cpu>& weight) {
+  Staging<Device> staging;
+  Weight<Device> result = weight_on(weight, staging);
+  staging.finish();
+  return result;
+}
+
+/// What `weight` takes on a device.
+template <class Device>
+std::int64_t bytes_on(const Weight<Cpu>& weight) {
+#if ZIYA_WITH_CUDA
+  if constexpr (std::is_same_v<Device, Cuda>) return ops::bytes_on_gpu(weight);
+#endif
+  return weight.bytes();
 }
 
 template <class Device>
-nn::Linear<Device> linear_on(const nn::Linear<Cpu>& linear) {
+Tensor<float, Device> vector_on(const Tensor<float>& vector, Staging<Device>& staging) {
+  Tensor<float, Device> result(vector.shape());
+  staging.copy(reinterpret_cast<std::byte*>(result.data()),
+               reinterpret_cast<const std::byte*>(vector.data()),
+               static_cast<std::size_t>(vector.elements()) * sizeof(float));
+  return result;
+}
+
+template <class Device>
+nn::RmsNorm<Device> norm_on(const nn::RmsNorm<Cpu>& norm, Staging<Device>& staging) {
+  return {vector_on(norm.weight, staging), norm.eps};
+}
+
+template <class Device>
+nn::Linear<Device> linear_on(const nn::Linear<Cpu>& linear, Staging<Device>& staging) {
   nn::Linear<Device> result;
-  result.weight = weight_on<Device>(linear.weight);
-  if (!linear.bias.empty()) result.bias = linear.bias.template to<Device>();
+  result.weight = weight_on(linear.weight, staging);
+  if (!linear.bias.empty()) result.bias = vector_on(linear.bias, staging);
   if (linear.lora) {
     result.lora = std::make_shared<const nn::Lora<Device>>(
-        nn::Lora<Device>{weight_on<Device>(linear.lora->a), weight_on<Device>(linear.lora->b)});
+        nn::Lora<Device>{weight_on(linear.lora->a, staging), weight_on(linear.lora->b, staging)});
   }
   result.communicator = linear.communicator;
   result.split = linear.split;
   return result;
 }
 
+template <class Device>
+LlamaLayer<Device> layer_on(const LlamaLayer<Cpu>& layer, Staging<Device>& staging) {
+  LlamaLayer<Device> moved;
+  moved.input_norm = norm_on(layer.input_norm, staging);
+  moved.attention.q = linear_on(layer.attention.q, staging);
+  moved.attention.k = linear_on(layer.attention.k, staging);
+  moved.attention.v = linear_on(layer.attention.v, staging);
+  moved.attention.o = linear_on(layer.attention.o, staging);
+  moved.attention.query_heads = layer.attention.query_heads;
+  moved.attention.kv_heads = layer.attention.kv_heads;
+  moved.attention.head_dim = layer.attention.head_dim;
+  moved.attention.pairing = layer.attention.pairing;
+  moved.post_attention_norm = norm_on(layer.post_attention_norm, staging);
+  moved.mlp.gate = linear_on(layer.mlp.gate, staging);
+  moved.mlp.up = linear_on(layer.mlp.up, staging);
+  moved.mlp.down = linear_on(layer.mlp.down, staging);
+  return moved;
+}
+
 /// A copy of `weights` on `Device`, in the types they are stored in; a tied head stays one with the
 /// embedding.
+/// @param progress (bytes so far, of all)
 /// @throws BackendError before anything is copied when they do not fit into its free memory
 template <class Device>
-LlamaWeights<Device> weights_on(const LlamaWeights<Cpu>& weights) {
-  std::int64_t bytes = 0;
-  weights.visit([&](const std::string&, const Weight<Cpu>& weight) { bytes += weight.bytes(); });
+LlamaWeights<Device> weights_on(
+    const LlamaWeights<Cpu>& weights,
+    const std::function<void(std::int64_t, std::int64_t)>& progress = {}) {
+  std::int64_t bytes = 0, total = 0;
+  weights.visit([&](const std::string&, const Weight<Cpu>& weight) {
+    bytes += bytes_on<Device>(weight);
+    total += weight.bytes();
+  });
   Memory<Device>::require(static_cast<std::size_t>(bytes), "the weights");
 
+  Staging<Device> staging([&](std::int64_t done) {
+    if (progress) progress(done, total);
+  });
   LlamaWeights<Device> result;
-  result.embedding = weight_on<Device>(weights.embedding);
+  result.embedding = weight_on(weights.embedding, staging);
   for (const LlamaLayer<Cpu>& layer : weights.layers) {
-    LlamaLayer<Device> moved;
-    moved.input_norm = norm_on<Device>(layer.input_norm);
-    moved.attention.q = linear_on<Device>(layer.attention.q);
-    moved.attention.k = linear_on<Device>(layer.attention.k);
-    moved.attention.v = linear_on<Device>(layer.attention.v);
-    moved.attention.o = linear_on<Device>(layer.attention.o);
-    moved.attention.query_heads = layer.attention.query_heads;
-    moved.attention.kv_heads = layer.attention.kv_heads;
-    moved.attention.head_dim = layer.attention.head_dim;
-    moved.attention.pairing = layer.attention.pairing;
-    moved.post_attention_norm = norm_on<Device>(layer.post_attention_norm);
-    moved.mlp.gate = linear_on<Device>(layer.mlp.gate);
-    moved.mlp.up = linear_on<Device>(layer.mlp.up);
-    moved.mlp.down = linear_on<Device>(layer.mlp.down);
-    result.layers.push_back(std::move(moved));
+    result.layers.push_back(layer_on(layer, staging));
   }
-  result.final_norm = norm_on<Device>(weights.final_norm);
+  result.final_norm = norm_on(weights.final_norm, staging);
   if (weights.head.weight.data == weights.embedding.data) {
     result.head.weight = result.embedding;
   } else {
-    result.head = linear_on<Device>(weights.head);
+    result.head = linear_on(weights.head, staging);
   }
+  staging.finish();
   return result;
 }
 

@@ -2,9 +2,13 @@
 // Quantised matrices copied to another device, in the order in which its kernels read them.
 #pragma once
 
+#include <cstdint>
+
 #include "ziya/backend/cuda/dequantise.hpp"
+#include "ziya/backend/cuda/panels.hpp"
 #include "ziya/config.hpp"
 #include "ziya/core/device.hpp"
+#include "ziya/core/staging.hpp"
 #include "ziya/core/weight.hpp"
 #include "ziya/ops/check.hpp"
 
@@ -15,14 +19,21 @@ namespace ops {
 /// @param w (rows, columns), of a quantised type
 /// @throws ShapeError when blocks do not divide the rows; BackendError
 template <class Device>
-Weight<Device> quantised_on(const Weight<Cpu>& w) {
+Weight<Device> quantised_on(const Weight<Cpu>& w, Staging<Device>& staging) {
   check_weight("quantised_on", w);
 #if ZIYA_WITH_CUDA
-  return backend::quantised_on<Device>(w);
+  return backend::quantised_on<Device>(w, staging);
 #else
   static_assert(sizeof(Device) == 0, "this program has no other device than the CPU");
 #endif
 }
+
+#if ZIYA_WITH_CUDA
+/// Bytes of `w` there: quantised types are made up to whole panels.
+inline std::int64_t bytes_on_gpu(const Weight<Cpu>& w) {
+  return cuda::bytes_on_gpu(w.dtype, w.rows, w.columns);
+}
+#endif
 
 }  // namespace ops
 ZIYA_NAMESPACE_END

@@ -154,17 +154,17 @@ void dequantise(Context<Cuda>& ctx, View<T, Cuda> y, const Weight<Cuda>& w) {
 }
 
 template <class Device>
-Weight<Device> quantised_on(const Weight<Cpu>& weight) {
+Weight<Device> quantised_on(const Weight<Cpu>& weight, Staging<Device>& staging) {
   static_assert(std::is_same_v<Device, Cuda>);
   const auto make = [](std::int64_t bytes) {
     return std::make_shared<Tensor<std::byte, Cuda>>(Shape{bytes});
   };
   auto memory = make(cuda::bytes_on_gpu(weight.dtype, weight.rows, weight.columns));
   if (!cuda::in_panels(weight.dtype)) {
-    copy(Cuda{}, memory->data(), Cpu{}, weight.data, static_cast<std::size_t>(weight.bytes()));
+    staging.copy(memory->data(), weight.data, static_cast<std::size_t>(weight.bytes()));
   } else {
-    const auto stored = make(weight.bytes());
-    copy(Cuda{}, stored->data(), Cpu{}, weight.data, static_cast<std::size_t>(weight.bytes()));
+    std::byte* stored = staging.scratch(weight.bytes());
+    staging.copy(stored, weight.data, static_cast<std::size_t>(weight.bytes()));
     const std::int64_t bands = (weight.rows + cuda::panel_rows - 1) / cuda::panel_rows;
     const std::int64_t count = bands * cuda::panels_in(weight.dtype, weight.columns);
     cuda::with_panels(weight.dtype, [&](auto block) {
@@ -172,11 +172,10 @@ Weight<Device> quantised_on(const Weight<Cpu>& weight) {
       if (count == 0) return;
       cuda::make_panels<Block>
           <<<cuda::blocks_for(count * 32, cuda::panel_threads), cuda::panel_threads>>>(
-              memory->data(), reinterpret_cast<const Block*>(stored->data()), weight.rows,
-              weight.columns, count);
+              memory->data(), reinterpret_cast<const Block*>(stored), weight.rows, weight.columns,
+              count);
     });
     cuda::check(cudaGetLastError(), "panels");
-    cuda::check(cudaDeviceSynchronize(), "panels");
   }
   const std::byte* data = memory->data();
   return {weight.dtype, weight.rows, weight.columns, data, std::move(memory)};

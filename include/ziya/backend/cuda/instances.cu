@@ -3,6 +3,7 @@
 #include "ziya/backend/cuda/add_bias.hpp"
 #include "ziya/backend/cuda/attention.hpp"
 #include "ziya/backend/cuda/dequantise.hpp"
+#include "ziya/backend/cuda/draw_token.hpp"
 #include "ziya/backend/cuda/embedding.hpp"
 #include "ziya/backend/cuda/matmul.hpp"
 #include "ziya/backend/cuda/rms_norm.hpp"
@@ -52,7 +53,9 @@ template void matmul(Context<Cuda>&, View<float, Cuda>, View<const Half, Cuda>,
                      const Weight<Cuda>&);
 template void matmul(Context<Cuda>&, View<float, Cuda>, View<const BFloat16, Cuda>,
                      const Weight<Cuda>&);
-template Weight<Cuda> quantised_on(const Weight<Cpu>&);
+template Weight<Cuda> quantised_on(const Weight<Cpu>&, Staging<Cuda>&);
+template std::int32_t draw_token(Context<Cuda>&, View<const float, Cuda>,
+                                 std::span<const ScoreChange>, const TokenDraw&);
 template void top_k(Context<Cuda>&, std::span<std::int32_t>, std::span<float>,
                     View<const float, Cuda>);
 

@@ -36,15 +36,17 @@ struct Memory<Cuda> {
   }
   static void release(void* memory) noexcept { (void)cudaFree(memory); }
 
- private:
   struct Room {
-    std::size_t free = 0, total = 0;
+    std::size_t free = 0, total = 0;  ///< bytes
   };
+  /// Of the current GPU.
   static Room room() {
     Room room;
     cuda::check(cudaMemGetInfo(&room.free, &room.total), "free memory");
     return room;
   }
+
+ private:
   static BackendError out_of_memory(std::size_t bytes, const char* what) {
     const Room now = room();
     return BackendError("ZIYA-152",
@@ -57,6 +59,10 @@ struct Memory<Cuda> {
     return std::to_string((bytes + (std::size_t{1} << 20) - 1) >> 20) + " MiB";
   }
 };
+
+/// Makes GPU `number` the one that the calling thread allocates on and sends work to: that of a
+/// context before its work, when a thread has several.
+inline void set_current(Cuda, int number) { cuda::check(cudaSetDevice(number), "current GPU"); }
 
 // In order with the work of every context, whose streams wait for the default stream and are waited
 // for by it. Copies to and from the CPU return when they are done.

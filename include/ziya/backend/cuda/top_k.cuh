@@ -12,17 +12,22 @@
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
-/// Orders as floats do, NaN below everything; of equal values the smaller index is greater.
-__device__ inline unsigned long long rank_of(float value, std::int32_t index) {
+/// Integers that order as floats do, NaN below everything, zeros equal.
+__device__ inline unsigned ordered_bits(float value) {
   const unsigned bits = __float_as_uint(value == 0.0f ? 0.0f : value);
-  const unsigned ordered = value != value ? 0u : (bits & 0x80000000u) ? ~bits : bits | 0x80000000u;
-  return static_cast<unsigned long long>(ordered) << 32 | ~static_cast<unsigned>(index);
+  return value != value ? 0u : (bits & 0x80000000u) ? ~bits : bits | 0x80000000u;
+}
+/// Orders as floats do; of equal values the smaller index is greater.
+__device__ inline unsigned long long rank_of(float value, std::int32_t index) {
+  return static_cast<unsigned long long>(ordered_bits(value)) << 32 | ~static_cast<unsigned>(index);
 }
 
 inline constexpr int rank_threads = 256;
 
-__device__ inline unsigned long long block_best(unsigned long long best) {
-  __shared__ unsigned long long partial[rank_threads / 32];
+/// The greatest of a block of `Threads` threads, known to all.
+template <int Threads>
+__device__ inline unsigned long long block_greatest(unsigned long long best) {
+  __shared__ unsigned long long partial[Threads / 32];
   for (int apart = 16; apart > 0; apart /= 2) {
     const unsigned long long other = __shfl_xor_sync(~0u, best, apart);
     best = other > best ? other : best;
@@ -48,7 +53,7 @@ ZIYA_KERNEL void rank_parts(unsigned long long* best, const T* row, std::int64_t
       const unsigned long long rank = rank_of(row[j], static_cast<std::int32_t>(j));
       if (rank < below && rank > greatest) greatest = rank;
     }
-    below = block_best(greatest);
+    below = block_greatest<rank_threads>(greatest);
     if (threadIdx.x == 0) best[std::int64_t{blockIdx.x} * k + i] = below;
   }
 }
@@ -68,7 +73,7 @@ ZIYA_KERNEL void merge_parts(Ranked* out, const unsigned long long* best, const 
   const int list = static_cast<int>(threadIdx.x);
   for (int i = 0; i < k; ++i) {
     const unsigned long long mine = list < blocks && taken < k ? best[list * k + taken] : 0;
-    const unsigned long long greatest = block_best(mine);
+    const unsigned long long greatest = block_greatest<rank_threads>(mine);
     if (mine == greatest && mine != 0) ++taken;
     if (threadIdx.x == 0) {
       const auto id = static_cast<std::int32_t>(~static_cast<unsigned>(greatest));

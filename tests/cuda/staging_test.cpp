@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// Weights that go to the GPU in pieces arrive whole.
+#include <catch2/catch.hpp>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "cuda/devices.hpp"
+#include "ziya/backend/cuda/staging.hpp"
+
+namespace staging_test {
+
+using namespace ziya;
+
+TEST_CASE("cuda: staged copies arrive, small and large, in any order", "[cuda]") {
+  if (!test::gpu()) return;
+  constexpr std::size_t piece = std::size_t{16} << 20;
+  const std::vector<std::size_t> sizes{1, 100, 5 * piece + 7, 3, piece, piece + 1, 0, 1 << 20};
+  std::vector<std::vector<std::uint32_t>> sources;
+  std::vector<Tensor<std::byte, Cuda>> copies;
+  std::int64_t said = 0, total = 0;
+  Staging<Cuda> staging([&](std::int64_t done) {
+    CHECK(done >= said);
+    said = done;
+  });
+  std::uint32_t state = 1;
+  for (const std::size_t size : sizes) {
+    sources.emplace_back(size / 4 + 1);
+    for (std::uint32_t& value : sources.back()) value = state = state * 1664525u + 1013904223u;
+    copies.emplace_back(Shape{static_cast<std::int64_t>(size)});
+    staging.copy(copies.back().data(), reinterpret_cast<const std::byte*>(sources.back().data()),
+                 size);
+    total += static_cast<std::int64_t>(size);
+  }
+  staging.finish();
+  CHECK(said == total);
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    const auto back = copies[i].to<Cpu>();
+    CHECK((sizes[i] == 0 || std::memcmp(back.data(), sources[i].data(), sizes[i]) == 0));
+  }
+}
+
+}  // namespace staging_test

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// Kernels of each kind that older GPUs have to compile too: one of rows, one of a block, sampling.
+#include <ziya/backend/cuda/draw_token.hpp>
+#include <ziya/backend/cuda/rms_norm.hpp>
+#include <ziya/backend/cuda/softmax.hpp>
+
+ZIYA_NAMESPACE_BEGIN
+namespace backend {
+
+template void rms_norm(Context<Cuda>&, View<Half, Cuda>, View<const Half, Cuda>,
+                       View<const float, Cuda>, float);
+template void softmax(Context<Cuda>&, View<BFloat16, Cuda>, View<const BFloat16, Cuda>);
+template std::int32_t draw_token(Context<Cuda>&, View<const float, Cuda>,
+                                 std::span<const ScoreChange>, const TokenDraw&);
+
+}  // namespace backend
+ZIYA_NAMESPACE_END
