@@ -37,7 +37,7 @@ std::vector<std::int32_t> answer(const std::vector<std::int64_t>& parts, DType c
   const auto batch = generator.generate_batch({prompt, {1, 5}, prompt},
                                               {.max_new_tokens = 40, .do_sample = false});
   CHECK(batch[2].generated_ids == result.generated_ids);
-  CHECK(result.text == poem.at("answer"));
+  CHECK(result.text == poem.at("answer").get<std::string>());
   return result.generated_ids;
 }
 

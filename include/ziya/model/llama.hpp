@@ -221,7 +221,7 @@ class LlamaModel {
       CachedKeysValues<Device> past;
       if (cache != nullptr) past = cache->layer(static_cast<std::int64_t>(i));
       // What a block adds to x: as part of its last product, or with the norm that follows.
-      const bool many = saved == nullptr && nn::adds_in_products<Device>(batch.rows());
+      const bool many = saved == nullptr && nn::adds_in_products<Device>(x.rows());
       const bool attention_adds = many && layer.attention.o.plain();
       layer.attention.template forward<T>(ctx, attention_adds ? x : delta, y, rows,
                                           cache != nullptr ? &past : nullptr,
