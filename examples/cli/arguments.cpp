@@ -122,8 +122,7 @@ CLI::App* add_tokenize(CLI::App& app, TokenizeOptions& options, bool& no_bos) {
   flag(*command, "--no-bos", no_bos, "do not begin with <s>");
   flag(*command, "--add-eos", options.add_eos, "end with </s>");
   flag(*command, "--json", options.json, "print one JSON object: ids, pieces");
-  repeated(*command, "--decode", options.decode, "print {\"text\": …} of these ids", "1,2,3")
-      ->delimiter(',')
+  option(*command, "--decode", options.decode, "print {\"text\": …} of these ids", "1,2,3")
       ->excludes(text);
   command->footer(
       "Examples:\n"

@@ -178,7 +178,7 @@ class Chat {
 }  // namespace
 
 int run(const ChatOptions& options) {
-  const auto folder = ziya::resolve_model_path(ziya::path_from_utf8(options.model.model));
+  const auto folder = ziya::resolve_model_folder(ziya::path_from_utf8(options.model.model));
   const ziya::Tokenizer tokenizer = ziya::Tokenizer::load(folder);
   const ziya::GenerationConfig config = generation_config(options.sampling, folder, tokenizer);
   SessionSetup setup{options.model, folder};

@@ -85,7 +85,7 @@ struct TokenizeOptions {
   bool add_bos = true;
   bool add_eos = false;
   bool json = false;
-  std::optional<std::vector<std::int32_t>> decode;
+  std::optional<std::string> decode;  // ids
 };
 
 struct InspectOptions {

@@ -25,7 +25,7 @@ int run(const EmbedOptions& options) {
   for (const std::string& each : texts) {
     if (ziya::strip(each).empty()) throw ziya::ArgumentError("ZIYA-709", "embed: a text is empty");
   }
-  const auto folder = ziya::resolve_model_path(ziya::path_from_utf8(options.model.model));
+  const auto folder = ziya::resolve_model_folder(ziya::path_from_utf8(options.model.model));
   const ziya::Tokenizer tokenizer = ziya::Tokenizer::load(folder);
   std::vector<std::vector<std::int32_t>> ids;
   std::size_t longest = 0;

@@ -215,7 +215,7 @@ int run(const EvalOptions& options) {
     count += questions.size();
   }
   const std::vector<Question> examples = shown_examples(options);
-  const auto folder = ziya::resolve_model_path(ziya::path_from_utf8(options.model.model));
+  const auto folder = ziya::resolve_model_folder(ziya::path_from_utf8(options.model.model));
   const ziya::Tokenizer tokenizer = ziya::Tokenizer::load(folder);
   const ziya::PromptTemplate wrapping = chosen_template(options.model, tokenizer);
   ziya::Context<ziya::Cpu> context(context_options(options.model));

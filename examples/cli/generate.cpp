@@ -56,7 +56,7 @@ std::string shown_prompt(const ziya::PromptTemplate& wrapping, const std::string
 int run(const GenerateOptions& options) {
   if (!options.prompts_file.empty()) return run_batch(options);
   const std::string text = read_prompt(options);
-  const auto folder = ziya::resolve_model_path(ziya::path_from_utf8(options.model.model));
+  const auto folder = ziya::resolve_model_folder(ziya::path_from_utf8(options.model.model));
   const ziya::Tokenizer tokenizer = ziya::Tokenizer::load(folder);
   const ziya::PromptTemplate wrapping = chosen_template(options.model, tokenizer);
   std::vector<std::int32_t> prompt = prompt_ids(wrapping, text, tokenizer);

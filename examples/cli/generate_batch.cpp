@@ -87,7 +87,7 @@ int run_batch(const GenerateOptions& options) {
     throw UsageError("ZIYA-701", "--prompts-file: many prompts at once are not guessed ahead");
   }
   const std::vector<PromptLine> prompts = read_prompts(options.prompts_file);
-  const auto folder = ziya::resolve_model_path(ziya::path_from_utf8(options.model.model));
+  const auto folder = ziya::resolve_model_folder(ziya::path_from_utf8(options.model.model));
   const ziya::Tokenizer tokenizer = ziya::Tokenizer::load(folder);
   const ziya::PromptTemplate wrapping = chosen_template(options.model, tokenizer);
   ziya::GenerationConfig config = generation_config(options.sampling, folder, tokenizer);

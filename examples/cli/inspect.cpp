@@ -146,7 +146,7 @@ Findings inspect(const InspectOptions& options) {
   const bool weights = ziya::Checkpoint::exists(path);
   const bool gguf = ziya::gguf::is_gguf(ziya::find_weights(path));  // holds everything itself
   const fs::path side = gguf || fs::is_directory(path) ? path : path.parent_path();
-  found.kind = weights ? "model" : "tokenizer";
+  found.kind = weights ? "unknown" : "tokenizer";
   if (weights) attempt(found, [&] { inspect_weights(found, options); });
 
   const bool config = gguf || is_file(side / "config.json");

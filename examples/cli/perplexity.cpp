@@ -44,7 +44,7 @@ void print_json(const PerplexityOptions& options, const ziya::PerplexityResult& 
 }  // namespace
 
 int run(const PerplexityOptions& options) {
-  const auto folder = ziya::resolve_model_path(ziya::path_from_utf8(options.model.model));
+  const auto folder = ziya::resolve_model_folder(ziya::path_from_utf8(options.model.model));
   const ziya::Tokenizer tokenizer = ziya::Tokenizer::load(folder);
   const std::vector<std::int32_t> ids = tokenizer.encode(
       read_input(options.file), {.mode = ziya::TokenizerMode::plain, .add_bos = true});
@@ -66,7 +66,7 @@ int run(const PerplexityOptions& options) {
   const ziya::CpuModel model = load_model(options.model, folder, options.context);
   std::optional<ziya::CpuModel> other;
   if (!options.against.empty()) {
-    const auto path = ziya::resolve_model_path(ziya::path_from_utf8(options.against));
+    const auto path = ziya::resolve_model_folder(ziya::path_from_utf8(options.against));
     ModelOptions as_stored = options.model;
     as_stored.dtype = "auto";
     other.emplace(load_model(as_stored, path, options.context));

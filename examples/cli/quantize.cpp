@@ -17,8 +17,10 @@
 #include "ziya/convert/digest.hpp"
 #include "ziya/convert/gguf_model.hpp"
 #include "ziya/convert/quantised_source.hpp"
+#include "ziya/core/error.hpp"
 #include "ziya/io/model_path.hpp"
 #include "ziya/model/importance.hpp"
+#include "ziya/model/model_kind.hpp"
 #include "ziya/text/tokenizer.hpp"
 
 namespace cli {
@@ -66,6 +68,12 @@ int run(const QuantizeOptions& options) {
   ziya::ModelSource model = ziya::gguf::is_gguf(ziya::find_weights(folder))
                                 ? ziya::open_gguf_model(folder)
                                 : ziya::open_hf_model(folder);
+  if (ziya::model_kind(*model.tensors) == ziya::ModelKind::delta) {
+    throw ziya::FormatError("ZIYA-434", options.model +
+                                            ": is a delta, not a model; merge it with its base "
+                                            "first: ziya merge-delta --base BASE --delta " +
+                                            options.model + " --target TARGET");
+  }
   catch_signals();
   ziya::Importance importance;
   if (!options.calibrate.empty()) importance = calibrated(options, folder);

@@ -179,7 +179,8 @@ class Options(Case):
         self.bad("generate", TINY, "-p", "x", "--greedy", "--do-sample", "true", status=2)
         self.bad("generate", TINY, "-p", "x", "--prompt-file", "y", status=2)
         self.bad("generate", TINY, "-p", "x", "--raw", "--template", "ziya", status=2)
-        self.bad("tokenize", TINY, "--decode", "1,x", status=2)
+        for text in ["1,x", "1.5", "[1", "{}", "1,,2", "99999999999"]:
+            self.bad("tokenize", TINY, "--decode", text, status=2, has="1,2,3")
         self.bad("merge-delta", "--base", "x", status=2, has="--delta")
 
     def test_hyphens_and_underscores(self):
@@ -654,6 +655,10 @@ class Tokenize(Case):
         self.assertEqual(json.loads(run.out), {"text": EXPECTED["poems"][0]["answer"] + "</s>"})
         self.assertEqual(json.loads(self.good("tokenize", TINY, "--decode", "231").out),
                          {"text": "\ufffd"})
+        for text in [" 231 ", "[231]"]:
+            self.assertEqual(self.good("tokenize", TINY, "--decode", text).out,
+                             self.good("tokenize", TINY, "--decode", "231").out)
+        self.assertEqual(json.loads(self.good("tokenize", TINY, "--json", "--decode", "").out), {"text": ""})
         self.bad("tokenize", TINY, "--decode", "1,4379", has="4379")
         self.bad("tokenize", TINY, "--decode=-1", has="-1")
 
@@ -880,6 +885,14 @@ class Merge(Case):
         self.bad(*self.merge("--overwrite", target=BASE), has="same folder")
         self.bad(*self.merge("--overwrite", target=DELTA), has="same folder")
         self.bad(*self.merge("--overwrite", delta=BASE), has="same folder")
+        shutil.copytree(BASE, self.folder / "model/original")
+        shutil.copy(BASE / "config.json", self.folder / "model")
+        inner = {"base": self.folder / "model/original"}
+        self.bad(*self.merge("--overwrite", target=self.folder / "model", **inner), has="lies in")
+        self.bad(*self.merge(target=self.folder / "model/original/new", **inner), has="lies in")
+        self.bad(*self.merge("--overwrite", target=self.folder / "model"), has="also holds original")
+        self.assertEqual(len(list((self.folder / "model/original").iterdir())), len(list(BASE.iterdir())))
+        shutil.rmtree(self.folder / "model")
         (self.folder / "photos").mkdir()
         (self.folder / "photos/cat.jpg").write_text("")
         self.bad(*self.merge("--overwrite", target=self.folder / "photos"), has="no model")
@@ -1117,13 +1130,41 @@ class BadInput(Case):
 
     def test_lfs_pointers(self):
         pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 26000000000\n"
-        for name in ["model.safetensors", "tokenizer.model"]:
+        for name in ["model.safetensors", "tokenizer.model", "config.json", "added_tokens.json",
+                     "tokenizer_config.json", "generation_config.json", "special_tokens_map.json"]:
             folder = self.model()
             self.replace(folder / name, pointer)
             self.generate(folder, has="git lfs pull")
 
     def test_a_delta_is_no_model(self):
         self.generate(DELTA, has=["delta", "ziya merge-delta --base"])
+        self.bad("quantize", DELTA, "--type", "q8_0", "--output", self.folder / "d.gguf",
+                 has=["delta", "ziya merge-delta --base"])
+        self.assertEqual(list(self.folder.glob("d.gguf*")), [])
+
+    def test_a_tied_head_that_is_stored_too(self):
+        folder = self.model()
+        config = json.loads((TINY / "config.json").read_text())
+        config["tie_word_embeddings"] = True
+        self.replace(folder / "config.json", json.dumps(config))
+        self.generate(folder, has=["tie_word_embeddings", "lm_head.weight"])
+        self.assertIn("ZIYA-436", self.good("inspect", folder).out)
+
+    def test_a_file_of_the_folder_means_the_folder(self):
+        for name in ["model.safetensors", "config.json"]:
+            self.assertIn("Paris", self.good("generate", TINY / name, "--greedy", "-p", CAPITAL).out)
+
+    def test_cache_folders_without_a_name(self):
+        cache = self.folder / "models--a--b"
+        (cache / "snapshots").mkdir(parents=True)
+        self.generate(cache, has="download it again")
+        (cache / "snapshots/0123").symlink_to(TINY)
+        self.assertIn("Paris", self.good("generate", cache, "--greedy", "-p", CAPITAL).out)
+        (cache / "snapshots/4567").mkdir()
+        self.generate(cache, has=["0123", "4567"])
+        (cache / "refs").mkdir()
+        (cache / "refs/main").write_text("89ab")
+        self.generate(cache, has=["0123", "4567"])
 
     def test_weights(self):
         data = (TINY / "model.safetensors").read_bytes()

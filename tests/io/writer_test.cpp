@@ -201,9 +201,43 @@ TEST_CASE("a folder appears at commit", "[writer]") {
   REQUIRE(test::count_entries(folder.path()) == 3);
 }
 
+TEST_CASE("a folder that cannot be put in place is no model, and can be gone on with", "[writer]") {
+  const TemporaryDirectory folder;
+  const auto target = folder / "model";
+  {
+    ziya::OutputDirectory output(target);
+    output.keep_unfinished();
+    output.journal().append("half");
+    ziya::write_text_file(output.path() / "model.bin", "x");
+    ziya::write_text_file(output.path() / "config.json", "{}");
+    folder.file("model/in the way", "");
+    REQUIRE_ERROR(output.commit(), "ZIYA-207", "model.partial");
+  }
+  REQUIRE(!std::filesystem::exists(folder / "model.partial/config.json"));
+  std::filesystem::remove_all(target);
+  ziya::OutputDirectory output(target, false, true);
+  REQUIRE(output.journal().lines() == std::vector<std::string>{"half"});
+  REQUIRE(test::read_file(output.path() / "model.bin") == "x");
+}
+
+TEST_CASE("a target and an input apart from each other", "[writer]") {
+  const TemporaryDirectory folder;
+  folder.file("base/config.json", "{}");
+  folder.file("base/inner/config.json", "{}");
+  const auto base = folder / "base";
+  ziya::refuse_overlap(folder / "target", base);
+  ziya::refuse_overlap(folder / "base2", base);
+  REQUIRE_ERROR(ziya::refuse_overlap(base, base), "ZIYA-601", "same folder");
+  REQUIRE_ERROR(ziya::refuse_overlap(base / "", base), "ZIYA-601", "same folder");
+  REQUIRE_ERROR(ziya::refuse_overlap(base / "new", base), "ZIYA-601", "lies in");
+  REQUIRE_ERROR(ziya::refuse_overlap(base, base / "inner"), "ZIYA-601", "lies in");
+  std::filesystem::create_directory_symlink(base, folder / "link");
+  REQUIRE_ERROR(ziya::refuse_overlap(folder / "link", base), "ZIYA-601", "same folder");
+}
+
 TEST_CASE("an existing folder is replaced only on request, and only if it is a model", "[writer]") {
   const TemporaryDirectory folder;
-  folder.file("model/other.txt", "old");
+  folder.file("model/other.json", "old");
   const auto target = folder / "model";
   REQUIRE_ERROR(ziya::OutputDirectory(target), "ZIYA-208", "exists already");
   REQUIRE_ERROR(ziya::OutputDirectory(target, true), "ZIYA-208", "no config.json");
@@ -218,6 +252,15 @@ TEST_CASE("an existing folder is replaced only on request, and only if it is a m
   output.commit();
   REQUIRE(test::read_file(target / "config.json") == "new");
   REQUIRE(test::count_entries(folder.path()) == 2);  // nothing of the old one
+  folder.file("model/photos/cat.jpg", "mine");
+  REQUIRE_ERROR(ziya::OutputDirectory(target, true), "ZIYA-208", "holds photos");
+  std::filesystem::remove_all(target / "photos");
+  folder.file("model/notes.txt", "mine");
+  REQUIRE_ERROR(ziya::OutputDirectory(target, true), "ZIYA-208", "holds notes.txt");
+  REQUIRE(test::read_file(target / "config.json") == "new");
+  std::filesystem::create_directory_symlink(folder / "nowhere", folder / "link");
+  REQUIRE_ERROR(ziya::OutputDirectory(folder / "link"), "ZIYA-207", "link to nothing");
+  REQUIRE_ERROR(ziya::WorkDirectory("/proc"), "ZIYA-207", "mounted");
   folder.file("file", "x");
   REQUIRE_ERROR(ziya::OutputDirectory(folder / "file"), "ZIYA-208", "exists already");
   REQUIRE_ERROR(ziya::OutputDirectory(folder / "file/model"), "ZIYA-207", "file/model");

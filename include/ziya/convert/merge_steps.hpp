@@ -18,6 +18,7 @@
 #include "ziya/convert/stream.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/io/file.hpp"
+#include "ziya/io/output_directory.hpp"
 #include "ziya/io/platform.hpp"
 #include "ziya/io/safetensors.hpp"
 #include "ziya/io/writer.hpp"
@@ -25,7 +26,8 @@
 ZIYA_NAMESPACE_BEGIN
 namespace detail {
 
-/// @throws ArgumentError ZIYA-601 when two of the three are one
+/// @throws ArgumentError ZIYA-601 when two of the three are one, or a target folder holds an input
+/// or lies in one
 inline void refuse_same_paths(const std::filesystem::path& base, const std::filesystem::path& delta,
                               const std::filesystem::path& target) {
   const auto same = [](const std::filesystem::path& a, const std::filesystem::path& b) {
@@ -38,6 +40,9 @@ inline void refuse_same_paths(const std::filesystem::path& base, const std::file
   if (same(base, delta)) refuse("base and delta");
   if (same(target, base)) refuse("target and base");
   if (same(target, delta)) refuse("target and delta");
+  if (target.extension() == ".gguf") return;  // a file may lie beside what it is made of
+  refuse_overlap(target, base);
+  refuse_overlap(target, delta);
 }
 
 /// Adds what a check found. @throws FormatError with the first finding's id under `strict`

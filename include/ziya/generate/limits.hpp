@@ -80,6 +80,7 @@ inline void check_request(std::span<const std::int32_t> prompt, const Generation
   };
   for (const std::int32_t id : prompt) check_id(id, "prompt");
   for (const std::int32_t id : config.eos_ids) check_id(id, "eos");
+  if (config.pad_id && *config.pad_id != -1) check_id(*config.pad_id, "pad");  // -1: none
 }
 
 ZIYA_NAMESPACE_END

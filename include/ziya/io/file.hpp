@@ -145,4 +145,13 @@ inline std::string read_text_file(const std::filesystem::path& path,
   return file.read_text(0, file.size());
 }
 
+/// @param start of the file's contents
+/// @throws FormatError ZIYA-234 when a clone without Git-LFS left a pointer in the file's place
+inline void refuse_lfs_pointer(std::string_view start, const std::string& name) {
+  if (!start.starts_with("version https://git-lfs")) return;
+  throw FormatError("ZIYA-234", name +
+                                    ": is a Git-LFS pointer, not the file itself; in the folder it "
+                                    "lies in, run: git lfs install && git lfs pull");
+}
+
 ZIYA_NAMESPACE_END

@@ -76,6 +76,14 @@ class Journal {
     std::error_code ignored;
     std::filesystem::remove(path_, ignored);
   }
+  /// Takes remove() back. @throws IoError ZIYA-206
+  void restore() {
+    file_ = platform::open_for_appending(path_);
+    if (!file_.valid()) fail("cannot be created");
+    (void)platform::try_lock(file_);
+    const auto lines = std::exchange(lines_, {});
+    for (const std::string& line : lines) append(line);
+  }
 
  private:
   void cut(std::int64_t bytes) {

@@ -74,7 +74,9 @@ inline std::string json_quote(const std::string& text) {
 /// @throws IoError, FormatError ZIYA-230
 inline nlohmann::json read_json_file(const std::filesystem::path& path,
                                      const JsonLimits& limits = {}) {
-  return parse_json(read_text_file(path, limits.bytes), utf8_from_path(path), limits);
+  const std::string text = read_text_file(path, limits.bytes), name = utf8_from_path(path);
+  refuse_lfs_pointer(text, name);
+  return parse_json(text, name, limits);
 }
 
 /// Whether `value` can become a `T` without losing anything: 3 is a double, 3.5 is no integer.

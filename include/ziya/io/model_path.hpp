@@ -25,9 +25,9 @@ inline bool is_hub_name(std::string_view text) {
 }
 
 /// The existing file or folder that `path` means: `~` is expanded, and of a hub cache folder
-/// (`models--organisation--name`) the snapshot that `refs/main` names is taken.
+/// (`models--organisation--name`) the snapshot that `refs/main` names is taken, or the only one.
 /// @throws IoError ZIYA-235 for a hub name that is no local folder, with the command that
-/// downloads it; ZIYA-201 when there is nothing
+/// downloads it; ZIYA-201 when there is nothing, or no one snapshot
 inline std::filesystem::path resolve_model_path(const std::filesystem::path& path) {
   const std::filesystem::path local = expand_home(path);
   const std::string text = utf8_from_path(path);
@@ -43,15 +43,35 @@ inline std::filesystem::path resolve_model_path(const std::filesystem::path& pat
     }
     throw IoError("ZIYA-201", text + ": no such file or folder");
   }
-  const std::filesystem::path main = local / "refs" / "main";
-  if (std::filesystem::is_directory(local / "snapshots", ignored) &&
-      std::filesystem::is_regular_file(main, ignored)) {
+  const std::filesystem::path snapshots = local / "snapshots", main = local / "refs" / "main";
+  if (!std::filesystem::is_directory(snapshots, ignored)) return local;
+  if (std::filesystem::is_regular_file(main, ignored)) {
     std::string revision = read_text_file(main, 1024);
     revision.erase(std::min(revision.find_first_of(" \r\n"), revision.size()));
-    const std::filesystem::path snapshot = local / "snapshots" / path_from_utf8(revision);
+    const std::filesystem::path snapshot = snapshots / path_from_utf8(revision);
     if (!revision.empty() && std::filesystem::is_directory(snapshot, ignored)) return snapshot;
   }
-  return local;
+  std::filesystem::path only;
+  std::string names;
+  for (const auto& item : std::filesystem::directory_iterator(snapshots, ignored)) {
+    only = item.path();
+    names += " " + utf8_from_path(only.filename());
+  }
+  if (names.find(' ', 1) == std::string::npos && !only.empty()) return only;
+  throw IoError("ZIYA-201", text +
+                                ": a cache folder of the hub whose refs/main names no snapshot; " +
+                                (names.empty() ? "there is none, so download it again"
+                                               : "give one of snapshots:" + names));
+}
+
+/// As `resolve_model_path`, but for what needs more than the weights: of a file that is no GGUF,
+/// the folder that it lies in.
+inline std::filesystem::path resolve_model_folder(const std::filesystem::path& path) {
+  const std::filesystem::path found = resolve_model_path(path);
+  std::error_code ignored;
+  const bool inside =
+      std::filesystem::is_regular_file(found, ignored) && found.extension() != ".gguf";
+  return inside ? std::filesystem::absolute(found, ignored).parent_path() : found;
 }
 
 ZIYA_NAMESPACE_END

@@ -7,26 +7,51 @@
 #include <system_error>
 
 #include "ziya/config.hpp"
+#include "ziya/core/error.hpp"
 #include "ziya/io/file.hpp"
+#include "ziya/io/journal.hpp"
 #include "ziya/io/platform.hpp"
 #include "ziya/io/work_directory.hpp"
 #include "ziya/io/writer.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 
+/// @param target folder that is to be made   @param input what it is made of
+/// @throws ArgumentError ZIYA-601 when one is, or holds, the other: replacing the target would take
+/// the input away
+inline void refuse_overlap(const std::filesystem::path& target,
+                           const std::filesystem::path& input) {
+  const auto whole = [](const std::filesystem::path& path) {
+    std::error_code ignored;
+    return std::filesystem::weakly_canonical(expand_home(path) / "", ignored);
+  };
+  const auto holds = [](const std::filesystem::path& outer, const std::filesystem::path& inner) {
+    const auto way = inner.lexically_relative(outer);
+    return !way.empty() && *way.begin() != "..";
+  };
+  const auto a = whole(target), b = whole(input);
+  if (a.empty() || b.empty() || !(holds(a, b) || holds(b, a))) return;
+  throw ArgumentError("ZIYA-601", utf8_from_path(target) + ": the target and " +
+                                      utf8_from_path(input) +
+                                      " are the same folder, or one lies in the other");
+}
+
 /// The folder is filled beside its place, as WorkDirectory, and renamed by commit(). An existing
 /// target is replaced only by commit(), in one step where the file system can swap names.
 class OutputDirectory : public WorkDirectory {
  public:
   /// @param overwrite allows a target that exists and is not empty. Even then only a folder
-  /// that holds a config.json is replaced, never another one given by mistake.
+  /// that holds a config.json and nothing but a model's files is replaced, never another one given
+  /// by mistake.
   /// @throws ArgumentError ZIYA-208 when the target exists, and as WorkDirectory
   explicit OutputDirectory(const std::filesystem::path& target, bool overwrite = false,
                            bool resume = false, const WriteHooks& hooks = {})
       : WorkDirectory(allowed(target, overwrite), resume, hooks),
         replaces_(overwrite && holds_something(this->target())) {}
 
-  /// The target is now what was written. @throws IoError ZIYA-207; then the old target is as it was
+  /// The target is now what was written. @throws IoError ZIYA-207; then the old target is as it
+  /// was, and what was written lies in path() as unfinished work: without config.json it is no
+  /// model
   void commit() {
     journal().remove();
     platform::sync_directory(path());
@@ -48,7 +73,13 @@ class OutputDirectory : public WorkDirectory {
         }
       }
     }
-    if (error) refuse("ZIYA-207", target(), "cannot be put in place: " + error.message());
+    if (error) {
+      std::filesystem::remove(path() / "config.json", ignored);
+      journal().restore();
+      refuse("ZIYA-207", target(),
+             "cannot be put in place: " + error.message() +
+                 (keeps_unfinished() ? "; the work is kept in " + utf8_from_path(path()) : ""));
+    }
     forget();
     platform::sync_directory(target().parent_path());
   }
@@ -66,7 +97,27 @@ class OutputDirectory : public WorkDirectory {
     if (!std::filesystem::is_regular_file(path / "config.json", error)) {
       refuse_target(target, "is not overwritten: it holds no config.json, so it is no model");
     }
+    for (const auto& item : std::filesystem::directory_iterator(path, error)) {
+      if (!is_of_a_model(item)) {
+        refuse_target(target, "is not overwritten: it also holds " +
+                                  utf8_from_path(item.path().filename()) +
+                                  ", which is no part of a model; move it away");
+      }
+    }
     return target;
+  }
+  /// Files by the names that models are published with; Fengshen's parts, and what the hub's
+  /// program notes about its downloads.
+  static bool is_of_a_model(const std::filesystem::directory_entry& item) {
+    const std::string name = utf8_from_path(item.path().filename());
+    if (item.is_directory()) return name.starts_with("part_") || name == ".cache";
+    const std::string kind = utf8_from_path(item.path().extension());
+    for (const char* known : {".json", ".safetensors", ".bin", ".pt", ".pth", ".model", ".gguf",
+                              ".md", ".chk", ".jinja", ".py"}) {
+      if (kind == known) return true;
+    }
+    return name == Journal::file_name || name == ".gitattributes" || name.starts_with("LICENSE") ||
+           name.starts_with("NOTICE");
   }
 
   bool replaces_;

@@ -148,6 +148,13 @@ inline void sync_directory(const std::filesystem::path& directory) {
   if (opened.valid()) (void)::fsync(opened.get());
 }
 
+/// Whether another file system begins there.
+inline bool is_mount_point(const std::filesystem::path& directory) {
+  struct stat here, above;
+  return ::stat(directory.c_str(), &here) == 0 && ::stat((directory / "..").c_str(), &above) == 0 &&
+         here.st_dev != above.st_dev;
+}
+
 /// Swaps two names in one step; false where the file system cannot.
 inline bool exchange(const std::filesystem::path& a, const std::filesystem::path& b) {
 #if defined(RENAME_EXCHANGE)

@@ -43,7 +43,7 @@ class TensorFile {
     const auto got = std::min<std::int64_t>(file_.size(), static_cast<std::int64_t>(head.size()));
     file_.read(0, std::as_writable_bytes(std::span(head).first(static_cast<std::size_t>(got))));
     const std::string_view start(head.data(), static_cast<std::size_t>(got));
-    refuse_known_strangers(start);
+    refuse_lfs_pointer(start, file_.name());
     if (pytorch::recognises(start)) {
       format_ = CheckpointFormat::pytorch;
       tensors_ = pytorch::read_contents(file_);
@@ -98,14 +98,6 @@ class TensorFile {
       }
     }
     gguf_ = std::make_unique<const gguf::Metadata>(std::move(contents.metadata));
-  }
-
-  void refuse_known_strangers(std::string_view start) const {
-    if (start.starts_with("version https://git-lfs")) {
-      throw FormatError("ZIYA-234", file_.name() +
-                                        ": is a Git-LFS pointer, not the file itself; in the "
-                                        "folder it lies in, run: git lfs install && git lfs pull");
-    }
   }
 
   InputFile file_;

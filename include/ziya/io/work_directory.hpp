@@ -34,6 +34,14 @@ class WorkDirectory {
     target_ = std::filesystem::weakly_canonical(expand_home(target), error);
     if (error || target_.empty()) refuse("ZIYA-207", target, "is no name for a file or folder");
     if (!target_.has_filename()) target_ = target_.parent_path();  // "folder/"
+    if (std::filesystem::is_symlink(std::filesystem::symlink_status(target_, error))) {
+      refuse("ZIYA-207", target, "is a link to nothing");
+    }
+    if (platform::is_mount_point(target_)) {
+      refuse(
+          "ZIYA-207", target,
+          "is where a file system is mounted, so no folder can be put there; choose a name in it");
+    }
     std::filesystem::create_directories(target_.parent_path(), error);
     std::filesystem::path partial = target_;
     partial += ".partial";

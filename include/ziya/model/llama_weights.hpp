@@ -2,6 +2,7 @@
 // From named tensors of a checkpoint to the layers of a model.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -84,6 +85,7 @@ class LlamaLoader {
   LlamaWeights<Cpu> load() const {
     refuse_delta();
     refuse_unexpected();
+    refuse_other_head();
     LlamaWeights<Cpu> weights;
     weights.embedding = embedding();
     for (std::int64_t i = 0; i < shape_.layers; ++i) weights.layers.push_back(layer(i));
@@ -189,6 +191,28 @@ class LlamaLoader {
                         "merge it with its base first: ziya merge-delta --base BASE --delta DELTA "
                         "--target TARGET");
     }
+  }
+
+  /// A stored head that is not the embedding would be silently ignored where config.json ties them.
+  /// Sixteen rows tell.
+  void refuse_other_head() const {
+    const auto table = indices_.find(std::string(llama_names::embedding));
+    const auto head = indices_.find(std::string(llama_names::head));
+    if (!shape_.tied_head || table == indices_.end() || head == indices_.end()) return;
+    const TensorSpec &a = source_->tensors()[table->second], &b = source_->tensors()[head->second];
+    bool same = a.dtype == b.dtype && a.shape == b.shape && a.shape.rank() == 2;
+    const std::int64_t rows = same ? a.shape[0] : 0, row_bytes = same ? a.bytes() / rows : 0;
+    std::vector<std::byte> of_table(static_cast<std::size_t>(row_bytes)), of_head = of_table;
+    for (std::int64_t i = 0; same && i < std::min<std::int64_t>(rows, 16); ++i) {
+      const std::int64_t row = (rows - 1) * i / 15;
+      source_->read(table->second, row * a.shape[1], of_table);
+      source_->read(head->second, row * a.shape[1], of_head);
+      same = of_table == of_head;
+    }
+    if (same) return;
+    throw ConfigError("ZIYA-436",
+                      "model: config.json says tie_word_embeddings, but lm_head.weight is stored "
+                      "and is not the embedding; one of them is wrong");
   }
 
   /// Tensors inside the layers that config.json knows nothing of would be silently ignored.

@@ -87,11 +87,7 @@ class Tokenizer {
     }
     if (!std::filesystem::exists(model, ignored)) refuse_missing(found);
     std::string bytes = read_text_file(model, SentencePieceModel::max_bytes);
-    if (bytes.starts_with("version https://git-lfs")) {
-      throw FormatError("ZIYA-234", utf8_from_path(model) +
-                                        ": is a Git-LFS pointer, not the file itself; in the "
-                                        "folder it lies in, run: git lfs install && git lfs pull");
-    }
+    refuse_lfs_pointer(bytes, utf8_from_path(model));
     return Tokenizer(SentencePieceModel(std::move(bytes), utf8_from_path(model)),
                      TokenizerDocuments::read(model.parent_path()));
   }
