@@ -8,6 +8,15 @@ cmake --preset clang -DZIYA_TESTS_EACH_HEADER=ON >/dev/null
 cmake --build --preset clang
 ctest --test-dir build/clang --output-on-failure --no-tests=error -j2
 
+# Every header by itself with g++ too.
+(cd include && find . -name '*.hpp') | xargs -P "$(nproc)" -I{} sh -c 'echo "#include \"$0\"" |
+  g++ -std=c++20 -fsyntax-only -Wall -Wextra -Werror -x c++ -Iinclude -isystem /usr/include/eigen3 -' {}
+
+# The benchmarks build, and decode reads what the memory gives.
+cmake --preset benchmarks >/dev/null
+cmake --build --preset benchmarks
+build/benchmarks/benchmarks/decode_share 0.8
+
 # All unit tests under the address and undefined-behaviour sanitizers.
 cmake --build --preset asan
 ctest --test-dir build/asan -L 'unit|sanitize' --output-on-failure --no-tests=error -j2

@@ -111,10 +111,12 @@ class LineReader::Editor {
   Editor& operator=(const Editor&) = delete;
 
   [[nodiscard]] bool works() const { return editor_ != nullptr && history_ != nullptr; }
+  [[nodiscard]] bool typed() const { return typed_; }
 
   std::optional<std::string> next(const std::string& prompt) {
     prompt_ = wants_colours() ? "\1\033[1;32m\1" + prompt + "\1\033[0m\1" : prompt;
     el_set(editor_, EL_PREP_TERM, 1);  // before the prompt: a quick Ctrl-D is a key already
+    typed_ = false;
     int count = 0;
     const char* line = el_gets(editor_, &count);
     if (line == nullptr || count <= 0) return std::nullopt;
@@ -137,13 +139,16 @@ class LineReader::Editor {
     return self->prompt_.data();
   }
   /// @returns 1 and a character, or 0 at the end and on Ctrl-C
-  static int read_character(EditLine*, wchar_t* character) {
+  static int read_character(EditLine* editor, wchar_t* character) {
+    Editor* self = nullptr;
+    el_get(editor, EL_CLIENTDATA, &self);
     std::mbstate_t state{};
     while (wait_for_input()) {
       char byte = 0;
       const ssize_t got = read(STDIN_FILENO, &byte, 1);
       if (got < 0 && errno == EINTR) continue;
       if (got != 1) return 0;
+      self->typed_ = true;
       const std::size_t used = std::mbrtowc(character, &byte, 1, &state);
       if (used == static_cast<std::size_t>(-2)) continue;  // the character goes on
       if (used != static_cast<std::size_t>(-1)) return 1;
@@ -155,12 +160,14 @@ class LineReader::Editor {
   EditLine* editor_ = nullptr;
   History* history_ = nullptr;
   std::string prompt_, file_;
+  bool typed_ = false;
 };
 #else
 class LineReader::Editor {
  public:
   explicit Editor(const std::string&) {}
   [[nodiscard]] bool works() const { return false; }
+  [[nodiscard]] bool typed() const { return false; }
   std::optional<std::string> next(const std::string&) { return std::nullopt; }
 };
 #endif
@@ -171,6 +178,8 @@ LineReader::LineReader(bool person, const std::string& history_file) : person_(p
   if (editor->works()) editor_ = std::move(editor);
 }
 LineReader::~LineReader() = default;
+
+bool LineReader::typed() const { return editor_ && editor_->typed(); }
 
 std::optional<std::string> LineReader::next(const std::string& prompt) {
   if (editor_) return editor_->next(prompt);
@@ -200,7 +209,10 @@ std::optional<std::string> LineReader::read_line() {
   }
 }
 
-std::optional<Message> next_message(LineReader& lines) {
+namespace {
+
+/// Nothing at the end of the input and on Ctrl-C.
+std::optional<Message> read_message(LineReader& lines) {
   constexpr std::string_view fence = "\"\"\"", more = ". ";
   std::optional<std::string> line = lines.next("> ");
   if (!line) return std::nullopt;
@@ -225,6 +237,20 @@ std::optional<Message> next_message(LineReader& lines) {
     if (!line) return std::nullopt;
   }
   return Message{text + *line};
+}
+
+}  // namespace
+
+std::optional<Message> next_message(LineReader& lines) {
+  for (bool asked = false;;) {
+    std::optional<Message> message = read_message(lines);
+    if (message || !interrupted || !lines.has_person()) return message;
+    forget_interrupt();
+    std::cerr << '\n';
+    if (!lines.typed() && asked) return std::nullopt;
+    asked = !lines.typed();
+    if (asked) note("(Ctrl-C again, Ctrl-D or /quit ends)");
+  }
 }
 
 }  // namespace cli

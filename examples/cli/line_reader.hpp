@@ -32,6 +32,9 @@ class LineReader {
 
   /// The next line; nothing at the end of the input and on Ctrl-C.
   std::optional<std::string> next(const std::string& prompt);
+  [[nodiscard]] bool has_person() const { return person_; }
+  /// Whether the last line had a key pressed for it, as far as that can be seen.
+  [[nodiscard]] bool typed() const;
 
  private:
   class Editor;
@@ -48,7 +51,8 @@ struct Message {
 };
 
 /// One message of a person: a line; lines that end in a backslash and the one behind them; or a
-/// block. Nothing at the end of the input and on Ctrl-C.
+/// block. Nothing at the end of the input. Ctrl-C drops what a person has typed; where nothing was,
+/// the second one in a row is an end too.
 std::optional<Message> next_message(LineReader& lines);
 
 }  // namespace cli

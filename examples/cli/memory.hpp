@@ -2,6 +2,7 @@
 // What running a model takes and what the machine has free, before anything is allocated.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <fstream>
 #include <optional>
@@ -14,13 +15,26 @@
 
 namespace cli {
 
+/// What the control group of this process may hold at most; none where it is not limited.
+inline std::optional<std::int64_t> memory_limit() {
+  for (const char* name : {"/sys/fs/cgroup/memory.max",  // as a container sees it: v2, v1
+                           "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
+    std::ifstream file(name);
+    std::int64_t bytes = 0;
+    if (file >> bytes) return bytes;
+  }
+  return std::nullopt;
+}
+
 /// Bytes that new programs can have without swapping; none where the system does not say.
 inline std::optional<std::int64_t> available_memory() {
   std::ifstream file("/proc/meminfo");
   std::string key, unit;
   std::int64_t kilobytes = 0;
   while (file >> key >> kilobytes >> unit) {
-    if (key == "MemAvailable:") return kilobytes * 1024;
+    if (key == "MemAvailable:") {
+      return std::min(kilobytes * 1024, memory_limit().value_or(kilobytes * 1024));
+    }
     file.ignore(256, '\n');
   }
   return std::nullopt;

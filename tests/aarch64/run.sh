@@ -11,7 +11,7 @@ for library in catch2 nlohmann eigen3; do ln -sfn /usr/include/$library $build/i
 flags=(-std=c++20 -O1 -Iinclude -Itests -isystem $build/include -isystem $build/include/eigen3
        -DCATCH_CONFIG_NO_POSIX_SIGNALS -DZIYA_TEST_DATA=\"$PWD/tests/data\"
        -DZIYA_EXAMPLES=\"$PWD/examples\" -DZIYA_SHARED_DATA=\"$PWD/../shared/data\")
-sources=(tests/support/main.cpp tests/{core,io,backend,ops,nn}/*_test.cpp)
+sources=(tests/support/main.cpp tests/{core,io,backend,backend/quantize,ops,nn}/*_test.cpp)
 printf '%s\n' "${sources[@]}" | xargs -P "$(nproc)" -I{} sh -c '
   out=$1/$(echo "$2" | tr / _).o; shift 2
   aarch64-linux-gnu-g++ "$@" -c "$0" -o "$out"' {} $build {} "${flags[@]}"

@@ -293,6 +293,8 @@ class Generate(Case):
             self.assertEqual(result["generated_ids"], poem["answer_ids"][:7])
 
     def test_token_ids(self):
+        for id in ["-7", "99999"]:
+            self.bad("generate", TINY, "-p", CAPITAL, f"--pad-token-id={id}", has="ZIYA-523")
         result = self.ids("-p", CAPITAL, "--bos-token-id", "2", "--pad-token-id", "0")
         self.assertEqual(result["prompt_ids"][:2], [2, EXPECTED["questions"][0]["prompt_ids"][1]])
 
@@ -609,7 +611,7 @@ class Chat(Case):
         self.assertIn("What", history.read_text(encoding="utf-8"))
 
     def test_control_c_and_control_d_on_a_terminal(self):
-        for last in [b"\x03", b"\x04", b"/quit\n"]:
+        for last in [b"\x03", b"\x04", b"/quit\n", b"lost\x03"]:
             terminal, until, end = self.terminal(*self.endless())
             until(b"> ")
             os.write(terminal, CAPITAL.encode() + b"\n")
@@ -618,6 +620,18 @@ class Chat(Case):
             until(b"(stopped)")
             until(b"> ")
             os.write(terminal, last)
+            if last == b"\x03":
+                until(b"Ctrl-C again")
+                until(b"> ")
+                os.write(terminal, b"\x03")
+            elif last == b"lost\x03":  # the line is gone, and the program is not
+                until(b"> ")
+                os.write(terminal, CAPITAL.encode() + b"\n")
+                until(b"Paris.")
+                os.write(terminal, b"\x03")
+                until(b"(stopped)")
+                until(b"> ")
+                os.write(terminal, b"\x04")
             self.assertEqual(end(), 0)
 
 

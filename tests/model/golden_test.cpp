@@ -111,6 +111,10 @@ TEST_CASE("a trained checkpoint agrees with Transformers and with a float64 forw
           tolerance);
     CHECK(fixture::greedy(model, ctx, {1}, from_bos.size() - 1) ==
           std::vector<std::int32_t>(from_bos.begin() + 1, from_bos.end()));
+    constexpr std::ptrdiff_t prompt = 5;  // "Once upon a time"
+    CHECK(fixture::greedy(model, ctx, {story.begin(), story.begin() + prompt},
+                          story.size() - prompt) ==
+          std::vector<std::int32_t>(story.begin() + prompt, story.end()));
   }
   // The mean negative log-likelihood of the story, which float64 gave.
   Context<Cpu> ctx;
@@ -126,7 +130,6 @@ TEST_CASE("a trained checkpoint agrees with Transformers and with a float64 forw
   }
   const double mean = sum / static_cast<double>(from_bos.size() - 1);
   CHECK(mean == Approx(reference.at("greedy_mean_nll").get<double>()).epsilon(1e-5));
-  (void)story;
 }
 
 }  // namespace golden_test

@@ -118,13 +118,33 @@ def errors(root):
     used = {}
     sources = headers(root) + sorted((root / "examples").rglob("*.[ch]pp"))
     for path in sources:
-        for identifier in re.findall(r'"(ZIYA-\d+)"', path.read_text(encoding="utf-8")):
-            used.setdefault(identifier, path.relative_to(root).as_posix())
+        source, where = path.read_text(encoding="utf-8"), path.relative_to(root).as_posix()
+        for identifier in re.findall(r'"(ZIYA-\d+)"', source):
+            used.setdefault(identifier, where)
+        for kind, identifier in re.findall(r'throw\s+(?:\w+::)*(\w+)\(\s*"(ZIYA-\d+)"', source):
+            wanted = documented.get(identifier, kind)
+            if kind != wanted and (kind, wanted) != ("UsageError", "ArgumentError"):
+                yield f"{where} throws {identifier} as {kind}; docs/errors.md says {wanted}"
     for identifier, where in sorted(used.items()):
         if identifier not in documented:
             yield f"{where} throws {identifier}, which docs/errors.md does not list"
     for identifier in sorted(set(documented) - set(used)):
         yield f"docs/errors.md lists {identifier}, which nothing throws"
+
+
+SYSTEM = {r"sys/\w+|unistd|fcntl": "io/platform.hpp", "sched|pthread": "backend/cpu/thread_pool.hpp",
+          "cpuid": "backend/cpu/isa.hpp"}
+
+
+def platform(root):
+    """What belongs to one operating system or processor family is asked for in one header each."""
+    for path in headers(root):
+        name = path.relative_to(root / "include/ziya").as_posix()
+        text = path.read_text(encoding="utf-8")
+        for pattern, home in SYSTEM.items():
+            for found in re.findall(rf"#include <({pattern})\.h>", text):
+                if name != home:
+                    yield f"{name} includes <{found}.h>, which is {home}'s business"
 
 
 def readmes(root):
@@ -149,7 +169,7 @@ def links(root):
                 yield f"{page.relative_to(root)} links to {target}, which does not exist"
 
 
-RULES = {rule.__name__: rule for rule in (layers, umbrella, opening, errors, readmes, links)}
+RULES = {rule.__name__: rule for rule in (layers, umbrella, opening, errors, platform, readmes, links)}
 
 
 def main():
