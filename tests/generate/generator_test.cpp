@@ -3,9 +3,11 @@
 
 #include <catch2/catch.hpp>
 #include <limits>
+#include <map>
 #include <set>
 
 #include "model/ziya_tiny.hpp"
+#include "ziya/generate/speculation.hpp"
 #include "ziya/text/prompt.hpp"
 
 namespace generator_test {
@@ -443,6 +445,24 @@ TEST_CASE("a policy of one's own") {
   CHECK(result.generated_ids.size() > 1);
   for (std::size_t i = 1; i < result.generated_ids.size(); ++i) {
     CHECK(result.generated_ids[i] != result.generated_ids[i - 1]);
+  }
+}
+
+TEST_CASE("answers: greedy ones on every machine, drawn ones on any number of threads") {
+  std::map<Isa, Ids> drawn;
+  for (const auto& machine : fixture::machines()) {
+    INFO(machine.describe());
+    Context<Cpu> ctx = machine.context();
+    Generator generator(ctx, tiny().model(), tiny().tokenizer());
+    const std::vector<Ids> prompts{prompt_of(poem(0)), prompt_of(poem(1))};
+    const auto answers = generator.generate_batch(prompts, greedy);
+    for (std::size_t i = 0; i < prompts.size(); ++i) CHECK(answers[i].text == answer_of(poem(i)));
+    const auto ids =
+        generator.generate(prompts[0], {.max_new_tokens = 12, .temperature = 2.0f, .seed = 3})
+            .generated_ids;
+    CHECK(drawn.emplace(machine.isa, ids).first->second == ids);
+    generator.speculate(PromptLookup{4});
+    CHECK(generator.generate(prompts[1], greedy).text == answer_of(poem(1)));
   }
 }
 

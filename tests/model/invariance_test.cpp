@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 
 #include "model/fixture.hpp"
+#include "model/ziya_tiny.hpp"
 #include "ziya/core/random.hpp"
 
 namespace invariance_test {
@@ -111,6 +112,38 @@ TEST_CASE("the number of threads changes nothing: the same bits") {
       }
     }
   }
+}
+
+void check_trained(const CpuModel& model) {
+  const auto ids = random_ids(20, 10), other = random_ids(9, 11);
+  const auto vocabulary = static_cast<std::size_t>(model.shape().vocabulary);
+  for (const Isa isa : available_isas()) {
+    std::vector<float> first;
+    for (const int threads : {1, 2, 5}) {
+      INFO(name(isa) << ", " << threads << " threads");
+      Context<Cpu> ctx({threads, isa});
+      KvCache<Cpu> cache = fixture::make_cache(model, 2);
+      const auto whole = run(model, ctx, Rows(ids, 0, ids.size()), cache);
+      if (threads == 1) first = whole;
+      CHECK(whole == first);
+      cache.release(0);
+      Rows rows(ids, 0, 17);  // in two parts, the second beside another sequence
+      rows.append(other, 0, 8, 1);
+      (void)run(model, ctx, rows, cache);
+      Rows last(ids, 17, 20);
+      last.append(other, 8, 9, 1);
+      auto parts = run(model, ctx, last, cache);
+      parts.resize(3 * vocabulary);
+      CHECK(parts == std::vector<float>(whole.end() - static_cast<std::ptrdiff_t>(parts.size()),
+                                        whole.end()));
+    }
+  }
+}
+
+TEST_CASE("trained models: threads, parts and neighbours change no bit") {
+  check_trained(fixture::ZiyaTiny::instance().model());
+  const auto folder = golden::shared("stories260K-hf");
+  if (!folder.empty()) check_trained(CpuModel::load(folder));
 }
 
 TEST_CASE("a cache in 16 bits stays near, and keeps the same promises") {
