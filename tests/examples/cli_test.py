@@ -1142,6 +1142,13 @@ class BadInput(Case):
         self.generate("IDEA-CCNL/Ziya-LLaMA-13B-v1.1",
                       has="hf download IDEA-CCNL/Ziya-LLaMA-13B-v1.1")
 
+    def test_what_damaged_weights_are_is_unknown(self):
+        folder = self.model()
+        self.replace(folder / "model.safetensors", (TINY / "model.safetensors").read_bytes()[:1000000])
+        run = ziya("inspect", folder, "--json")
+        self.assertEqual((run.returncode, json.loads(run.out)["kind"]), (1, "unknown"))
+        self.assertIn("ZIYA-213", run.err)
+
     def test_lfs_pointers(self):
         pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 26000000000\n"
         for name in ["model.safetensors", "tokenizer.model", "config.json", "added_tokens.json",
@@ -1162,7 +1169,9 @@ class BadInput(Case):
         config["tie_word_embeddings"] = True
         self.replace(folder / "config.json", json.dumps(config))
         self.generate(folder, has=["tie_word_embeddings", "lm_head.weight"])
-        self.assertIn("ZIYA-436", self.good("inspect", folder).out)
+        run = ziya("inspect", folder)
+        self.assertEqual(run.returncode, 1)
+        self.assertIn("ZIYA-436", run.err)
 
     def test_a_file_of_the_folder_means_the_folder(self):
         for name in ["model.safetensors", "config.json"]:

@@ -25,6 +25,8 @@ TEST_CASE("depth, size and number of values are bounded", "[json]") {
     return std::string(depth, '[') + std::string(depth, ']');
   };
   REQUIRE(parse_json(nested(64), "x").is_array());
+  REQUIRE_ERROR(parse_json("version https://git-lfs.github.com/spec/v1\noid", "x"), "ZIYA-234",
+                "git lfs pull");
   REQUIRE_ERROR(parse_json(nested(66), "x"), "ZIYA-230", "deeper than 64");
   REQUIRE_ERROR(parse_json(nested(1'000'000), "x"), "ZIYA-230", "deeper than 64");
   REQUIRE_ERROR(parse_json("[1, 2]", "x", {.bytes = 5}), "ZIYA-230", "at most 5");

@@ -28,7 +28,7 @@ struct JsonLimits {
 
 /// The document in `text`. A repeated key is refused: two readers would understand two things.
 /// @param source named in messages, usually the file
-/// @throws FormatError ZIYA-230
+/// @throws FormatError ZIYA-230; ZIYA-234 for a Git-LFS pointer in its place
 inline nlohmann::json parse_json(std::string_view text, const std::string& source,
                                  const JsonLimits& limits = {}) {
   const auto refuse = [&](const std::string& why) {
@@ -38,6 +38,7 @@ inline nlohmann::json parse_json(std::string_view text, const std::string& sourc
     refuse("JSON of " + std::to_string(text.size()) + " bytes, expected at most " +
            std::to_string(limits.bytes));
   }
+  refuse_lfs_pointer(text, source);
   std::vector<std::set<std::string>> keys;  // of the objects that are open
   std::int64_t values = 0;
   using Event = nlohmann::json::parse_event_t;
@@ -74,9 +75,7 @@ inline std::string json_quote(const std::string& text) {
 /// @throws IoError, FormatError ZIYA-230
 inline nlohmann::json read_json_file(const std::filesystem::path& path,
                                      const JsonLimits& limits = {}) {
-  const std::string text = read_text_file(path, limits.bytes), name = utf8_from_path(path);
-  refuse_lfs_pointer(text, name);
-  return parse_json(text, name, limits);
+  return parse_json(read_text_file(path, limits.bytes), utf8_from_path(path), limits);
 }
 
 /// Whether `value` can become a `T` without losing anything: 3 is a double, 3.5 is no integer.
