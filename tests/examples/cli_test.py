@@ -333,6 +333,10 @@ class Generate(Case):
 
     def test_devices_that_are_not_there(self):
         self.bad("generate", TINY, "-p", "x", "--device", "cuda", has="cuda")
+        for wrong in ["x", "-1", "1.5"]:
+            self.bad("generate", TINY, "-p", "x", f"--gpu-layers={wrong}", status=2, has="auto or all")
+        self.bad("generate", TINY, "-p", "x", "--max-memory", "4QB", status=2, has="4GB")
+        self.bad("generate", TINY, "-p", "x", "--device", "cpu", "--gpu-layers", "2", status=2, has="no GPU")
         self.bad("chat", TINY, "--device", "tpu", has="tpu")
 
     def test_bad_settings(self):
