@@ -251,7 +251,7 @@ TEST_CASE("paths that would destroy something are refused", "[delta_merger]") {
   REQUIRE_ERROR(run("base", "base", "target", true), "ZIYA-601", "base and delta");
   REQUIRE_ERROR(run("base", "delta", "base", true), "ZIYA-601", "target and base");
   REQUIRE_ERROR(run("base", "delta", "delta/.", true), "ZIYA-601", "target and delta");
-  REQUIRE_ERROR(run("base", "delta", "", true), "ZIYA-208", "no config.json");
+  REQUIRE_ERROR(run("base", "delta", "", true), "ZIYA-601", "lies in the other");
   run("base", "delta", "target", false);
   REQUIRE_ERROR(run("base", "delta", "target", false), "ZIYA-208", "exists already");
   run("base", "delta", "target", true);

@@ -74,8 +74,10 @@ TEST_CASE("of a hub cache folder the snapshot of its main revision is taken", "[
   folder.file("blobs/1", "{}");
   std::filesystem::create_directories(folder / "snapshots/abc123");
   REQUIRE(ziya::resolve_model_path(folder.path()) == folder / "snapshots/abc123");
-  folder.file("refs/main", "another");
-  REQUIRE(ziya::resolve_model_path(folder.path()) == folder.path());
+  folder.file("refs/main", "another");  // the only one there is
+  REQUIRE(ziya::resolve_model_path(folder.path()) == folder / "snapshots/abc123");
+  std::filesystem::create_directories(folder / "snapshots/def456");
+  REQUIRE_ERROR(ziya::resolve_model_path(folder.path()), "ZIYA-201", "def456");
 }
 
 }  // namespace file_test
