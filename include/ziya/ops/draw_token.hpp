@@ -25,9 +25,10 @@ inline constexpr bool draws_tokens = ZIYA_WITH_CUDA&& std::is_same_v<Device, Cud
 /// a block sorts, a top_p that takes more than 2048 tokens to fill.
 /// @param logits (n)   @param changes ids of any order, each once
 template <class Device>
-std::optional<std::int32_t> draw_token(Context<Device>& ctx, View<const float, Device> logits,
-                                       std::span<const ScoreChange> changes,
-                                       const TokenDraw& draw) {
+std::optional<std::int32_t> draw_token([[maybe_unused]] Context<Device>& ctx,
+                                       [[maybe_unused]] View<const float, Device> logits,
+                                       [[maybe_unused]] std::span<const ScoreChange> changes,
+                                       [[maybe_unused]] const TokenDraw& draw) {
 #if ZIYA_WITH_CUDA
   const std::int32_t id = backend::draw_token(ctx, logits, changes, draw);
   return id < 0 ? std::nullopt : std::optional(id);

@@ -19,7 +19,7 @@ namespace ops {
 /// @param w (rows, columns), of a quantised type
 /// @throws ShapeError when blocks do not divide the rows; BackendError
 template <class Device>
-Weight<Device> quantised_on(const Weight<Cpu>& w, Staging<Device>& staging) {
+Weight<Device> quantised_on(const Weight<Cpu>& w, [[maybe_unused]] Staging<Device>& staging) {
   check_weight("quantised_on", w);
 #if ZIYA_WITH_CUDA
   return backend::quantised_on<Device>(w, staging);
