@@ -26,14 +26,19 @@ auto with_bar(Load&& load) {
   return load(progress);
 }
 
+/// The type of keys and values: that of the activations where nothing is said.
+template <class Config>
+ziya::DType cache_type(const ModelOptions& options) {
+  return ziya::dtype_from_name(options.cache_dtype)
+      .value_or(ziya::dtype_of<typename Config::Compute>);
+}
+
 template <class Config>
 class PartsOnGpu : public ModelParts<ziya::LlamaModel<Config>> {
  public:
   PartsOnGpu(const ziya::CudaOptions& device, const SessionSetup& setup,
              const ziya::Tokenizer& text)
-      : Base(device, text, setup,
-             ziya::dtype_from_name(setup.model.cache_dtype)
-                 .value_or(ziya::dtype_of<typename Config::Compute>),
+      : Base(device, text, setup, cache_type<Config>(setup.model),
              [&](const std::filesystem::path& folder, bool draft) {
                return draft ? Model::load(folder) : with_bar([&](auto progress) {
                  ziya::LoadOptions options = load_options(setup.model, folder);
@@ -42,13 +47,6 @@ class PartsOnGpu : public ModelParts<ziya::LlamaModel<Config>> {
                });
              }),
         graph_(this->context_) {}
-
-  std::vector<ziya::GenerationResult> search(const std::vector<std::int32_t>&,
-                                             const ziya::GenerationConfig&) override {
-    throw ziya::BackendError("ZIYA-702",
-                             "beam search and contrastive search run on the CPU only; use --device "
-                             "cpu");
-  }
 
  private:
   using Model = ziya::LlamaModel<Config>;
@@ -61,20 +59,11 @@ template <class Config>
 class PartsOnBoth : public ModelParts<ziya::SplitModel<Config>> {
  public:
   PartsOnBoth(const SessionSetup& setup, const ziya::Tokenizer& text, const ziya::SplitPlan& plan)
-      : Base(options_of(setup.model, plan), text, setup,
-             ziya::dtype_from_name(setup.model.cache_dtype)
-                 .value_or(ziya::dtype_of<typename Config::Compute>),
+      : Base(options_of(setup.model, plan), text, setup, cache_type<Config>(setup.model),
              [&](const std::filesystem::path& folder, bool draft) {
                return draft ? load(folder, {}, first_device(plan))
                             : load(folder, load_options(setup.model, folder), plan);
              }) {}
-
-  std::vector<ziya::GenerationResult> search(const std::vector<std::int32_t>&,
-                                             const ziya::GenerationConfig&) override {
-    throw ziya::BackendError("ZIYA-702",
-                             "beam search and contrastive search run on the CPU only; use --device "
-                             "cpu");
-  }
 
  private:
   using Model = ziya::SplitModel<Config>;

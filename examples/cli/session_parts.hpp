@@ -54,6 +54,13 @@ class ModelParts : public SessionParts {
     return session_.generator().generate(std::move(prompt), config, std::move(callback),
                                          cancellation);
   }
+  /// The CPU's parts do better.
+  std::vector<ziya::GenerationResult> search(const std::vector<std::int32_t>&,
+                                             const ziya::GenerationConfig&) override {
+    throw ziya::BackendError("ZIYA-702",
+                             "beam search and contrastive search run on the CPU only; use --device "
+                             "cpu");
+  }
   void check(const ziya::Request& request) const override {
     ziya::check_request(request.prompt, request.config, model_.shape(), context_limit());
   }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cuda/devices.hpp"
+#include "cuda/products.hpp"
 #include "ziya/ops/add_bias.hpp"
 #include "ziya/ops/embedding.hpp"
 #include "ziya/ops/matmul.hpp"
@@ -203,37 +204,8 @@ TEST_CASE("cuda: matmul, plain, added, many, gated, from every stored type", "[c
           }
           return y;
         };
-        const Shape shape{c.tokens, c.out};
-        const auto expected = product(w), second = product(w2);
-        auto y = poisoned<T, Device>(shape), z = poisoned<T, Device>(shape);
-        ops::matmul(ctx, y.view(), x.view(), on_device);
-        CHECK(row_error(values_of(y), expected, c.out) < tolerance<T>);
-
-        ops::matmul_add(ctx, y.view(), x.view(), on_device2);
-        auto sum = expected;
-        for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += second[i];
-        CHECK(row_error(values_of(y), sum, c.out) < 2 * tolerance<T>);
-
-        y = poisoned<T, Device>(shape);
-        const std::array<View<T, Device>, 2> ys{y.view(), z.view()};
-        const std::array<const Weight<Device>*, 2> ws{&on_device, &on_device2};
-        ops::matmul_many<Device, T>(ctx, ys, x.view(), ws);
-        CHECK(row_error(values_of(y), expected, c.out) < tolerance<T>);
-        CHECK(row_error(values_of(z), second, c.out) < tolerance<T>);
-
-        y = poisoned<T, Device>(shape);
-        ops::matmul_silu_mul(ctx, y.view(), x.view(), on_device, on_device2);
-        auto gated = expected;
-        for (std::size_t i = 0; i < gated.size(); ++i) {
-          gated[i] = expected[i] / (1 + std::exp(-expected[i])) * second[i];
-        }
-        CHECK(row_error(values_of(y), gated, c.out) < 3 * tolerance<T>);
-
-        if constexpr (!std::is_same_v<T, float>) {
-          auto wide = poisoned<float, Device>(shape);
-          ops::matmul(ctx, wide.view(), View<const T, Device>(x.view()), on_device);
-          CHECK(row_error(values_of(wide), expected, c.out) < op_tolerance);
-        }
+        check_products_of<T, Device>(ctx, x, on_device, on_device2, product(w), product(w2),
+                                     2 * tolerance<T>, op_tolerance);
       }
     }
   });
