@@ -39,6 +39,7 @@
 #include "ziya/backend/cpu/x86/avx512_decode_256.hpp"
 #include "ziya/backend/cpu/x86/avx512_decode_32.hpp"
 #include "ziya/backend/cpu/x86/avx512_quantised.hpp"
+#include "ziya/backend/cpu/x86/avx512_tiles.hpp"
 #include "ziya/backend/cpu/x86/avx512_unpack_256.hpp"
 #include "ziya/backend/cpu/x86/avx512_unpack_32.hpp"
 #include "ziya/backend/cpu/x86/avx512_vector.hpp"

@@ -130,7 +130,7 @@ std::vector<DType> formats() {
 
 TEST_CASE("matmul: every format, every path, any cut of tokens and rows", "[matmul]") {
   for (const DType dtype : formats()) {
-    for (const std::int64_t columns : {5, 32, 256, 288, 300, 1024}) {
+    for (const std::int64_t columns : {5, 32, 256, 288, 300, 544, 1024, 1280}) {
       if (columns % ziya::info(dtype).block_elements != 0) continue;
       for (const std::int64_t rows : {9, 16, 53}) {
         constexpr std::int64_t tokens = 17;

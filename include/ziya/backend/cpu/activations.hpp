@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 
 #include "ziya/config.hpp"
 #include "ziya/core/dtype.hpp"
@@ -17,27 +18,44 @@ ZIYA_NAMESPACE_BEGIN
 /// of a span of columns to 11 bits, as in a 16-bit float; zeros beyond the end of the row. Spans
 /// are of 32 columns for weights in blocks of 32 and of 256 for all others, as llama.cpp's are.
 /// Beside the values, what follows from them for the weights' offsets and minima: sums over 16, 32
-/// and all columns.
+/// and all columns. Small, because many of them are to stay in the second-level cache.
 struct alignas(64) ActivationGroup {
   static constexpr std::int64_t columns = 256;
+  static constexpr float exponent = 12582912.0f;  ///< 2²³ + 2²²
+
+  struct By32 {
+    float scales[8];
+    float shifts[8];  ///< −exponent · scales, exactly
+    float sums[8];    ///< of values, times their scales
+    /// −8, −16 and −128 times sums of values, plus the bits of `exponent`: where sums of products
+    /// with quants that are too large by that much start. As a float, such a sum's distance from
+    /// `exponent` is what was added to it, which saves the conversion.
+    std::int32_t starts[3][8];
+  };
+  struct By256 {
+    std::int32_t starts[2][8];        ///< −8 and −16 times sums of values over 32 columns
+    std::int32_t times_32_of_16[16];  ///< −32 times sums of values
+    std::int16_t sums_of_16[16], sums_of_32[8];
+    std::int32_t times_128;  ///< −128 times the sum of all
+    float scale;
+    /// Whether Σ |value| < 1024 over every 16 columns, so that products with quants of 5 bits over
+    /// 32 columns and of 6 bits over 16 fit 16 bits.
+    bool narrow;
+  };
 
   std::int8_t values[256];
-  /// The blocks of 32 in two fours, of each the first halves of four blocks, then the second ones:
-  /// blocks 0 … 3 and 4 … 7 where spans are of 32 columns, the even and the odd blocks otherwise.
-  std::int8_t fours[2][2][64];
-  std::int32_t times_32_of_16[16];  ///< −32 times sums of values
-  std::int32_t times_128;           ///< −128 times the sum of all
-  float scale;                      ///< of all columns, where spans are of 256
-  float scales[8];                  ///< of every block of 32
-  /// −8, −16 and −128 times sums of values, plus the bits of `exponent`: a float whose distance
-  /// from `exponent` is what is added to it, which saves the conversion
-  std::int32_t times_8_of_32[8], times_16_of_32[8], times_128_of_32[8];
-  float shifts[8];        ///< −exponent · scales, exactly
-  float sum_16[16];       ///< sums of values
-  float sum_32[8];        ///< sums of values; times their scales where spans are of 32 columns
-  float fours_sum_32[8];  ///< the same in the order of `fours`
+  union {
+    By32 by_32;    ///< where spans are of 32 columns
+    By256 by_256;  ///< where spans are of 256
+  };
+};
+static_assert(sizeof(ActivationGroup) == 448);
 
-  static constexpr float exponent = 12582912.0f;  ///< 2²³ + 2²²
+/// The values of a group in another order: the blocks of 32 in two fours, of each the first halves
+/// of four blocks, then the second ones; blocks 0 … 3 and 4 … 7 where spans are of 32 columns, the
+/// even and the odd blocks otherwise.
+struct alignas(64) ActivationFours {
+  std::int8_t values[2][2][64];
 };
 
 constexpr std::int64_t activation_groups(std::int64_t columns) {
@@ -47,30 +65,53 @@ constexpr std::int64_t activation_groups(std::int64_t columns) {
 /// The span of columns that share a scale beside weights of a type.
 constexpr int activation_span(DType dtype) { return info(dtype).block_elements == 32 ? 32 : 256; }
 
-/// What follows from the values, their scales and their sums over 16 columns.
-inline void complete(ActivationGroup& group, int span, const std::int32_t (&sums)[16]) {
-  constexpr auto bits = std::bit_cast<std::int32_t>(ActivationGroup::exponent);
-  std::int32_t total = 0;
+/// Which of `starts` cancels an offset of quants.
+constexpr int start_of_offset(int offset) { return offset == 8 ? 0 : offset == 16 ? 1 : 2; }
+
+/// What follows from the values, their scales, and over every 16 columns the sums of the values
+/// and of their sizes.
+inline void complete(ActivationGroup& group, int span, const float (&scales)[8],
+                     const std::int32_t (&sums)[16], const std::int32_t (&sizes)[16]) {
+  if (span == 32) {
+    constexpr auto bits = std::bit_cast<std::int32_t>(ActivationGroup::exponent);
+    for (int b = 0; b < 8; ++b) {
+      const std::int32_t sum = sums[2 * b] + sums[2 * b + 1];
+      group.by_32.scales[b] = scales[b];
+      group.by_32.shifts[b] = -ActivationGroup::exponent * scales[b];
+      group.by_32.sums[b] = static_cast<float>(sum) * scales[b];
+      group.by_32.starts[0][b] = bits - 8 * sum;
+      group.by_32.starts[1][b] = bits - 16 * sum;
+      group.by_32.starts[2][b] = bits - 128 * sum;
+    }
+    return;
+  }
+  ActivationGroup::By256& by = group.by_256;
+  std::int32_t total = 0, largest = 0;
   for (int i = 0; i < 16; ++i) {
-    group.times_32_of_16[i] = -32 * sums[i];
-    group.sum_16[i] = static_cast<float>(sums[i]);
+    by.times_32_of_16[i] = -32 * sums[i];
+    by.sums_of_16[i] = static_cast<std::int16_t>(sums[i]);
+    largest = std::max(largest, sizes[i]);
   }
   for (int b = 0; b < 8; ++b) {
     const std::int32_t sum = sums[2 * b] + sums[2 * b + 1];
-    const int four = span == 32 ? b / 4 : b % 2, lane = span == 32 ? b % 4 : b / 2;
-    group.times_8_of_32[b] = bits - 8 * sum;
-    group.times_16_of_32[b] = bits - 16 * sum;
-    group.times_128_of_32[b] = bits - 128 * sum;
-    group.shifts[b] = -ActivationGroup::exponent * group.scales[b];
-    group.sum_32[b] = static_cast<float>(sum) * (span == 32 ? group.scales[b] : 1.0f);
-    group.fours_sum_32[4 * four + lane] = group.sum_32[b];
-    for (int half = 0; half < 2; ++half) {
-      __builtin_memcpy(&group.fours[four][half][16 * lane], group.values + 32 * b + 16 * half, 16);
-    }
+    by.sums_of_32[b] = static_cast<std::int16_t>(sum);
+    by.starts[0][b] = -8 * sum;
+    by.starts[1][b] = -16 * sum;
     total += sum;
   }
-  group.times_128 = -128 * total;
-  group.scale = group.scales[0];
+  by.times_128 = -128 * total;
+  by.scale = scales[0];
+  by.narrow = largest < 1024;
+}
+
+inline void order(ActivationFours& fours, const ActivationGroup& group, int span) {
+  for (int b = 0; b < 8; ++b) {
+    const int four = span == 32 ? b / 4 : b % 2, place = span == 32 ? b % 4 : b / 2;
+    for (int half = 0; half < 2; ++half) {
+      __builtin_memcpy(&fours.values[four][half][16 * place], group.values + 32 * b + 16 * half,
+                       16);
+    }
+  }
 }
 
 /// Below the first a span counts as zeros, because 127 / max|x| would overflow; above the second as
@@ -88,7 +129,8 @@ namespace baseline {
 inline void quantise(ActivationGroup* groups, std::int64_t stride, const float* x,
                      std::int64_t columns, int span) {
   for (std::int64_t i = 0; i < columns; i += ActivationGroup::columns, groups += stride) {
-    std::int32_t sums[16] = {};
+    float scales[8] = {};
+    std::int32_t sums[16] = {}, sizes[16] = {};
     for (std::int64_t first = 0; first < ActivationGroup::columns; first += span) {
       const std::int64_t count = std::clamp<std::int64_t>(columns - i - first, 0, span);
       float largest = 0, poison = 0;
@@ -104,12 +146,13 @@ inline void quantise(ActivationGroup* groups, std::int64_t stride, const float* 
                                 ? static_cast<std::int8_t>(std::nearbyint(x[i + j] * inverse))
                                 : std::int8_t{0};
         sums[j / 16] += groups->values[j];
+        sizes[j / 16] += std::abs(groups->values[j]);
       }
       for (std::int64_t b = first / 32; b < (first + span) / 32; ++b) {
-        groups->scales[b] = scale + poison;
+        scales[b] = scale + poison;
       }
     }
-    complete(*groups, span, sums);
+    complete(*groups, span, scales, sums, sizes);
   }
 }
 

@@ -26,7 +26,16 @@ struct MatmulArguments {
   /// (activation_groups(columns), tokens): x in 8 bits, in spans of activation_span(dtype), for a
   /// table that quantises
   const ActivationGroup* groups = nullptr;
+  /// (activation_groups(columns)): the same in fours, of a single token only
+  const ActivationFours* fours = nullptr;
+  float* scratch = nullptr;  ///< (matmul_scratch(tokens)) beside `groups`, of the calling thread
 };
+
+/// Rows of weights and tokens whose sums a thread keeps at once.
+inline constexpr std::int64_t matmul_block_rows = 256, matmul_block_tokens = 512;
+constexpr std::int64_t matmul_scratch(std::int64_t tokens) {
+  return matmul_block_rows * (tokens < matmul_block_tokens ? tokens : matmul_block_tokens);
+}
 
 /// Operands of one weighted sum: y[t · y_stride + i] += Σ_j weights[t · weights_stride + j] ·
 /// values[j · values_stride + i], j in order.
@@ -58,10 +67,10 @@ struct CpuKernels {
   float (*exp_sum)(float* values, float shift, std::int64_t count);
   /// y[i] = gate[i] / (1 + e^(−gate[i])) · up[i]
   void (*silu_mul)(float* y, const float* gate, const float* up, std::int64_t count);
-  /// One row of activations in 8 bits, its groups `stride` apart, a scale per `span` columns; or
-  /// null.
+  /// One row of activations in 8 bits, its groups `stride` apart, a scale per `span` columns, and
+  /// in fours where that is not null; or null.
   void (*quantise)(ActivationGroup* groups, std::int64_t stride, const float* x,
-                   std::int64_t columns, int span);
+                   std::int64_t columns, int span, ActivationFours* fours);
 };
 
 /// Reads the bytes of a stored type as its elements: visit(dtype, bytes, f) calls f(const W*).

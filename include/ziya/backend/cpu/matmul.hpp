@@ -17,15 +17,21 @@
 ZIYA_NAMESPACE_BEGIN
 namespace backend {
 
-/// x in 8 bits: one scale per 32 columns for weights in blocks of 32, per 256 for all others; null
-/// where no weight wants it.
+/// x in 8 bits, and in fours where it is a single row; null where no weight wants it.
+struct QuantisedRows {
+  const ActivationGroup* groups = nullptr;
+  const ActivationFours* fours = nullptr;
+};
+/// One scale per 32 columns for weights in blocks of 32, per 256 for all others; and where the
+/// kernels of every thread keep sums, if there are several rows.
 struct QuantisedActivations {
-  const ActivationGroup* spans_of_32 = nullptr;
-  const ActivationGroup* spans_of_256 = nullptr;
+  QuantisedRows by_32, by_256;
+  float* scratch = nullptr;
 };
 
 inline MatmulArguments arguments_of(View<float> y, View<const float> x, const Weight<Cpu>& w,
-                                    const QuantisedActivations& groups) {
+                                    const QuantisedActivations& quantised, std::int64_t thread) {
+  const QuantisedRows& rows = activation_span(w.dtype) == 32 ? quantised.by_32 : quantised.by_256;
   return {w.dtype,
           w.data,
           w.columns,
@@ -36,11 +42,24 @@ inline MatmulArguments arguments_of(View<float> y, View<const float> x, const We
           y.row_stride(),
           w.columns,
           w.row_scales,
-          activation_span(w.dtype) == 32 ? groups.spans_of_32 : groups.spans_of_256};
+          rows.groups,
+          rows.fours,
+          quantised.scratch == nullptr ? nullptr
+                                       : quantised.scratch + thread * matmul_scratch(x.rows())};
 }
 
 /// Parts of a weight are multiples of this many rows, as the kernels' tiles are.
 inline std::int64_t matmul_grain(const Weight<Cpu>& w) { return is_plain_float(w.dtype) ? 4 : 32; }
+
+/// body(first, last) with the rows of a weight that are the part of threads [begin, end).
+template <class F>
+void with_part(const Context<Cpu>& ctx, std::int64_t rows, std::int64_t grain, std::int64_t begin,
+               std::int64_t end, F&& body) {
+  const std::int64_t blocks = (rows + grain - 1) / grain;
+  const std::int64_t first = blocks * begin / ctx.threads() * grain;
+  const std::int64_t last = std::min(rows, blocks * end / ctx.threads() * grain);
+  if (first < last) body(first, last);
+}
 
 /// x in 8 bits, once for all weights that want it so, in memory of the caller's scope.
 inline QuantisedActivations quantised(Context<Cpu>& ctx, View<const float> x,
@@ -52,16 +71,20 @@ inline QuantisedActivations quantised(Context<Cpu>& ctx, View<const float> x,
   for (const Weight<Cpu>* w : ws) {
     if (is_plain_float(w->dtype)) continue;
     const int span = activation_span(w->dtype);
-    const ActivationGroup*& wanted = span == 32 ? result.spans_of_32 : result.spans_of_256;
-    if (wanted != nullptr) continue;
-    ActivationGroup* groups =
-        ctx.workspace().take<ActivationGroup>({activation_groups(x.columns()), tokens}).data();
+    QuantisedRows& wanted = span == 32 ? result.by_32 : result.by_256;
+    if (wanted.groups != nullptr) continue;
+    const std::int64_t count = activation_groups(x.columns());
+    auto* groups = ctx.workspace().take<ActivationGroup>({count, tokens}).data();
+    auto* fours = tokens == 1 ? ctx.workspace().take<ActivationFours>({count}).data() : nullptr;
     ctx.parallel_for(tokens, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t t = begin; t < end; ++t) {
-        quantise(groups + t, tokens, x.row(t), x.columns(), span);
+        quantise(groups + t, tokens, x.row(t), x.columns(), span, fours);
       }
     });
-    wanted = groups;
+    wanted = {groups, fours};
+    if (tokens > 1 && result.scratch == nullptr) {
+      result.scratch = ctx.workspace().take<float>({ctx.threads(), matmul_scratch(tokens)}).data();
+    }
   }
   return result;
 }
@@ -69,16 +92,13 @@ inline QuantisedActivations quantised(Context<Cpu>& ctx, View<const float> x,
 inline void matmul_many(Context<Cpu>& ctx, std::span<const View<float>> ys, View<const float> x,
                         std::span<const Weight<Cpu>* const> ws) {
   Workspace<Cpu>::Scope scope(ctx.workspace());
-  const CpuKernels& kernels = ctx.kernels();
-  const std::int64_t threads = ctx.threads();
   const QuantisedActivations groups = quantised(ctx, x, ws);
-  ctx.parallel_for(threads, [&](std::int64_t begin, std::int64_t end) {
+  ctx.parallel_for(ctx.threads(), [&](std::int64_t begin, std::int64_t end) {
     for (std::size_t n = 0; n < ys.size(); ++n) {
-      const std::int64_t grain = matmul_grain(*ws[n]);
-      const std::int64_t blocks = (ws[n]->rows + grain - 1) / grain;
-      const std::int64_t last = std::min(ws[n]->rows, blocks * end / threads * grain);
-      const std::int64_t first = blocks * begin / threads * grain;
-      if (first < last) kernels.matmul(arguments_of(ys[n], x, *ws[n], groups), first, last);
+      with_part(ctx, ws[n]->rows, matmul_grain(*ws[n]), begin, end,
+                [&](std::int64_t first, std::int64_t last) {
+                  ctx.kernels().matmul(arguments_of(ys[n], x, *ws[n], groups, begin), first, last);
+                });
     }
   });
 }
@@ -93,17 +113,15 @@ inline void matmul_add(Context<Cpu>& ctx, View<float> y, View<const float> x,
   Workspace<Cpu>::Scope scope(ctx.workspace());
   const View<float> product = ctx.workspace().take<float>({y.rows(), y.columns()});
   const Weight<Cpu>* weight = &w;
-  const MatmulArguments arguments =
-      arguments_of(product, x, w, quantised(ctx, x, std::span(&weight, 1)));
-  ctx.parallel_for(
-      w.rows,
-      [&](std::int64_t begin, std::int64_t end) {
-        ctx.kernels().matmul(arguments, begin, end);
-        for (std::int64_t t = 0; t < y.rows(); ++t) {
-          for (std::int64_t o = begin; o < end; ++o) y.row(t)[o] += product.row(t)[o];
-        }
-      },
-      matmul_grain(w));
+  const QuantisedActivations groups = quantised(ctx, x, std::span(&weight, 1));
+  ctx.parallel_for(ctx.threads(), [&](std::int64_t begin, std::int64_t end) {
+    with_part(ctx, w.rows, matmul_grain(w), begin, end, [&](std::int64_t first, std::int64_t last) {
+      ctx.kernels().matmul(arguments_of(product, x, w, groups, begin), first, last);
+      for (std::int64_t t = 0; t < y.rows(); ++t) {
+        for (std::int64_t o = first; o < last; ++o) y.row(t)[o] += product.row(t)[o];
+      }
+    });
+  });
 }
 
 inline void matmul_silu_mul(Context<Cpu>& ctx, View<float> y, View<const float> x,
@@ -113,16 +131,16 @@ inline void matmul_silu_mul(Context<Cpu>& ctx, View<float> y, View<const float> 
   const CpuKernels& kernels = ctx.kernels();
   const Weight<Cpu>* weights[] = {&gate, &up};
   const QuantisedActivations groups = quantised(ctx, x, weights);
-  ctx.parallel_for(
-      gate.rows,
-      [&](std::int64_t begin, std::int64_t end) {
-        kernels.matmul(arguments_of(y, x, gate, groups), begin, end);
-        kernels.matmul(arguments_of(u, x, up, groups), begin, end);
-        for (std::int64_t t = 0; t < y.rows(); ++t) {
-          kernels.silu_mul(y.row(t) + begin, y.row(t) + begin, u.row(t) + begin, end - begin);
-        }
-      },
-      std::max(matmul_grain(gate), matmul_grain(up)));
+  const std::int64_t grain = std::max(matmul_grain(gate), matmul_grain(up));
+  ctx.parallel_for(ctx.threads(), [&](std::int64_t begin, std::int64_t end) {
+    with_part(ctx, gate.rows, grain, begin, end, [&](std::int64_t first, std::int64_t last) {
+      kernels.matmul(arguments_of(y, x, gate, groups, begin), first, last);
+      kernels.matmul(arguments_of(u, x, up, groups, begin), first, last);
+      for (std::int64_t t = 0; t < y.rows(); ++t) {
+        kernels.silu_mul(y.row(t) + first, y.row(t) + first, u.row(t) + first, last - first);
+      }
+    });
+  });
 }
 
 /// y[i] += factor · w[row, i]

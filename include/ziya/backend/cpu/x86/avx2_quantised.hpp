@@ -20,7 +20,7 @@ namespace avx2 {
 
 /// Values and scale of 32 · Blocks columns that share it; false where baseline has to.
 template <int Blocks>
-ZIYA_TARGET_AVX2 inline bool quantise_span(ActivationGroup& group, const float* x, int first) {
+ZIYA_TARGET_AVX2 inline bool quantise_span(std::int8_t* values, float* scales, const float* x) {
   __m256 extremes = zero(), poison = zero();
   for (int v = 0; v < 4 * Blocks; ++v) {
     const __m256 a = load(x + v * lanes);
@@ -39,41 +39,53 @@ ZIYA_TARGET_AVX2 inline bool quantise_span(ActivationGroup& group, const float* 
     const __m256i q = _mm256_cvtps_epi32(multiply(load(x + v * lanes), inverse));
     const __m128i words =
         _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(group.values + 32 * first + v * lanes),
-                     _mm_packs_epi16(words, words));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(values + v * lanes), _mm_packs_epi16(words, words));
   }
-  for (int b = first; b < first + Blocks; ++b) group.scales[b] = scale;
+  for (int b = 0; b < Blocks; ++b) scales[b] = scale;
   return true;
+}
+
+/// Two sums of eight 16-bit words each.
+ZIYA_TARGET_AVX2 inline void store_sums_of_16(std::int32_t* sums, __m256i pairs) {
+  alignas(32) std::int32_t fours[8];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(fours),
+                     _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  sums[0] = fours[0] + fours[1] + fours[2] + fours[3];
+  sums[1] = fours[4] + fours[5] + fours[6] + fours[7];
 }
 
 /// As baseline::quantise, to the same bits.
 ZIYA_TARGET_AVX2 inline void quantise(ActivationGroup* groups, std::int64_t stride, const float* x,
-                                      std::int64_t columns, int span) {
+                                      std::int64_t columns, int span, ActivationFours*) {
   for (std::int64_t i = 0; i < columns; i += ActivationGroup::columns, groups += stride) {
     const std::int64_t count = columns - i;
+    float scales[8];
     bool ordinary = count >= ActivationGroup::columns;
     if (span == 32) {
       for (int b = 0; ordinary && b < 8; ++b) {
-        ordinary = quantise_span<1>(*groups, x + i + 32 * b, b);
+        ordinary = quantise_span<1>(groups->values + 32 * b, scales + b, x + i + 32 * b);
       }
     } else if (ordinary) {
-      ordinary = quantise_span<8>(*groups, x + i, 0);
+      ordinary = quantise_span<8>(groups->values, scales, x + i);
     }
     if (!ordinary) {
       baseline::quantise(groups, stride, x + i, std::min(count, ActivationGroup::columns), span);
       continue;
     }
-    std::int32_t sums[16];
+    std::int32_t sums[16], sizes[16];
     for (int b = 0; b < 8; ++b) {
-      alignas(32) std::int32_t fours[8];
-      const __m256i pairs = _mm256_maddubs_epi16(bytes(1), load_bytes(groups->values + 32 * b));
-      _mm256_store_si256(reinterpret_cast<__m256i*>(fours),
-                         _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-      sums[2 * b] = fours[0] + fours[1] + fours[2] + fours[3];
-      sums[2 * b + 1] = fours[4] + fours[5] + fours[6] + fours[7];
+      const __m256i values = load_bytes(groups->values + 32 * b);
+      store_sums_of_16(sums + 2 * b, _mm256_maddubs_epi16(bytes(1), values));
+      store_sums_of_16(sizes + 2 * b, _mm256_maddubs_epi16(_mm256_abs_epi8(values), bytes(1)));
     }
-    complete(*groups, span, sums);
+    complete(*groups, span, scales, sums, sizes);
   }
+}
+
+/// Eight 16-bit words as floats.
+ZIYA_TARGET_AVX2 inline __m256 words_as_floats(const std::int16_t* words) {
+  return _mm256_cvtepi32_ps(
+      _mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(words))));
 }
 
 /// sum + Σ w · x over 32 · `blocks` columns, in eight lanes of four columns each.
@@ -81,7 +93,7 @@ template <class Format>
 ZIYA_TARGET_AVX2 inline __m256 add_group(__m256 sum, const UnpackedGroup& w,
                                          const ActivationGroup& x, int blocks) {
   alignas(32) float scales[8];
-  if constexpr (Format::own_spans) store(scales, multiply(load(w.scales), load(x.scales)));
+  if constexpr (Format::own_spans) store(scales, multiply(load(w.scales), load(x.by_32.scales)));
   __m256 f = Format::own_spans ? sum : zero();
   for (int b = 0; b < blocks; ++b) {
     const __m256i quants = load_bytes(w.quants + 32 * b);
@@ -96,12 +108,15 @@ ZIYA_TARGET_AVX2 inline __m256 add_group(__m256 sum, const UnpackedGroup& w,
       f = fma(dots, set(Format::own_spans ? scales[b] : w.scales[b]), f);
     }
   }
-  if constexpr (Format::min_columns == 32) f = fma(load(w.minima), load(x.sum_32), f);
-  if constexpr (Format::min_columns == 16) {
-    f = fma(load(w.minima), load(x.sum_16), f);
-    f = fma(load(w.minima + 8), load(x.sum_16 + 8), f);
+  if constexpr (Format::min_columns == 32) {
+    f = fma(load(w.minima),
+            Format::own_spans ? load(x.by_32.sums) : words_as_floats(x.by_256.sums_of_32), f);
   }
-  return Format::own_spans ? f : fma(f, set(x.scale), sum);
+  if constexpr (Format::min_columns == 16) {
+    f = fma(load(w.minima), words_as_floats(x.by_256.sums_of_16), f);
+    f = fma(load(w.minima + 8), words_as_floats(x.by_256.sums_of_16 + 8), f);
+  }
+  return Format::own_spans ? f : fma(f, set(x.by_256.scale), sum);
 }
 
 /// Outputs [begin, end): 256 columns of four rows at a time are unpacked for 64 tokens at a time.

@@ -28,11 +28,18 @@ struct Rows {
 };
 
 /// 256 columns of 2 × 16 rows, unpacked: byte i of lane r of quants[s][h] is column 4 s + i of row
-/// 16 h + r. A weight is scale · (quant − offset), or scale · quant + minimum.
+/// 16 h + r. A weight is
+/// - in blocks of 32, scale · (quant − offset) or scale · quant + minimum,
+/// - in blocks of 256 and int8, factor · (sub-scale · quant) − minimum factor · sub-minimum, where
+///   what is in brackets is made of integers.
 struct alignas(64) UnpackedTile {
   std::uint8_t quants[64][2][64];
-  float scales[16][2][tile_rows];
-  float minima[16][2][tile_rows];
+  float scales[8][2][tile_rows];
+  float minima[8][2][tile_rows];
+  float factors[2][tile_rows], minimum_factors[2][tile_rows];
+  std::int32_t sub_scales[16][2][tile_rows];  ///< 16 bits, zeros above them
+  std::int32_t sub_offsets[4][2][tile_rows];  ///< sub-scales times offset, pairs of 16 bits
+  std::int32_t sub_minima[8][2][tile_rows];   ///< pairs of 16 bits
 };
 
 ZIYA_TARGET_AVX512 inline __m512i bytes(int value) {
@@ -102,15 +109,15 @@ ZIYA_TARGET_AVX512 inline void load_rows(const Rows& rows, std::int64_t offset, 
   v[3] = _mm512_maskz_unpackhi_epi64(0xff, ab_high, cd_high);
 }
 
-/// What will be needed a tile later, `Bytes` bytes per piece in four streams: spread over the
-/// work, because requests in a row keep the loads behind them waiting.
+/// What will be needed a tile later, `Bytes` bytes per piece: spread over the work, because
+/// requests in a row keep the loads behind them waiting.
 template <int Bytes>
 struct Ahead {
   const std::byte* from;
-  std::int64_t stream;  ///< bytes from stream to stream
+  std::int64_t next, fourth;  ///< bytes from piece to piece, and to the fourth after it
 
   ZIYA_TARGET_AVX512 void request(int piece) const {
-    const std::byte* p = from + piece % 4 * stream + piece / 4 * Bytes;
+    const std::byte* p = from + piece % 4 * next + piece / 4 * fourth;
 #pragma GCC unroll 8
     for (int i = 0; i < Bytes; i += 64) {
       _mm_prefetch(reinterpret_cast<const char*>(p + i), _MM_HINT_T1);
@@ -118,7 +125,7 @@ struct Ahead {
   }
 };
 
-/// A sink that keeps the quants for many tokens.
+/// Where 16 columns of 16 rows go.
 template <int Bytes>
 struct KeepQuants {
   UnpackedTile& tile;
@@ -132,82 +139,103 @@ struct KeepQuants {
   }
 };
 
-/// A sink for a single token: the sums over 16 columns of 16 rows.
-template <int Bytes>
-struct MeetToken {
-  const ActivationGroup& x;
-  std::int32_t (&dots)[16][tile_rows];
-  Ahead<Bytes> ahead;
+/// Lane i: the largest lane of v[i].
+ZIYA_TARGET_AVX512 inline __m256 largest_lanes(const __m512 (&v)[8]) {
+  __m256 halves[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    const __m512d pairs = _mm512_castps_pd(v[i]);
+    halves[i] = _mm256_max_ps(_mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xf, pairs, 0)),
+                              _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xf, pairs, 1)));
+  }
+  __m256 fours[2];
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const __m256* h = halves + 4 * i;
+    const __m256 ab = _mm256_max_ps(_mm256_unpacklo_ps(h[0], h[1]), _mm256_unpackhi_ps(h[0], h[1]));
+    const __m256 cd = _mm256_max_ps(_mm256_unpacklo_ps(h[2], h[3]), _mm256_unpackhi_ps(h[2], h[3]));
+    fours[i] = _mm256_max_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+  }
+  return _mm256_max_ps(_mm256_permute2f128_ps(fours[0], fours[1], 0x20),
+                       _mm256_permute2f128_ps(fours[0], fours[1], 0x31));
+}
 
-  ZIYA_TARGET_AVX512 void put(int piece, const __m512i (&v)[4]) const {
-    ahead.request(piece);
-    __m512i sum = _mm512_setzero_si512();
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) {
-      std::int32_t four;
-      std::memcpy(&four, x.values + 16 * piece + 4 * k, sizeof four);
-      sum = _mm512_dpbusd_epi32(sum, v[k], words(four));
-    }
-    _mm512_store_si512(dots[piece], sum);
+/// Values and scales of 256 columns; false where not all of them are ordinary.
+ZIYA_TARGET_AVX512 inline bool quantise_group(ActivationGroup& group, float (&scales)[8],
+                                              const float* x, int span) {
+  __m512 sizes[8], poison = zero();
+#pragma GCC unroll 8
+  for (int b = 0; b < 8; ++b) {
+    const __m512 first = load(x + 32 * b), second = load(x + 32 * b + 16);
+    sizes[b] = max(_mm512_abs_ps(first), _mm512_abs_ps(second));
+    poison = fma(first, zero(), fma(second, zero(), poison));
   }
-};
-
-/// Values, scales of 32-column blocks from `first` on: 32 · Blocks columns that share a scale.
-template <int Blocks>
-ZIYA_TARGET_AVX512 inline bool quantise_span(ActivationGroup& group, const float* x, int first) {
-  __m512 largest = zero(), poison = zero();
+  __m256 largest = largest_lanes(sizes);
+  if (span == 256) {
+    largest = _mm256_max_ps(largest, _mm256_permute2f128_ps(largest, largest, 1));
+    largest = _mm256_max_ps(largest, _mm256_permute_ps(largest, 0x4e));
+    largest = _mm256_max_ps(largest, _mm256_permute_ps(largest, 0xb1));
+  }
+  const __m256 ordinary =
+      _mm256_and_ps(_mm256_cmp_ps(largest, _mm256_set1_ps(smallest_activation), _CMP_GT_OQ),
+                    _mm256_cmp_ps(largest, _mm256_set1_ps(largest_activation), _CMP_LE_OQ));
+  if (_mm256_movemask_ps(ordinary) != 255 || sum(poison) != 0) return false;
+  // activation_scale
+  const __m256i bits = _mm256_castps_si256(_mm256_div_ps(largest, _mm256_set1_ps(127.0f)));
+  const __m256 scale = _mm256_castsi256_ps(_mm256_andnot_si256(
+      _mm256_set1_epi32(0x1fff), _mm256_add_epi32(bits, _mm256_set1_epi32(0xfff))));
+  alignas(32) float inverses[8];
+  _mm256_storeu_ps(scales, scale);
+  _mm256_store_ps(inverses, _mm256_div_ps(_mm256_set1_ps(1.0f), scale));
 #pragma GCC unroll 16
-  for (int v = 0; v < 2 * Blocks; ++v) {
-    const __m512 a = load(x + v * lanes);
-    largest = max(largest, _mm512_abs_ps(a));
-    poison = fma(a, zero(), poison);
-  }
-  const float extreme = largest_lane(largest);
-  if (!(extreme > smallest_activation && extreme <= largest_activation) || sum(poison) != 0) {
-    return false;
-  }
-  const float scale = activation_scale(extreme);
-  const __m512 inverse = set(1.0f / scale);
-#pragma GCC unroll 16
-  for (int v = 0; v < 2 * Blocks; ++v) {
-    const __m512 a = multiply(load(x + v * lanes), inverse);
-    _mm_store_si128(reinterpret_cast<__m128i*>(group.values + 32 * first + v * 16),
+  for (int v = 0; v < 16; ++v) {
+    const __m512 a = multiply(load(x + v * lanes), set(inverses[v / 2]));
+    _mm_store_si128(reinterpret_cast<__m128i*>(group.values + v * 16),
                     _mm512_maskz_cvtepi32_epi8(all, _mm512_maskz_cvtps_epi32(all, a)));
   }
-  for (int b = first; b < first + Blocks; ++b) group.scales[b] = scale;
   return true;
 }
 
-/// As baseline::quantise, to the same bits.
+/// Sums of 16 products.
+ZIYA_TARGET_AVX512 inline void store_sums_of_16(std::int32_t (&sums)[16], const __m512i (&a)[4],
+                                                const __m512i (&b)[4]) {
+  __m512i fours[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) fours[i] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), a[i], b[i]);
+  const __m512i ab = _mm512_add_epi32(_mm512_maskz_unpacklo_epi32(all, fours[0], fours[1]),
+                                      _mm512_maskz_unpackhi_epi32(all, fours[0], fours[1]));
+  const __m512i cd = _mm512_add_epi32(_mm512_maskz_unpacklo_epi32(all, fours[2], fours[3]),
+                                      _mm512_maskz_unpackhi_epi32(all, fours[2], fours[3]));
+  // lane 4 i + k: the sum of part i of a[k] · b[k]
+  const __m512i by_part = _mm512_add_epi32(_mm512_maskz_unpacklo_epi64(0xff, ab, cd),
+                                           _mm512_maskz_unpackhi_epi64(0xff, ab, cd));
+  const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+  _mm512_store_si512(sums, _mm512_maskz_permutexvar_epi32(all, order, by_part));
+}
+
+/// As baseline::quantise, to the same bits; and in fours.
 ZIYA_TARGET_AVX512 inline void quantise(ActivationGroup* groups, std::int64_t stride,
-                                        const float* x, std::int64_t columns, int span) {
+                                        const float* x, std::int64_t columns, int span,
+                                        ActivationFours* fours) {
   for (std::int64_t i = 0; i < columns; i += ActivationGroup::columns, groups += stride) {
     const std::int64_t count = columns - i;
-    bool ordinary = count >= ActivationGroup::columns;
-    if (span == 32) {
-      for (int b = 0; ordinary && b < 8; ++b) {
-        ordinary = quantise_span<1>(*groups, x + i + 32 * b, b);
+    float scales[8];
+    if (count >= ActivationGroup::columns && quantise_group(*groups, scales, x + i, span)) {
+      alignas(64) std::int32_t sums[16], sizes[16] = {};
+      __m512i values[4], absolute[4], one[4];
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) {
+        values[v] = _mm512_load_si512(groups->values + v * 64);
+        absolute[v] = _mm512_maskz_abs_epi8(~__mmask64{0}, values[v]);
+        one[v] = bytes(1);
       }
-    } else if (ordinary) {
-      ordinary = quantise_span<8>(*groups, x + i, 0);
-    }
-    if (!ordinary) {
+      store_sums_of_16(sums, one, values);
+      if (span == 256) store_sums_of_16(sizes, absolute, one);
+      complete(*groups, span, scales, sums, sizes);
+    } else {
       baseline::quantise(groups, stride, x + i, std::min(count, ActivationGroup::columns), span);
-      continue;
     }
-    alignas(64) std::int32_t sums[16];
-    for (int v = 0; v < 4; ++v) {
-      const __m512i fours = _mm512_dpbusd_epi32(_mm512_setzero_si512(), bytes(1),
-                                                _mm512_load_si512(groups->values + v * 64));
-      const __m512i eights = _mm512_add_epi32(
-          fours, _mm512_maskz_shuffle_epi32(all, fours, static_cast<_MM_PERM_ENUM>(0xb1)));
-      const __m512i all_16 = _mm512_add_epi32(
-          eights, _mm512_maskz_shuffle_epi32(all, eights, static_cast<_MM_PERM_ENUM>(0x4e)));
-      _mm_store_si128(
-          reinterpret_cast<__m128i*>(sums + v * 4),
-          _mm512_maskz_extracti32x4_epi32(0xf, _mm512_maskz_compress_epi32(0x1111, all_16), 0));
-    }
-    complete(*groups, span, sums);
+    if (fours != nullptr) order(*fours++, *groups, span);
   }
 }
 

@@ -62,13 +62,19 @@ ZIYA_TARGET_AVX512 inline __m512i sums_of_fours(const __m512i (&v)[4]) {
 /// sums + weight scale · (scale of x · dot) over blocks of 32 columns; dots start at `exponent`.
 ZIYA_TARGET_AVX512 inline __m512 add_scaled_dots(__m512 sums, __m512i dots, __m512 weight_scales,
                                                  const ActivationGroup& x, int four) {
-  const __m512 scaled =
-      fma(_mm512_castsi512_ps(dots), spread(x.scales + 4 * four), spread(x.shifts + 4 * four));
+  const __m512 scaled = fma(_mm512_castsi512_ps(dots), spread(x.by_32.scales + 4 * four),
+                            spread(x.by_32.shifts + 4 * four));
   return fma(scaled, weight_scales, sums);
 }
 
 ZIYA_TARGET_AVX512 inline __m512i dot(__m512i sums, __m512i quants, const std::int8_t* x) {
   return _mm512_dpbusd_epi32(sums, quants, _mm512_load_si512(x));
+}
+
+/// Row r: the sum of lanes r, r + 4, r + 8 and r + 12.
+ZIYA_TARGET_AVX512 inline __m128i fold(__m512i v) {
+  const __m256i eight = _mm256_add_epi32(lower(v), upper(v));
+  return _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
 }
 
 /// How far ahead of the rows their lines are requested, in bytes: the processor's own requests stop
@@ -84,7 +90,9 @@ ZIYA_TARGET_AVX512 inline void decode_rows(const MatmulArguments& m, std::int64_
   FourRows rows;
   for (int r = 0; r < 4; ++r)
     rows.at[r] = m.weight + (row + std::min(r, count - 1) * apart) * row_bytes;
-  __m128 y = _mm_setzero_ps(), scales = y;
+  __m128 y = _mm_setzero_ps();
+  [[maybe_unused]] __m128 scales = y;
+  [[maybe_unused]] __m512 sums = zero();
   if constexpr (Format::row_scales) {
     alignas(16) float of_rows[4] = {};
     for (int r = 0; r < count; ++r) of_rows[r] = m.row_scales[row + r * apart];
@@ -99,18 +107,31 @@ ZIYA_TARGET_AVX512 inline void decode_rows(const MatmulArguments& m, std::int64_
         _mm_prefetch(reinterpret_cast<const char*>(rows.at[r] + decode_ahead + i), _MM_HINT_T0);
       }
     }
-    y = Format::add_group(y, rows, *x, scales);
+    if constexpr (Format::own_spans) {
+      sums = Format::add_group(sums, rows, *x, m.fours[g]);
+      if (g % 2 == 1) y = _mm_add_ps(y, fold(sums)), sums = zero();
+    } else {
+      y = Format::add_group(y, rows, *x, m.fours[g], scales);
+    }
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r) rows.at[r] += Format::group_size;
   }
-  if (whole * ActivationGroup::columns < m.columns) {
+  const bool rest = whole * ActivationGroup::columns < m.columns;
+  if (rest) {
     alignas(64) std::byte scratch[4][group_bytes] = {};
     const std::int64_t bytes = bytes_of(m.dtype, m.columns - whole * ActivationGroup::columns);
     for (int r = 0; r < 4; ++r) {
       std::memcpy(scratch[r], rows.at[r], static_cast<std::size_t>(bytes));
       rows.at[r] = scratch[r];
     }
-    y = Format::add_group(y, rows, *x, scales);
+    if constexpr (Format::own_spans) {
+      sums = Format::add_group(sums, rows, *x, m.fours[whole]);
+    } else {
+      y = Format::add_group(y, rows, *x, m.fours[whole], scales);
+    }
+  }
+  if constexpr (Format::own_spans) {
+    if (whole % 2 == 1 || rest) y = _mm_add_ps(y, fold(sums));
   }
   alignas(16) float outputs[4];
   _mm_store_ps(outputs, y);

@@ -16,21 +16,21 @@
 ZIYA_NAMESPACE_BEGIN
 namespace avx512 {
 
-// add_group(y, rows, x, row scales) adds 256 columns of four rows to y: integer sums of every
-// block, then the additions of tile_times_tokens in the same order.
+// add_group adds 256 columns of four rows: integer sums of every block, then the additions of
+// ScaledBlocks in the same order, which decode_rows ends every 512 columns; int8, as WholeGroups.
 
 /// Groups of eight blocks of 32 that Format::add_four sums in fours.
 template <class Format, class Block>
 struct DecodeBlocks {
   static constexpr int group_size = 8 * sizeof(Block);
-  static constexpr bool row_scales = false;
+  static constexpr bool row_scales = false, own_spans = true;
 
-  ZIYA_TARGET_AVX512 static __m128 add_group(__m128 y, const FourRows& rows,
-                                             const ActivationGroup& x, __m128) {
-    __m512 sums = zero();
+  ZIYA_TARGET_AVX512 static __m512 add_group(__m512 sums, const FourRows& rows,
+                                             const ActivationGroup& x,
+                                             const ActivationFours& fours) {
 #pragma GCC unroll 2
-    for (int four = 0; four < 2; ++four) sums = Format::add_four(sums, rows, x, four);
-    return _mm_add_ps(y, fold(sums));
+    for (int four = 0; four < 2; ++four) sums = Format::add_four(sums, rows, x, fours, four);
+    return sums;
   }
 };
 
@@ -40,7 +40,8 @@ inline constexpr __mmask64 words_of_row = 0x03030303;  // of 16-bit words 4 i + 
 template <class Block, bool Table>
 struct DecodeHalfBytes : DecodeBlocks<DecodeHalfBytes<Block, Table>, Block> {
   ZIYA_TARGET_AVX512 static __m512 add_four(__m512 sums, const FourRows& rows,
-                                            const ActivationGroup& x, int four) {
+                                            const ActivationGroup& x, const ActivationFours& fours,
+                                            int four) {
     // quants of the blocks 0, 1 and 2 within 64 bytes
     const __m512i places =
         _mm512_set_epi64(0, 0, 0x3534333231302f2e, 0x2d2c2b2a29282726, 0x232221201f1e1d1c,
@@ -59,9 +60,10 @@ struct DecodeHalfBytes : DecodeBlocks<DecodeHalfBytes<Block, Table>, Block> {
           _mm512_maskz_permutexvar_epi8(~__mmask64{0}, places, v), 0xf000, load_16(p + 56));
       __m512i low = low_half(quants), up = high_half(quants);
       if constexpr (Table) low = look_up(table, low), up = look_up(table, up);
-      dots[r] = dot(dot(_mm512_setzero_si512(), low, x.fours[four][0]), up, x.fours[four][1]);
+      dots[r] =
+          dot(dot(_mm512_setzero_si512(), low, fours.values[four][0]), up, fours.values[four][1]);
     }
-    const std::int32_t* start = Table ? x.times_128_of_32 : x.times_8_of_32;
+    const std::int32_t* start = x.by_32.starts[start_of_offset(Table ? 128 : 8)];
     const __m512 scales = _mm512_maskz_cvtph_ps(all, lower(heads));
     return add_scaled_dots(sums, _mm512_add_epi32(sums_of_fours(dots), spread(start + 4 * four)),
                            scales, x, four);
@@ -82,7 +84,8 @@ ZIYA_TARGET_AVX512 inline __m512i with_fifth_bits(__m512i quants, __m512i heads,
 template <class Block, bool Fifth, bool Minimum>
 struct DecodeLongHeads : DecodeBlocks<DecodeLongHeads<Block, Fifth, Minimum>, Block> {
   ZIYA_TARGET_AVX512 static __m512 add_four(__m512 sums, const FourRows& rows,
-                                            const ActivationGroup& x, int four) {
+                                            const ActivationGroup& x, const ActivationFours& fours,
+                                            int four) {
     constexpr int size = sizeof(Block), high = Minimum ? 4 : 2, first = high + (Fifth ? 4 : 0);
     __m512i heads = _mm512_setzero_si512(), dots[4];
 #pragma GCC unroll 4
@@ -98,14 +101,15 @@ struct DecodeLongHeads : DecodeBlocks<DecodeLongHeads<Block, Fifth, Minimum>, Bl
         low = with_fifth_bits(low, head, high);
         up = with_fifth_bits(up, head, high + 2);
       }
-      dots[r] = dot(dot(_mm512_setzero_si512(), low, x.fours[four][0]), up, x.fours[four][1]);
+      dots[r] =
+          dot(dot(_mm512_setzero_si512(), low, fours.values[four][0]), up, fours.values[four][1]);
     }
     const __m512i start = Minimum ? _mm512_castps_si512(set(ActivationGroup::exponent))
-                                  : spread(x.times_16_of_32 + 4 * four);
+                                  : spread(x.by_32.starts[start_of_offset(16)] + 4 * four);
     sums = add_scaled_dots(sums, _mm512_add_epi32(sums_of_fours(dots), start),
                            halves_to_floats(heads), x, four);
     if constexpr (Minimum) {
-      sums = fma(halves_to_floats(shift_right(heads, 16)), spread(x.fours_sum_32 + 4 * four), sums);
+      sums = fma(halves_to_floats(shift_right(heads, 16)), spread(x.by_32.sums + 4 * four), sums);
     }
     return sums;
   }
@@ -122,7 +126,8 @@ struct DecodeQ8_0 : DecodeBlocks<DecodeQ8_0, blocks::Q8_0> {
   }
 
   ZIYA_TARGET_AVX512 static __m512 add_four(__m512 sums, const FourRows& rows,
-                                            const ActivationGroup& x, int four) {
+                                            const ActivationGroup& x, const ActivationFours& fours,
+                                            int four) {
     // scales of the blocks 0 and 1 within 64 bytes, and of 2 and 3
     const __m512i places = _mm512_set_epi64(0, 0, 0, 0, 0x2322232223222322, 0x0100010001000100,
                                             0x2322232223222322, 0x0100010001000100);
@@ -136,11 +141,14 @@ struct DecodeQ8_0 : DecodeBlocks<DecodeQ8_0, blocks::Q8_0> {
       const __m512i a = two_places(p + 2, p + 36), b = two_places(p + 70, p + 104);
       const __m512i low = _mm512_maskz_shuffle_i32x4(all, a, b, 0x88);
       const __m512i up = _mm512_maskz_shuffle_i32x4(all, a, b, 0xdd);
-      dots[r] = dot(dot(_mm512_setzero_si512(), low, x.fours[four][0]), up, x.fours[four][1]);
+      dots[r] =
+          dot(dot(_mm512_setzero_si512(), low, fours.values[four][0]), up, fours.values[four][1]);
     }
     const __m256i heads = _mm256_blend_epi32(lower(first), lower(second), 0xf0);
     return add_scaled_dots(
-        sums, _mm512_add_epi32(sums_of_fours(dots), spread(x.times_128_of_32 + 4 * four)),
+        sums,
+        _mm512_add_epi32(sums_of_fours(dots),
+                         spread(x.by_32.starts[start_of_offset(128)] + 4 * four)),
         _mm512_maskz_cvtph_ps(all, heads), x, four);
   }
 };
@@ -148,10 +156,11 @@ struct DecodeQ8_0 : DecodeBlocks<DecodeQ8_0, blocks::Q8_0> {
 /// One scale per row, which decode_rows multiplies with.
 struct DecodeInt8 {
   static constexpr int group_size = 256;
-  static constexpr bool row_scales = true;
+  static constexpr bool row_scales = true, own_spans = false;
 
   ZIYA_TARGET_AVX512 static __m128 add_group(__m128 y, const FourRows& rows,
-                                             const ActivationGroup& x, __m128 scales) {
+                                             const ActivationGroup& x, const ActivationFours&,
+                                             __m128 scales) {
     __m512i dots[4];
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r) {
@@ -162,12 +171,9 @@ struct DecodeInt8 {
         dots[r] = dot(dots[r], _mm512_xor_si512(quants, bytes(128)), x.values + 64 * i);
       }
     }
-    const __m512i fours = sums_of_fours(dots);
-    const __m256i eight = _mm256_add_epi32(lower(fours), upper(fours));
-    const __m128i sums = _mm_add_epi32(
-        _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1)),
-        _mm_set1_epi32(x.times_128));
-    return _mm_fmadd_ps(_mm_mul_ps(_mm_cvtepi32_ps(sums), scales), _mm_set1_ps(x.scale), y);
+    const __m128i sums =
+        _mm_add_epi32(fold(sums_of_fours(dots)), _mm_set1_epi32(x.by_256.times_128));
+    return _mm_fmadd_ps(_mm_mul_ps(_mm_cvtepi32_ps(sums), scales), _mm_set1_ps(x.by_256.scale), y);
   }
 };
 

@@ -17,13 +17,17 @@ ZIYA_NAMESPACE_BEGIN
 namespace avx512 {
 
 /// Byte j of every lane as a number.
-ZIYA_TARGET_AVX512 inline __m512 byte_of(__m512i v, int j) {
-  return to_floats(_mm512_and_si512(shift_right(v, static_cast<unsigned>(8 * j)), words(255)));
+ZIYA_TARGET_AVX512 inline __m512i byte_of(__m512i v, int j) {
+  return _mm512_and_si512(shift_right(v, static_cast<unsigned>(8 * j)), words(255));
 }
-ZIYA_TARGET_AVX512 inline __m512 signed_byte_of(__m512i v, int j) {
-  return to_floats(
-      _mm512_maskz_srai_epi32(all, shift_left(v, static_cast<unsigned>(24 - 8 * j)), 24));
+ZIYA_TARGET_AVX512 inline __m512i signed_byte_of(__m512i v, int j) {
+  return _mm512_maskz_srai_epi32(all, shift_left(v, static_cast<unsigned>(24 - 8 * j)), 24);
 }
+/// Bytes j and j + 1 as a pair of 16 bits.
+ZIYA_TARGET_AVX512 inline __m512i bytes_of_pair(__m512i v, int j) {
+  return _mm512_or_si512(byte_of(v, j), shift_left(byte_of(v, j + 1), 16));
+}
+ZIYA_TARGET_AVX512 inline void store(std::int32_t* p, __m512i v) { _mm512_store_si512(p, v); }
 /// 16 bits from `offset` of each row, as floats.
 ZIYA_TARGET_AVX512 inline __m512 scale_of(const Rows& rows, std::int64_t offset) {
   alignas(64) std::uint16_t bits[tile_rows];
@@ -35,17 +39,16 @@ ZIYA_TARGET_AVX512 inline __m512 scale_of(const Rows& rows, std::int64_t offset)
 /// Q4_K and Q5_K: a scale and a minimum of 6 bits for every 32 columns.
 template <class Block, bool Fifth>
 struct ScaledHalfBytes {
-  static constexpr int scale_columns = 32, min_columns = 32, offset = 0, group_size = sizeof(Block);
-  static constexpr bool row_scales = false, own_spans = false;
-  static constexpr int apart = 1;
+  static constexpr int scale_columns = 32, offset = Fifth ? 16 : 8, group_size = sizeof(Block);
+  static constexpr bool minima = true, row_scales = false, own_spans = false;
 
   template <class Sink>
   ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile& tile, int h,
                                         const Sink& sink) {
     __m512i head[4];
     load_rows(rows, 0, head);
-    const __m512 d = halves_to_floats(head[0]);
-    const __m512 dmin = subtract(zero(), halves_to_floats(shift_right(head[0], 16)));
+    store(tile.factors[h], halves_to_floats(head[0]));
+    store(tile.minimum_factors[h], halves_to_floats(shift_right(head[0], 16)));
     const __m512i six = bytes(63), two = bytes(3);
     const __m512i upper = head[3];
     const __m512i scales[2] = {
@@ -57,9 +60,12 @@ struct ScaledHalfBytes {
         _mm512_or_si512(high_half(upper),
                         shift_left(_mm512_and_si512(shift_right(head[2], 6), two), 4))};
 #pragma GCC unroll 8
-    for (int g = 0; g < 8; ++g) {
-      store(tile.scales[g][h], multiply(d, byte_of(scales[g / 4], g % 4)));
-      store(tile.minima[g][h], multiply(dmin, byte_of(minima[g / 4], g % 4)));
+    for (int g = 0; g < 8; ++g) store(tile.sub_scales[g][h], byte_of(scales[g / 4], g % 4));
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) {
+      store(tile.sub_offsets[k][h],
+            shift_left(bytes_of_pair(scales[k / 2], k % 2 * 2), Fifth ? 4 : 3));
+      store(tile.sub_minima[k][h], bytes_of_pair(minima[k / 2], k % 2 * 2));
     }
     __m512i high[2][4] = {};
     if constexpr (Fifth) {
@@ -98,20 +104,19 @@ using Q4_K = ScaledHalfBytes<blocks::Q4_K, false>;
 using Q5_K = ScaledHalfBytes<blocks::Q5_K, true>;
 
 struct Q6_K {
-  static constexpr int scale_columns = 16, min_columns = 0, offset = 32,
-                       group_size = sizeof(blocks::Q6_K);
-  static constexpr bool row_scales = false, own_spans = false;
-  static constexpr int apart = 4;
+  static constexpr int scale_columns = 16, offset = 32, group_size = sizeof(blocks::Q6_K);
+  static constexpr bool minima = false, row_scales = false, own_spans = false;
 
   template <class Sink>
   ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile& tile, int h,
                                         const Sink& sink) {
-    const __m512 d = scale_of(rows, 208);
+    store(tile.factors[h], scale_of(rows, 208));
     __m512i scales[4];
     load_rows(rows, 192, scales);
 #pragma GCC unroll 16
     for (int g = 0; g < 16; ++g) {
-      store(tile.scales[g][h], multiply(d, signed_byte_of(scales[g / 4], g % 4)));
+      store(tile.sub_scales[g][h],
+            _mm512_and_si512(signed_byte_of(scales[g / 4], g % 4), words(0xffff)));
     }
     for (int n = 0; n < 2; ++n) {
       for (int half = 0; half < 2; ++half) {
@@ -156,20 +161,19 @@ ZIYA_TARGET_AVX512 inline __m512i spread(__m512i v, int j) {
 
 /// Scales of 4 bits times quants of 2 fit a byte: one scale for 256 columns remains.
 struct Q2_K {
-  static constexpr int scale_columns = 256, min_columns = 16, offset = 0,
-                       group_size = sizeof(blocks::Q2_K);
-  static constexpr bool row_scales = false, own_spans = false;
+  static constexpr int scale_columns = 256, offset = 0, group_size = sizeof(blocks::Q2_K);
+  static constexpr bool minima = true, row_scales = false, own_spans = false;
 
   template <class Sink>
   ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile& tile, int h,
                                         const Sink& sink) {
-    const __m512 dmin = subtract(zero(), scale_of(rows, 82));
-    store(tile.scales[0][h], scale_of(rows, 80));
+    store(tile.factors[h], scale_of(rows, 80));
+    store(tile.minimum_factors[h], scale_of(rows, 82));
     __m512i heads[4];
     load_rows(rows, 0, heads);
-#pragma GCC unroll 16
-    for (int g = 0; g < 16; ++g) {
-      store(tile.minima[g][h], multiply(dmin, byte_of(high_half(heads[g / 4]), g % 4)));
+#pragma GCC unroll 8
+    for (int k = 0; k < 8; ++k) {
+      store(tile.sub_minima[k][h], bytes_of_pair(high_half(heads[k / 2]), k % 2 * 2));
     }
     for (int n = 0; n < 2; ++n) {
       for (int half = 0; half < 2; ++half) {
@@ -194,14 +198,13 @@ struct Q2_K {
 
 /// (scale − 32) · (4 − quant) lies in −128 … 127: one scale, −d, for 256 columns remains.
 struct Q3_K {
-  static constexpr int scale_columns = 256, min_columns = 0, offset = 128,
-                       group_size = sizeof(blocks::Q3_K);
-  static constexpr bool row_scales = false, own_spans = false;
+  static constexpr int scale_columns = 256, offset = 128, group_size = sizeof(blocks::Q3_K);
+  static constexpr bool minima = false, row_scales = false, own_spans = false;
 
   template <class Sink>
   ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile& tile, int h,
                                         const Sink& sink) {
-    store(tile.scales[0][h], subtract(zero(), scale_of(rows, 108)));
+    store(tile.factors[h], subtract(zero(), scale_of(rows, 108)));
     __m512i tail[4];
     load_rows(rows, 94, tail);  // 2 bytes of quants, 12 of scales, d
     const __m512i first = _mm512_or_si512(shift_right(tail[0], 16), shift_left(tail[1], 16));

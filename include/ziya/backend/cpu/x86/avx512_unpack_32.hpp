@@ -18,12 +18,11 @@
 ZIYA_NAMESPACE_BEGIN
 namespace avx512 {
 
-// A format says how many columns share a scale and how many a minimum (0: none), how much its
-// quants are too large (`offset`), the bytes of 256 columns, whether the activations beside it have
-// a scale per 32 columns (`own_spans`), and which blocks are added first (`apart`: block i and
-// those at a distance of 4 after it, or the blocks 2 i and 2 i + 1). It unpacks `columns` ≤ 256
-// columns of 16 rows: scales and minima into half `h` of a tile, and 16 columns of quants at a time
-// into a sink.
+// A format says how many columns share a scale or sub-scale, how much its quants are too large
+// (`offset`), the bytes of 256 columns, whether it has minima, whether scales are of whole rows,
+// and whether the activations beside it have a scale per 32 columns (`own_spans`). It unpacks
+// `columns` ≤ 256 columns of 16 rows: scales and minima into half `h` of a tile, and 16 columns of
+// quants at a time into a sink.
 
 /// One `Word` from `offset` of each block of each row, a row's words side by side.
 template <int Stride, class Word>
@@ -71,10 +70,9 @@ ZIYA_TARGET_AVX512 inline __m512i fifth_bits(__m512i high, int k) {
 /// Halves of bytes: element j of a block is the low half of byte j, element j + 16 the high half.
 template <class Block, bool Fifth, bool Minimum>
 struct HalfBytes {
-  static constexpr int scale_columns = 32, min_columns = Minimum ? 32 : 0;
-  static constexpr int offset = Minimum ? 0 : Fifth ? 16 : 8, group_size = 8 * sizeof(Block);
-  static constexpr bool row_scales = false, own_spans = true;
-  static constexpr int apart = 4;
+  static constexpr int scale_columns = 32, offset = Minimum ? 0 : Fifth ? 16 : 8;
+  static constexpr int group_size = 8 * sizeof(Block);
+  static constexpr bool minima = Minimum, row_scales = false, own_spans = true;
 
   template <class Sink>
   ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int columns, UnpackedTile& tile, int h,
@@ -120,10 +118,8 @@ using Q5_0 = HalfBytes<blocks::Q5_0, true, false>;
 using Q5_1 = HalfBytes<blocks::Q5_1, true, true>;
 
 struct IQ4_NL {
-  static constexpr int scale_columns = 32, min_columns = 0, offset = 128,
-                       group_size = 8 * sizeof(blocks::IQ4_NL);
-  static constexpr bool row_scales = false, own_spans = true;
-  static constexpr int apart = 4;
+  static constexpr int scale_columns = 32, offset = 128, group_size = 8 * sizeof(blocks::IQ4_NL);
+  static constexpr bool minima = false, row_scales = false, own_spans = true;
 
   template <class Sink>
   ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int columns, UnpackedTile& tile, int h,
@@ -149,10 +145,8 @@ struct IQ4_NL {
 };
 
 struct Q8_0 {
-  static constexpr int scale_columns = 32, min_columns = 0, offset = 128,
-                       group_size = 8 * sizeof(blocks::Q8_0);
-  static constexpr bool row_scales = false, own_spans = true;
-  static constexpr int apart = 4;
+  static constexpr int scale_columns = 32, offset = 128, group_size = 8 * sizeof(blocks::Q8_0);
+  static constexpr bool minima = false, row_scales = false, own_spans = true;
 
   template <class Sink>
   ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int columns, UnpackedTile& tile, int h,
@@ -174,8 +168,8 @@ struct Q8_0 {
 
 /// One scale per row, which the caller stores; what is missing of 256 columns is zeros.
 struct Int8 {
-  static constexpr int scale_columns = 256, min_columns = 0, offset = 128, group_size = 256;
-  static constexpr bool row_scales = true, own_spans = false;
+  static constexpr int scale_columns = 256, offset = 128, group_size = 256;
+  static constexpr bool minima = false, row_scales = true, own_spans = false;
 
   template <class Sink>
   ZIYA_TARGET_AVX512 static void unpack(const Rows& rows, int, UnpackedTile&, int,
