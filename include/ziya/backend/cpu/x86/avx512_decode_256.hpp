@@ -23,20 +23,28 @@ inline constexpr __mmask64 lowest_bytes = 0x1111111111111111, even_bytes = 0x555
 struct Factors {
   __m128 first, second;
 };
+ZIYA_TARGET_AVX512 inline int word_at(const std::byte* p) {
+  int word;
+  std::memcpy(&word, p, sizeof word);
+  return word;
+}
+ZIYA_TARGET_AVX512 inline short half_at(const std::byte* p) {
+  short half;
+  std::memcpy(&half, p, sizeof half);
+  return half;
+}
 ZIYA_TARGET_AVX512 inline Factors factors_of(const FourRows& rows, std::int64_t offset) {
-  std::int32_t words[4];
-  for (int r = 0; r < 4; ++r) std::memcpy(&words[r], rows.at[r] + offset, sizeof words[r]);
-  const __m128i halves = _mm_shuffle_epi8(_mm_set_epi32(words[3], words[2], words[1], words[0]),
-                                          _mm_set_epi64x(0x0f0e0b0a07060302, 0x0d0c090805040100));
+  const __m128i halves =
+      _mm_shuffle_epi8(_mm_set_epi32(word_at(rows.at[3] + offset), word_at(rows.at[2] + offset),
+                                     word_at(rows.at[1] + offset), word_at(rows.at[0] + offset)),
+                       _mm_set_epi64x(0x0f0e0b0a07060302, 0x0d0c090805040100));
   const __m256 floats = _mm256_cvtph_ps(halves);
   return {_mm256_castps256_ps128(floats), _mm256_extractf128_ps(floats, 1)};
 }
 ZIYA_TARGET_AVX512 inline __m128 factor_of(const FourRows& rows, std::int64_t offset) {
-  std::uint16_t halves[4];
-  for (int r = 0; r < 4; ++r) std::memcpy(&halves[r], rows.at[r] + offset, sizeof halves[r]);
-  std::uint64_t together;
-  std::memcpy(&together, halves, sizeof together);
-  return _mm_cvtph_ps(_mm_set_epi64x(0, static_cast<long long>(together)));
+  return _mm_cvtph_ps(_mm_set_epi16(0, 0, 0, 0, half_at(rows.at[3] + offset),
+                                    half_at(rows.at[2] + offset), half_at(rows.at[1] + offset),
+                                    half_at(rows.at[0] + offset)));
 }
 
 /// y + scale of x · (factor · sum − minimum factor · minima), in the order of `scaled`.
@@ -83,9 +91,10 @@ struct DecodeScaledHalfBytes {
     return _mm512_mask_add_epi8(quants, set, quants, bytes(16));
   }
 
-  ZIYA_TARGET_AVX512 static __m128 add_group(__m128 y, const FourRows& rows,
-                                             const ActivationGroup& x, const ActivationFours& fours,
-                                             __m128) {
+  [[gnu::always_inline]] ZIYA_TARGET_AVX512 static __m128 add_group(__m128 y, const FourRows& rows,
+                                                                    const ActivationGroup& x,
+                                                                    const ActivationFours& fours,
+                                                                    __m128) {
     __m512i even[4], odd[4];
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r) {
@@ -135,9 +144,10 @@ struct DecodeQ6_K {
   static constexpr int group_size = sizeof(blocks::Q6_K);
   static constexpr bool row_scales = false, own_spans = false;
 
-  ZIYA_TARGET_AVX512 static __m128 add_group(__m128 y, const FourRows& rows,
-                                             const ActivationGroup& x, const ActivationFours&,
-                                             __m128) {
+  [[gnu::always_inline]] ZIYA_TARGET_AVX512 static __m128 add_group(__m128 y, const FourRows& rows,
+                                                                    const ActivationGroup& x,
+                                                                    const ActivationFours&,
+                                                                    __m128) {
     __m512i dots[4][4];
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r) {
@@ -179,7 +189,8 @@ struct DecodeQ6_K {
 };
 
 // Q2_K and Q3_K: two bits of 32 + 32 columns, 128 apart, in the same place of 64 bytes. Lane 4 i +
-// r belongs to group {2 j, 2 j + 1, 8 + 2 j, 9 + 2 j}[i] of place j.
+// r belongs to group {2 j, 2 j + 1, 8 + 2 j, 9 + 2 j}[i] of place j. Quants stay in their place,
+// and the sums of products are shifted back, which is fewer shifts.
 
 /// Columns of place j.
 ZIYA_TARGET_AVX512 inline __m512i values_of_place(const ActivationGroup& x, int j) {
@@ -208,13 +219,16 @@ ZIYA_TARGET_AVX512 inline __m512i sums_with(__m512i packed, const ActivationGrou
       spread_pairs(x.by_256.sums_of_16 + 8));
 }
 
+/// Quants stay in their place of a byte, and sums of products are shifted back, which is fewer
+/// shifts.
 struct DecodeQ2_K {
   static constexpr int group_size = sizeof(blocks::Q2_K);
   static constexpr bool row_scales = false, own_spans = false;
 
-  ZIYA_TARGET_AVX512 static __m128 add_group(__m128 y, const FourRows& rows,
-                                             const ActivationGroup& x, const ActivationFours&,
-                                             __m128) {
+  [[gnu::always_inline]] ZIYA_TARGET_AVX512 static __m128 add_group(__m128 y, const FourRows& rows,
+                                                                    const ActivationGroup& x,
+                                                                    const ActivationFours&,
+                                                                    __m128) {
     const __m512i heads = four_places(rows.at[0], rows.at[1], rows.at[2], rows.at[3]);
     const __m512i scales = low_half(heads);
     __m512i quants[4], sums = _mm512_setzero_si512();
@@ -226,11 +240,12 @@ struct DecodeQ2_K {
       __m512i dots[4];
 #pragma GCC unroll 4
       for (int r = 0; r < 4; ++r) {
-        const __m512i two =
-            _mm512_and_si512(shift_right(quants[r], static_cast<unsigned>(2 * j)), bytes(3));
+        const __m512i two = _mm512_and_si512(quants[r], bytes(3 << (2 * j)));
         dots[r] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), two, values);
       }
-      sums = _mm512_dpwssd_epi32(sums, sums_of_fours(dots), bytes_of_place(scales, j));
+      const __m512i of_blocks =
+          _mm512_maskz_srai_epi32(all, sums_of_fours(dots), static_cast<unsigned>(2 * j));
+      sums = _mm512_dpwssd_epi32(sums, of_blocks, bytes_of_place(scales, j));
     }
     return add_scaled(y, factors_of(rows, 80), sums, sums_with(high_half(heads), x), x);
   }
@@ -256,9 +271,10 @@ struct DecodeQ3_K {
   }
 
   /// Σ (scale − 32) (q − 4) x = Σ scale (Σ q x − 4 Σ x) − 32 Σ q x + 128 Σ x
-  ZIYA_TARGET_AVX512 static __m128 add_group(__m128 y, const FourRows& rows,
-                                             const ActivationGroup& x, const ActivationFours&,
-                                             __m128) {
+  [[gnu::always_inline]] ZIYA_TARGET_AVX512 static __m128 add_group(__m128 y, const FourRows& rows,
+                                                                    const ActivationGroup& x,
+                                                                    const ActivationFours&,
+                                                                    __m128) {
     const __m512i scales = packed_scales(rows);
     __m512i quants[4], high[4], sums = _mm512_setzero_si512(), unscaled = sums;
 #pragma GCC unroll 4

@@ -25,9 +25,10 @@ struct DecodeBlocks {
   static constexpr int group_size = 8 * sizeof(Block);
   static constexpr bool row_scales = false, own_spans = true;
 
-  ZIYA_TARGET_AVX512 static __m512 add_group(__m512 sums, const FourRows& rows,
-                                             const ActivationGroup& x,
-                                             const ActivationFours& fours) {
+  [[gnu::always_inline]] ZIYA_TARGET_AVX512 static __m512 add_group(__m512 sums,
+                                                                    const FourRows& rows,
+                                                                    const ActivationGroup& x,
+                                                                    const ActivationFours& fours) {
 #pragma GCC unroll 2
     for (int four = 0; four < 2; ++four) sums = Format::add_four(sums, rows, x, fours, four);
     return sums;
@@ -39,9 +40,11 @@ inline constexpr __mmask64 words_of_row = 0x03030303;  // of 16-bit words 4 i + 
 /// Blocks of a 16-bit scale and 16 bytes of halves: Q4_0, and IQ4_NL with its table.
 template <class Block, bool Table>
 struct DecodeHalfBytes : DecodeBlocks<DecodeHalfBytes<Block, Table>, Block> {
-  ZIYA_TARGET_AVX512 static __m512 add_four(__m512 sums, const FourRows& rows,
-                                            const ActivationGroup& x, const ActivationFours& fours,
-                                            int four) {
+  [[gnu::always_inline]] ZIYA_TARGET_AVX512 static __m512 add_four(__m512 sums,
+                                                                   const FourRows& rows,
+                                                                   const ActivationGroup& x,
+                                                                   const ActivationFours& fours,
+                                                                   int four) {
     // quants of the blocks 0, 1 and 2 within 64 bytes
     const __m512i places =
         _mm512_set_epi64(0, 0, 0x3534333231302f2e, 0x2d2c2b2a29282726, 0x232221201f1e1d1c,
@@ -83,9 +86,11 @@ ZIYA_TARGET_AVX512 inline __m512i with_fifth_bits(__m512i quants, __m512i heads,
 /// Blocks with fifth bits or minima: Q4_1, Q5_0, Q5_1.
 template <class Block, bool Fifth, bool Minimum>
 struct DecodeLongHeads : DecodeBlocks<DecodeLongHeads<Block, Fifth, Minimum>, Block> {
-  ZIYA_TARGET_AVX512 static __m512 add_four(__m512 sums, const FourRows& rows,
-                                            const ActivationGroup& x, const ActivationFours& fours,
-                                            int four) {
+  [[gnu::always_inline]] ZIYA_TARGET_AVX512 static __m512 add_four(__m512 sums,
+                                                                   const FourRows& rows,
+                                                                   const ActivationGroup& x,
+                                                                   const ActivationFours& fours,
+                                                                   int four) {
     constexpr int size = sizeof(Block), high = Minimum ? 4 : 2, first = high + (Fifth ? 4 : 0);
     __m512i heads = _mm512_setzero_si512(), dots[4];
 #pragma GCC unroll 4
@@ -125,9 +130,11 @@ struct DecodeQ8_0 : DecodeBlocks<DecodeQ8_0, blocks::Q8_0> {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   }
 
-  ZIYA_TARGET_AVX512 static __m512 add_four(__m512 sums, const FourRows& rows,
-                                            const ActivationGroup& x, const ActivationFours& fours,
-                                            int four) {
+  [[gnu::always_inline]] ZIYA_TARGET_AVX512 static __m512 add_four(__m512 sums,
+                                                                   const FourRows& rows,
+                                                                   const ActivationGroup& x,
+                                                                   const ActivationFours& fours,
+                                                                   int four) {
     // scales of the blocks 0 and 1 within 64 bytes, and of 2 and 3
     const __m512i places = _mm512_set_epi64(0, 0, 0, 0, 0x2322232223222322, 0x0100010001000100,
                                             0x2322232223222322, 0x0100010001000100);
@@ -158,9 +165,10 @@ struct DecodeInt8 {
   static constexpr int group_size = 256;
   static constexpr bool row_scales = true, own_spans = false;
 
-  ZIYA_TARGET_AVX512 static __m128 add_group(__m128 y, const FourRows& rows,
-                                             const ActivationGroup& x, const ActivationFours&,
-                                             __m128 scales) {
+  [[gnu::always_inline]] ZIYA_TARGET_AVX512 static __m128 add_group(__m128 y, const FourRows& rows,
+                                                                    const ActivationGroup& x,
+                                                                    const ActivationFours&,
+                                                                    __m128 scales) {
     __m512i dots[4];
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r) {
