@@ -153,6 +153,26 @@ TEST_CASE("matmul: every format, every path, any cut of tokens and rows", "[matm
   }
 }
 
+TEST_CASE("matmul: more tokens and rows than are kept at once give the bits of one token",
+          "[matmul]") {
+  constexpr std::int64_t tokens = 520, rows = 290, columns = 768;
+  auto x = test::random_values(tokens * columns, 3);
+  for (std::int64_t i = 0; i < tokens / 2 * columns; i += 5) x[static_cast<std::size_t>(i)] *= 4;
+  for (const DType dtype : formats()) {
+    CAPTURE(ziya::name(dtype));
+    const Stored w = random_blocks(dtype, rows, columns, 7);
+    const auto whole = test::on_threads(ziya::best_isa(), [&](Context<Cpu>& ctx) {
+      return product(ctx, x.data(), tokens, w.weight);
+    });
+    Context<Cpu> ctx({.threads = 1});
+    for (const std::int64_t t : {0, 255, 300, 511, 519}) {
+      const auto alone = product(ctx, x.data() + t * columns, 1, w.weight);
+      const std::vector<float> same(whole.begin() + rows * t, whole.begin() + rows * (t + 1));
+      CHECK(test::same_bits(alone, same));
+    }
+  }
+}
+
 TEST_CASE("matmul: integers at their limits do not overflow", "[matmul]") {
   for (const DType dtype : formats()) {
     if (dtype == DType::i8) continue;

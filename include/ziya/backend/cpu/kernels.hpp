@@ -28,13 +28,16 @@ struct MatmulArguments {
   const ActivationGroup* groups = nullptr;
   /// (activation_groups(columns)): the same in fours, of a single token only
   const ActivationFours* fours = nullptr;
-  float* scratch = nullptr;  ///< (matmul_scratch(tokens)) beside `groups`, of the calling thread
+  /// tiles of x of a table that packs, packed_floats(token_tile, columns) each; or null
+  const float* packed = nullptr;
+  float* scratch = nullptr;  ///< (matmul_scratch_floats) of the calling thread, beside the others
 };
 
-/// Rows of weights and tokens whose sums a thread keeps at once.
-inline constexpr std::int64_t matmul_block_rows = 256, matmul_block_tokens = 512;
-constexpr std::int64_t matmul_scratch(std::int64_t tokens) {
-  return matmul_block_rows * (tokens < matmul_block_tokens ? tokens : matmul_block_tokens);
+/// Room for what a thread keeps in its second-level cache during a product of several tokens.
+inline constexpr std::int64_t matmul_scratch_floats = 192 * 1024;
+
+constexpr std::int64_t packed_floats(std::int64_t token_tile, std::int64_t columns) {
+  return token_tile * ((columns + 15) / 16 * 16);
 }
 
 /// Operands of one weighted sum: y[t · y_stride + i] += Σ_j weights[t · weights_stride + j] ·
@@ -71,6 +74,11 @@ struct CpuKernels {
   /// in fours where that is not null; or null.
   void (*quantise)(ActivationGroup* groups, std::int64_t stride, const float* x,
                    std::int64_t columns, int span, ActivationFours* fours);
+  /// How many tokens meet a row of 16-bit or 32-bit floats at once, if that many are packed.
+  std::int64_t token_tile = 0;
+  /// `tokens` ≤ token_tile rows of x in the order in which such products read them; or null.
+  void (*pack)(float* packed, const float* x, std::int64_t x_stride, std::int64_t tokens,
+               std::int64_t columns) = nullptr;
 };
 
 /// Reads the bytes of a stored type as its elements: visit(dtype, bytes, f) calls f(const W*).

@@ -22,16 +22,18 @@ struct QuantisedRows {
   const ActivationGroup* groups = nullptr;
   const ActivationFours* fours = nullptr;
 };
-/// One scale per 32 columns for weights in blocks of 32, per 256 for all others; and where the
-/// kernels of every thread keep sums, if there are several rows.
-struct QuantisedActivations {
+/// The forms of x that the kernels of some weights read beside x itself: in 8 bits with one scale
+/// per 32 columns for weights in blocks of 32, per 256 for all others; packed for floats; and
+/// scratch memory of every thread, if there are several rows.
+struct ActivationForms {
   QuantisedRows by_32, by_256;
+  const float* packed = nullptr;
   float* scratch = nullptr;
 };
 
 inline MatmulArguments arguments_of(View<float> y, View<const float> x, const Weight<Cpu>& w,
-                                    const QuantisedActivations& quantised, std::int64_t thread) {
-  const QuantisedRows& rows = activation_span(w.dtype) == 32 ? quantised.by_32 : quantised.by_256;
+                                    const ActivationForms& forms, std::int64_t thread) {
+  const QuantisedRows& rows = activation_span(w.dtype) == 32 ? forms.by_32 : forms.by_256;
   return {w.dtype,
           w.data,
           w.columns,
@@ -44,8 +46,8 @@ inline MatmulArguments arguments_of(View<float> y, View<const float> x, const We
           w.row_scales,
           rows.groups,
           rows.fours,
-          quantised.scratch == nullptr ? nullptr
-                                       : quantised.scratch + thread * matmul_scratch(x.rows())};
+          forms.packed,
+          forms.scratch == nullptr ? nullptr : forms.scratch + thread * matmul_scratch_floats};
 }
 
 /// Parts of a weight are multiples of this many rows, as the kernels' tiles are.
@@ -61,43 +63,63 @@ void with_part(const Context<Cpu>& ctx, std::int64_t rows, std::int64_t grain, s
   if (first < last) body(first, last);
 }
 
-/// x in 8 bits, once for all weights that want it so, in memory of the caller's scope.
-inline QuantisedActivations quantised(Context<Cpu>& ctx, View<const float> x,
-                                      std::span<const Weight<Cpu>* const> ws) {
-  QuantisedActivations result;
+inline QuantisedRows quantised(Context<Cpu>& ctx, View<const float> x, int span) {
   const auto quantise = ctx.kernels().quantise;
-  if (quantise == nullptr) return result;
-  const std::int64_t tokens = x.rows();
+  const std::int64_t tokens = x.rows(), count = activation_groups(x.columns());
+  auto* groups = ctx.workspace().take<ActivationGroup>({count, tokens}).data();
+  auto* fours = tokens == 1 ? ctx.workspace().take<ActivationFours>({count}).data() : nullptr;
+  ctx.parallel_for(tokens, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      quantise(groups + t, tokens, x.row(t), x.columns(), span, fours);
+    }
+  });
+  return {groups, fours};
+}
+
+inline const float* packed(Context<Cpu>& ctx, View<const float> x) {
+  const CpuKernels& kernels = ctx.kernels();
+  const std::int64_t tile = kernels.token_tile, tiles = (x.rows() + tile - 1) / tile;
+  const std::int64_t size = packed_floats(tile, x.columns());
+  float* result = ctx.workspace().take<float>({tiles, size}).data();
+  ctx.parallel_for(tiles, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      kernels.pack(result + i * size, x.row(i * tile), x.row_stride(),
+                   std::min(tile, x.rows() - i * tile), x.columns());
+    }
+  });
+  return result;
+}
+
+/// Every form that a weight wants, once for all of them, in memory of the caller's scope.
+inline ActivationForms forms_of(Context<Cpu>& ctx, View<const float> x,
+                                std::span<const Weight<Cpu>* const> ws) {
+  ActivationForms forms;
+  const CpuKernels& kernels = ctx.kernels();
+  const bool packs = kernels.pack != nullptr && x.rows() >= kernels.token_tile;
   for (const Weight<Cpu>* w : ws) {
-    if (is_plain_float(w->dtype)) continue;
-    const int span = activation_span(w->dtype);
-    QuantisedRows& wanted = span == 32 ? result.by_32 : result.by_256;
-    if (wanted.groups != nullptr) continue;
-    const std::int64_t count = activation_groups(x.columns());
-    auto* groups = ctx.workspace().take<ActivationGroup>({count, tokens}).data();
-    auto* fours = tokens == 1 ? ctx.workspace().take<ActivationFours>({count}).data() : nullptr;
-    ctx.parallel_for(tokens, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t t = begin; t < end; ++t) {
-        quantise(groups + t, tokens, x.row(t), x.columns(), span, fours);
-      }
-    });
-    wanted = {groups, fours};
-    if (tokens > 1 && result.scratch == nullptr) {
-      result.scratch = ctx.workspace().take<float>({ctx.threads(), matmul_scratch(tokens)}).data();
+    if (is_plain_float(w->dtype)) {
+      if (packs && forms.packed == nullptr) forms.packed = packed(ctx, x);
+    } else if (kernels.quantise != nullptr) {
+      const int span = activation_span(w->dtype);
+      QuantisedRows& rows = span == 32 ? forms.by_32 : forms.by_256;
+      if (rows.groups == nullptr) rows = quantised(ctx, x, span);
     }
   }
-  return result;
+  if (x.rows() > 1 && kernels.quantise != nullptr) {
+    forms.scratch = ctx.workspace().take<float>({ctx.threads(), matmul_scratch_floats}).data();
+  }
+  return forms;
 }
 
 inline void matmul_many(Context<Cpu>& ctx, std::span<const View<float>> ys, View<const float> x,
                         std::span<const Weight<Cpu>* const> ws) {
   Workspace<Cpu>::Scope scope(ctx.workspace());
-  const QuantisedActivations groups = quantised(ctx, x, ws);
+  const ActivationForms forms = forms_of(ctx, x, ws);
   ctx.parallel_for(ctx.threads(), [&](std::int64_t begin, std::int64_t end) {
     for (std::size_t n = 0; n < ys.size(); ++n) {
       with_part(ctx, ws[n]->rows, matmul_grain(*ws[n]), begin, end,
                 [&](std::int64_t first, std::int64_t last) {
-                  ctx.kernels().matmul(arguments_of(ys[n], x, *ws[n], groups, begin), first, last);
+                  ctx.kernels().matmul(arguments_of(ys[n], x, *ws[n], forms, begin), first, last);
                 });
     }
   });
@@ -113,10 +135,10 @@ inline void matmul_add(Context<Cpu>& ctx, View<float> y, View<const float> x,
   Workspace<Cpu>::Scope scope(ctx.workspace());
   const View<float> product = ctx.workspace().take<float>({y.rows(), y.columns()});
   const Weight<Cpu>* weight = &w;
-  const QuantisedActivations groups = quantised(ctx, x, std::span(&weight, 1));
+  const ActivationForms forms = forms_of(ctx, x, std::span(&weight, 1));
   ctx.parallel_for(ctx.threads(), [&](std::int64_t begin, std::int64_t end) {
     with_part(ctx, w.rows, matmul_grain(w), begin, end, [&](std::int64_t first, std::int64_t last) {
-      ctx.kernels().matmul(arguments_of(product, x, w, groups, begin), first, last);
+      ctx.kernels().matmul(arguments_of(product, x, w, forms, begin), first, last);
       for (std::int64_t t = 0; t < y.rows(); ++t) {
         for (std::int64_t o = first; o < last; ++o) y.row(t)[o] += product.row(t)[o];
       }
@@ -130,12 +152,12 @@ inline void matmul_silu_mul(Context<Cpu>& ctx, View<float> y, View<const float> 
   const View<float> u = ctx.workspace().take<float>({y.rows(), y.columns()});
   const CpuKernels& kernels = ctx.kernels();
   const Weight<Cpu>* weights[] = {&gate, &up};
-  const QuantisedActivations groups = quantised(ctx, x, weights);
+  const ActivationForms forms = forms_of(ctx, x, weights);
   const std::int64_t grain = std::max(matmul_grain(gate), matmul_grain(up));
   ctx.parallel_for(ctx.threads(), [&](std::int64_t begin, std::int64_t end) {
     with_part(ctx, gate.rows, grain, begin, end, [&](std::int64_t first, std::int64_t last) {
-      kernels.matmul(arguments_of(y, x, gate, groups, begin), first, last);
-      kernels.matmul(arguments_of(u, x, up, groups, begin), first, last);
+      kernels.matmul(arguments_of(y, x, gate, forms, begin), first, last);
+      kernels.matmul(arguments_of(u, x, up, forms, begin), first, last);
       for (std::int64_t t = 0; t < y.rows(); ++t) {
         kernels.silu_mul(y.row(t) + first, y.row(t) + first, u.row(t) + first, last - first);
       }

@@ -189,8 +189,7 @@ struct DecodeQ6_K {
 };
 
 // Q2_K and Q3_K: two bits of 32 + 32 columns, 128 apart, in the same place of 64 bytes. Lane 4 i +
-// r belongs to group {2 j, 2 j + 1, 8 + 2 j, 9 + 2 j}[i] of place j. Quants stay in their place,
-// and the sums of products are shifted back, which is fewer shifts.
+// r belongs to group {2 j, 2 j + 1, 8 + 2 j, 9 + 2 j}[i] of place j.
 
 /// Columns of place j.
 ZIYA_TARGET_AVX512 inline __m512i values_of_place(const ActivationGroup& x, int j) {

@@ -88,19 +88,21 @@ ZIYA_TARGET_AVX512 inline void unpack_panel(UnpackedPanel& panel, const MatmulAr
 /// Outputs [begin, end): one token by Decode; more meet panels of 32 rows × 512 columns that are
 /// unpacked once for all of them. Few tokens stay in the second-level cache with all their columns,
 /// and the rows are done panel by panel; of many tokens 512 columns do, beside the sums of
-/// matmul_block_rows rows.
+/// block_rows rows.
 template <class Format, class Decode>
 ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::int64_t begin,
                                                 std::int64_t end) {
   if (m.tokens == 1) return decode<Decode>(m, begin, end);
-  constexpr std::int64_t panel_rows = 2 * tile_rows, cached_groups = 600;
+  constexpr std::int64_t panel_rows = 2 * tile_rows, block_rows = 256, most_tokens = 512;
+  constexpr std::int64_t cached_groups = 600;
+  static_assert(block_rows * most_tokens <= matmul_scratch_floats);
   UnpackedPanel panel;
   const std::int64_t row_bytes = bytes_of(m.dtype, m.weight_stride);
   const std::int64_t groups = activation_groups(m.columns);
-  for (std::int64_t t = 0; t < m.tokens; t += matmul_block_tokens) {
-    const std::int64_t tokens = std::min(matmul_block_tokens, m.tokens - t);
+  for (std::int64_t t = 0; t < m.tokens; t += most_tokens) {
+    const std::int64_t tokens = std::min(most_tokens, m.tokens - t);
     const bool few = tokens * groups <= cached_groups;
-    const std::int64_t block = few ? panel_rows : matmul_block_rows;
+    const std::int64_t block = few ? panel_rows : block_rows;
     for (std::int64_t first = begin; first < end; first += block) {
       for (std::int64_t g = 0; g < groups; g += UnpackedPanel::most_tiles) {
         const std::int64_t next = g + UnpackedPanel::most_tiles;
