@@ -44,7 +44,7 @@ void with_block(DType dtype, F&& f) {
     case DType::iq4_nl:
       return f(blocks::IQ4_NL{});
     default:
-      assert(!"not a quantised type");
+      assert(false && "not a quantised type");
   }
 }
 

@@ -55,7 +55,7 @@ struct ScaledHalfBytes {
         _mm512_and_si512(head[1], six),
         _mm512_or_si512(low_half(upper),
                         shift_left(_mm512_and_si512(shift_right(head[1], 6), two), 4))};
-    const __m512i minima[2] = {
+    const __m512i sub_minima[2] = {
         _mm512_and_si512(head[2], six),
         _mm512_or_si512(high_half(upper),
                         shift_left(_mm512_and_si512(shift_right(head[2], 6), two), 4))};
@@ -65,7 +65,7 @@ struct ScaledHalfBytes {
     for (int k = 0; k < 4; ++k) {
       store(tile.sub_offsets[k][h],
             shift_left(bytes_of_pair(scales[k / 2], k % 2 * 2), Fifth ? 4 : 3));
-      store(tile.sub_minima[k][h], bytes_of_pair(minima[k / 2], k % 2 * 2));
+      store(tile.sub_minima[k][h], bytes_of_pair(sub_minima[k / 2], k % 2 * 2));
     }
     __m512i high[2][4] = {};
     if constexpr (Fifth) {
