@@ -34,6 +34,22 @@
 #define ZIYA_HD
 #endif
 
+// Whether the program links ziya::compiled or ziya::cuda, which hold the library's long functions:
+// what is declared, and then defined between `#if ZIYA_DEFINITIONS` and `#endif`, and templates with
+// an `extern template`. The program then does not compile them; that is all that changes.
+#ifndef ZIYA_COMPILED
+#define ZIYA_COMPILED 0
+#endif
+#if !ZIYA_COMPILED
+#define ZIYA_DEFINITIONS 1
+#define ZIYA_INLINE inline
+#elif defined(ZIYA_INSTANCES)  // instances.cpp, which makes them
+#define ZIYA_DEFINITIONS 1
+#define ZIYA_INLINE
+#else
+#define ZIYA_DEFINITIONS 0
+#endif
+
 #if defined(__x86_64__) || defined(_M_X64)
 #define ZIYA_X86 1
 #else

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long a program takes to compile at -O2, beside one that includes the same libraries only.
 
-usage: compile_time.py --compiler g++ --include DIR --program FILE --limit SECONDS
+usage: compile_time.py --compiler g++ --include DIR --program FILE --limit SECONDS [--define NAME=VALUE]
 Processor time of the compiler, the least of three. The limit is for a machine that compiles
 usual_includes.cpp in 5 seconds; on a slower or busier one it grows in proportion.
 """
@@ -29,12 +29,15 @@ def main():
     parser.add_argument("--include", required=True)
     parser.add_argument("--program", required=True)
     parser.add_argument("--limit", type=float, required=True)
+    parser.add_argument("--define", action="append", default=[])
     arguments = parser.parse_args()
     yardstick = str(pathlib.Path(__file__).parent / "usual_includes.cpp")
     with tempfile.TemporaryDirectory() as folder:
+        defines = ["-D" + define for define in arguments.define]
+
         def command(program):
             return [arguments.compiler, "-std=c++20", "-O2", "-I" + arguments.include,
-                    "-isystem/usr/include/eigen3", "-c", program, "-o", folder + "/a.o"]
+                    "-isystem/usr/include/eigen3", *defines, "-c", program, "-o", folder + "/a.o"]
         pairs = [(seconds(command(arguments.program)), seconds(command(yardstick))) for _ in range(3)]
     least = min(pair[0] for pair in pairs)
     usual = min(pair[1] for pair in pairs)

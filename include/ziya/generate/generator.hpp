@@ -86,27 +86,7 @@ class Generator {
   /// vocabulary, or settings outside their domain
   /// @throws BackendError for logits that are no distribution
   GenerationResult generate(std::vector<std::int32_t> prompt, const GenerationConfig& config = {},
-                            TextCallback callback = {}, const Cancellation& cancellation = {}) {
-    check_request(prompt, config, model_->shape(), context_limit());
-    Sequence<Policy> sequence(*tokenizer_, policy_, config, std::move(prompt), context_limit(),
-                              std::move(callback));
-    Progress progress;
-    const std::int64_t reused = prepare_cache(sequence.ids(), config);
-    const Remember remember{*this, sequence};
-    while (!sequence.finished()) {
-      if (cancellation.requested()) {
-        sequence.cancel();
-      } else {
-        step(sequence, progress);
-      }
-    }
-    GenerationResult result = sequence.take_result();
-    result.reused_tokens = reused;
-    result.steps = progress.steps;
-    result.drafted_tokens = progress.drafted;
-    result.accepted_tokens = progress.accepted;
-    return result;
-  }
+                            TextCallback callback = {}, const Cancellation& cancellation = {});
 
   /// What guesses ahead from now on: `PromptLookup`, a `DraftModel` (by reference: std::ref), or a
   /// function of one's own; an empty one ends it. Answers do not change, only their speed.
@@ -118,42 +98,7 @@ class Generator {
   std::vector<GenerationResult> generate_batch(
       const std::vector<std::vector<std::int32_t>>& prompts,
       std::span<const GenerationConfig> configs, const BatchCallback& callback = {},
-      const Cancellation& cancellation = {}) {
-    if (configs.size() != 1 && configs.size() != prompts.size()) {
-      throw ArgumentError("ZIYA-527", "generate_batch: " + std::to_string(configs.size()) +
-                                          " configs for " + std::to_string(prompts.size()) +
-                                          " prompts");
-    }
-    std::int64_t longest = 1;
-    for (std::size_t i = 0; i < prompts.size(); ++i) {
-      const GenerationConfig& config = configs[configs.size() == 1 ? 0 : i];
-      check_request(prompts[i], config, model_->shape(), context_limit());
-      longest = std::max(longest, tokens_needed(prompts[i].size(), config, context_limit()));
-    }
-    if (prompts.empty()) return {};
-    Scheduler<Model, Policy> scheduler(*ctx_, *model_, *tokenizer_,
-                                       {.cache_dtype = options_.cache_dtype,
-                                        .slots = static_cast<int>(prompts.size()),
-                                        .max_tokens = longest,
-                                        .page_tokens = options_.page_tokens,
-                                        .chunk_tokens = options_.chunk_tokens},
-                                       policy_);
-    std::vector<GenerationResult> results(prompts.size());
-    for (std::size_t i = 0; i < prompts.size(); ++i) {
-      Request request{prompts[i], configs[configs.size() == 1 ? 0 : i]};
-      if (callback) {
-        request.on_text = [i, &callback](std::string_view text) { callback(i, text); };
-      }
-      request.on_end = [i, &results](Outcome outcome) {
-        if (outcome.error) std::rethrow_exception(outcome.error);
-        results[i] = std::move(outcome.result);
-      };
-      request.cancellation = cancellation;
-      scheduler.submit(std::move(request));
-    }
-    scheduler.run();
-    return results;
-  }
+      const Cancellation& cancellation = {});
   std::vector<GenerationResult> generate_batch(
       const std::vector<std::vector<std::int32_t>>& prompts, const GenerationConfig& config = {},
       const BatchCallback& callback = {}, const Cancellation& cancellation = {}) {
@@ -199,27 +144,7 @@ class Generator {
 
   /// Makes room for a prompt and its answer; the cache keeps the tokens that they share with what
   /// it holds. @returns how many
-  std::int64_t prepare_cache(std::span<const std::int32_t> prompt, const GenerationConfig& config) {
-    const std::int64_t needed = tokens_needed(prompt.size(), config, context_limit());
-    if (!cache_ || cache_->options().max_tokens < needed) {
-      // Room for the turns to come: memory is only taken where a sequence grows into it.
-      constexpr std::int64_t least = 4096;
-      const std::int64_t before = cache_ ? cache_->options().max_tokens : 0;
-      reset();
-      cache_.emplace(
-          make_cache(std::min(context_limit(), std::max({needed, 2 * before, least})), 1));
-    }
-    const auto [end, unused] = std::ranges::mismatch(prompt.first(prompt.size() - 1), cached_ids_);
-    auto common = static_cast<std::int64_t>(end - prompt.begin());
-    if (rotation_changes(model_->shape(), prompt.size()) ||
-        rotation_changes(model_->shape(), cached_ids_.size())) {
-      common = 0;
-    }
-    cache_->truncate(0, common);
-    cached_ids_.reserve(static_cast<std::size_t>(needed));  // so that noting it cannot fail
-    cached_ids_.resize(static_cast<std::size_t>(common));
-    return common;
-  }
+  std::int64_t prepare_cache(std::span<const std::int32_t> prompt, const GenerationConfig& config);
 
   /// How speculation fares.
   struct Progress {
@@ -229,39 +154,7 @@ class Generator {
 
   /// A pass over the tokens that the cache does not hold yet: a chunk of the prompt, or the last
   /// token and what is guessed to follow it.
-  void step(Sequence<Policy>& sequence, Progress& progress) {
-    const auto ids = sequence.ids();
-    const auto size = static_cast<std::int64_t>(ids.size());
-    const std::int64_t begin = cache_->length(0);
-    // Dynamic scaling looks at the whole prompt at once.
-    const bool whole = rotation_changes(model_->shape(), ids.size());
-    const std::int64_t end = whole ? size : std::min(size, begin + options_.chunk_tokens);
-    rows_.clear();
-    rows_.push_back(ids, begin, end, 0);
-    drafts_.clear();
-    if (end == size) {
-      rows_.want_last(0);
-      draft(sequence, progress);
-      ++progress.steps;
-    }
-    for (std::size_t i = 0; i < drafts_.size(); ++i) {
-      rows_.push_back(drafts_[i], size + static_cast<std::int64_t>(i), 0);
-      rows_.want_last(i + 1);
-    }
-    const Cut cut{*cache_, sequence, !drafts_.empty()};
-    std::size_t right = 0;  // guesses that came true
-    rows_.run(*ctx_, *model_, *cache_, tokenizer_->vocabulary_size(),
-              [&](std::size_t row, const auto& logits) {
-                if (row != right || sequence.finished()) return;
-                sequence.accept(*ctx_, logits);
-                right += row < drafts_.size() && sequence.ids().back() == drafts_[row];
-              });
-    progress.drafted += std::ssize(drafts_);
-    progress.accepted += static_cast<std::int64_t>(right);
-    if (drafts_.empty()) return;
-    constexpr std::size_t widest = 64;
-    progress.width = right == drafts_.size() ? std::min(2 * right + 2, widest) : right + 1;
-  }
+  void step(Sequence<Policy>& sequence, Progress& progress);
   /// What the cache holds of wrong guesses is forgotten, also when a callback throws.
   struct Cut {
     KvCache<Device>& cache;
@@ -274,22 +167,7 @@ class Generator {
       if (drafted) cache.truncate(0, std::ssize(sequence.ids()) - 1);
     }
   };
-  void draft(Sequence<Policy>& sequence, const Progress& progress) {
-    if (!drafter_ || sequence.room() < 2) return;
-    const auto ids = sequence.ids();
-    const std::size_t count = std::min(progress.width, sequence.room() - 1);
-    // With dynamic scaling a row's keys depend on how many rows come with it.
-    if (rotation_changes(model_->shape(), ids.size() + count)) return;
-    drafter_({ids, count,
-              [&](Context<Device>& ctx, View<const float, Device> logits,
-                  std::span<const std::int32_t> history) {
-                return sequence.guess(ctx, logits, history);
-              }},
-             drafts_);
-    if (drafts_.size() > count) drafts_.resize(count);
-    const auto unknown = [&](std::int32_t id) { return !tokenizer_->contains(id); };
-    drafts_.erase(std::ranges::find_if(drafts_, unknown), drafts_.end());
-  }
+  void draft(Sequence<Policy>& sequence, const Progress& progress);
 
   Context<Device>* ctx_;
   const Model* model_;
@@ -309,5 +187,151 @@ Generator(Context<typename Config::Device>&, const LlamaModel<Config>&, const To
 template <class Config, SamplingPolicy Policy>
 Generator(Context<typename Config::Device>&, const LlamaModel<Config>&, const Tokenizer&, Policy,
           GeneratorOptions = {}) -> Generator<LlamaModel<Config>, Policy>;
+
+template <class Model, class Policy>
+GenerationResult Generator<Model, Policy>::generate(std::vector<std::int32_t> prompt,
+                                                    const GenerationConfig& config,
+                                                    TextCallback callback,
+                                                    const Cancellation& cancellation) {
+  check_request(prompt, config, model_->shape(), context_limit());
+  Sequence<Policy> sequence(*tokenizer_, policy_, config, std::move(prompt), context_limit(),
+                            std::move(callback));
+  Progress progress;
+  const std::int64_t reused = prepare_cache(sequence.ids(), config);
+  const Remember remember{*this, sequence};
+  while (!sequence.finished()) {
+    if (cancellation.requested()) {
+      sequence.cancel();
+    } else {
+      step(sequence, progress);
+    }
+  }
+  GenerationResult result = sequence.take_result();
+  result.reused_tokens = reused;
+  result.steps = progress.steps;
+  result.drafted_tokens = progress.drafted;
+  result.accepted_tokens = progress.accepted;
+  return result;
+}
+
+template <class Model, class Policy>
+std::vector<GenerationResult> Generator<Model, Policy>::generate_batch(
+    const std::vector<std::vector<std::int32_t>>& prompts,
+    std::span<const GenerationConfig> configs, const BatchCallback& callback,
+    const Cancellation& cancellation) {
+  if (configs.size() != 1 && configs.size() != prompts.size()) {
+    throw ArgumentError("ZIYA-527", "generate_batch: " + std::to_string(configs.size()) +
+                                        " configs for " + std::to_string(prompts.size()) +
+                                        " prompts");
+  }
+  std::int64_t longest = 1;
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    const GenerationConfig& config = configs[configs.size() == 1 ? 0 : i];
+    check_request(prompts[i], config, model_->shape(), context_limit());
+    longest = std::max(longest, tokens_needed(prompts[i].size(), config, context_limit()));
+  }
+  if (prompts.empty()) return {};
+  Scheduler<Model, Policy> scheduler(*ctx_, *model_, *tokenizer_,
+                                     {.cache_dtype = options_.cache_dtype,
+                                      .slots = static_cast<int>(prompts.size()),
+                                      .max_tokens = longest,
+                                      .page_tokens = options_.page_tokens,
+                                      .chunk_tokens = options_.chunk_tokens},
+                                     policy_);
+  std::vector<GenerationResult> results(prompts.size());
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    Request request{prompts[i], configs[configs.size() == 1 ? 0 : i]};
+    if (callback) {
+      request.on_text = [i, &callback](std::string_view text) { callback(i, text); };
+    }
+    request.on_end = [i, &results](Outcome outcome) {
+      if (outcome.error) std::rethrow_exception(outcome.error);
+      results[i] = std::move(outcome.result);
+    };
+    request.cancellation = cancellation;
+    scheduler.submit(std::move(request));
+  }
+  scheduler.run();
+  return results;
+}
+
+template <class Model, class Policy>
+std::int64_t Generator<Model, Policy>::prepare_cache(std::span<const std::int32_t> prompt,
+                                                     const GenerationConfig& config) {
+  const std::int64_t needed = tokens_needed(prompt.size(), config, context_limit());
+  if (!cache_ || cache_->options().max_tokens < needed) {
+    // Room for the turns to come: memory is only taken where a sequence grows into it.
+    constexpr std::int64_t least = 4096;
+    const std::int64_t before = cache_ ? cache_->options().max_tokens : 0;
+    reset();
+    cache_.emplace(make_cache(std::min(context_limit(), std::max({needed, 2 * before, least})), 1));
+  }
+  const auto [end, unused] = std::ranges::mismatch(prompt.first(prompt.size() - 1), cached_ids_);
+  auto common = static_cast<std::int64_t>(end - prompt.begin());
+  if (rotation_changes(model_->shape(), prompt.size()) ||
+      rotation_changes(model_->shape(), cached_ids_.size())) {
+    common = 0;
+  }
+  cache_->truncate(0, common);
+  cached_ids_.reserve(static_cast<std::size_t>(needed));  // so that noting it cannot fail
+  cached_ids_.resize(static_cast<std::size_t>(common));
+  return common;
+}
+
+template <class Model, class Policy>
+void Generator<Model, Policy>::step(Sequence<Policy>& sequence, Progress& progress) {
+  const auto ids = sequence.ids();
+  const auto size = static_cast<std::int64_t>(ids.size());
+  const std::int64_t begin = cache_->length(0);
+  // Dynamic scaling looks at the whole prompt at once.
+  const bool whole = rotation_changes(model_->shape(), ids.size());
+  const std::int64_t end = whole ? size : std::min(size, begin + options_.chunk_tokens);
+  rows_.clear();
+  rows_.push_back(ids, begin, end, 0);
+  drafts_.clear();
+  if (end == size) {
+    rows_.want_last(0);
+    draft(sequence, progress);
+    ++progress.steps;
+  }
+  for (std::size_t i = 0; i < drafts_.size(); ++i) {
+    rows_.push_back(drafts_[i], size + static_cast<std::int64_t>(i), 0);
+    rows_.want_last(i + 1);
+  }
+  const Cut cut{*cache_, sequence, !drafts_.empty()};
+  std::size_t right = 0;  // guesses that came true
+  rows_.run(*ctx_, *model_, *cache_, tokenizer_->vocabulary_size(),
+            [&](std::size_t row, const auto& logits) {
+              if (row != right || sequence.finished()) return;
+              sequence.accept(*ctx_, logits);
+              right += row < drafts_.size() && sequence.ids().back() == drafts_[row];
+            });
+  progress.drafted += std::ssize(drafts_);
+  progress.accepted += static_cast<std::int64_t>(right);
+  if (drafts_.empty()) return;
+  constexpr std::size_t widest = 64;
+  progress.width = right == drafts_.size() ? std::min(2 * right + 2, widest) : right + 1;
+}
+
+template <class Model, class Policy>
+void Generator<Model, Policy>::draft(Sequence<Policy>& sequence, const Progress& progress) {
+  if (!drafter_ || sequence.room() < 2) return;
+  const auto ids = sequence.ids();
+  const std::size_t count = std::min(progress.width, sequence.room() - 1);
+  // With dynamic scaling a row's keys depend on how many rows come with it.
+  if (rotation_changes(model_->shape(), ids.size() + count)) return;
+  drafter_(
+      {ids, count,
+       [&](Context<Device>& ctx, View<const float, Device> logits,
+           std::span<const std::int32_t> history) { return sequence.guess(ctx, logits, history); }},
+      drafts_);
+  if (drafts_.size() > count) drafts_.resize(count);
+  const auto unknown = [&](std::int32_t id) { return !tokenizer_->contains(id); };
+  drafts_.erase(std::ranges::find_if(drafts_, unknown), drafts_.end());
+}
+
+#if ZIYA_COMPILED
+extern template class Generator<CpuModel>;
+#endif
 
 ZIYA_NAMESPACE_END

@@ -51,9 +51,7 @@ class Checkpoint {
   /// A file of tensors, or a Hugging Face folder (see resolve_model_path). Where safetensors and
   /// PyTorch files are both present, safetensors is taken; format() says which it was.
   /// @throws IoError, FormatError naming the file, tensor or shard that is not right
-  static Checkpoint open(const std::filesystem::path& path) {
-    return Checkpoint(checkpoint_files(path));
-  }
+  static Checkpoint open(const std::filesystem::path& path);
 
   /// Whether a file or folder holds weights that open() would try. False for a folder with
   /// nothing but a tokenizer and a config. @throws nothing
@@ -255,5 +253,11 @@ class Checkpoint {
   std::vector<TensorInfo> tensors_;
   std::vector<Place> places_;  // of tensors_
 };
+
+#if ZIYA_DEFINITIONS
+ZIYA_INLINE Checkpoint Checkpoint::open(const std::filesystem::path& path) {
+  return Checkpoint(checkpoint_files(path));
+}
+#endif
 
 ZIYA_NAMESPACE_END

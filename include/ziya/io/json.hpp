@@ -29,8 +29,11 @@ struct JsonLimits {
 /// The document in `text`. A repeated key is refused: two readers would understand two things.
 /// @param source named in messages, usually the file
 /// @throws FormatError ZIYA-230; ZIYA-234 for a Git-LFS pointer in its place
-inline nlohmann::json parse_json(std::string_view text, const std::string& source,
-                                 const JsonLimits& limits = {}) {
+nlohmann::json parse_json(std::string_view text, const std::string& source,
+                          const JsonLimits& limits = {});
+#if ZIYA_DEFINITIONS
+ZIYA_INLINE nlohmann::json parse_json(std::string_view text, const std::string& source,
+                                      const JsonLimits& limits) {
   const auto refuse = [&](const std::string& why) {
     throw FormatError("ZIYA-230", source + ": " + why);
   };
@@ -62,6 +65,7 @@ inline nlohmann::json parse_json(std::string_view text, const std::string& sourc
     throw FormatError("ZIYA-230", source + ": JSON needs more memory than there is");
   }
 }
+#endif
 
 /// `text` as a JSON string with its quotes. @throws ArgumentError ZIYA-239 when it is not UTF-8
 inline std::string json_quote(const std::string& text) {
@@ -118,16 +122,25 @@ constexpr std::string_view json_kind() {
   return "a string";
 }
 
+/// @throws FormatError ZIYA-231: `where` is `value`, and `expected` was expected
+[[noreturn]] void refuse_json_value(const nlohmann::json& value, const std::string& where,
+                                    std::string_view expected);
+#if ZIYA_DEFINITIONS
+ZIYA_INLINE void refuse_json_value(const nlohmann::json& value, const std::string& where,
+                                   std::string_view expected) {
+  throw FormatError("ZIYA-231", where + " is " + std::string(value.type_name()) + " " +
+                                    value.dump(-1, ' ', true).substr(0, 40) + ", expected " +
+                                    std::string(expected));
+}
+#endif
+
 /// Member `key` of `object` as `T`. @throws FormatError ZIYA-231 when absent or of another kind
 template <class T>
 T json_get(const nlohmann::json& object, const std::string& key, const std::string& source) {
   const nlohmann::json* found = json_find(object, key);
   if (found == nullptr) throw FormatError("ZIYA-231", source + ": has no \"" + key + "\"");
   if (!json_is<T>(*found)) {
-    throw FormatError("ZIYA-231", source + ": \"" + key + "\" is " +
-                                      std::string(found->type_name()) + " " +
-                                      found->dump(-1, ' ', true).substr(0, 40) + ", expected " +
-                                      std::string(json_kind<T>()));
+    refuse_json_value(*found, source + ": \"" + key + "\"", json_kind<T>());
   }
   return found->get<T>();
 }

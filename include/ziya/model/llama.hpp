@@ -49,8 +49,11 @@ struct LoadOptions {
 /// The weights of any source on the host, with the adapters of `options` beside them; what lies in
 /// files stays there.
 /// @param shape whose vocabulary becomes known, if it is not
-inline LlamaWeights<Cpu> load_llama_weights(std::shared_ptr<const TensorSource> source,
-                                            LlamaShape& shape, const LoadOptions& options) {
+LlamaWeights<Cpu> load_llama_weights(std::shared_ptr<const TensorSource> source, LlamaShape& shape,
+                                     const LoadOptions& options);
+#if ZIYA_DEFINITIONS
+ZIYA_INLINE LlamaWeights<Cpu> load_llama_weights(std::shared_ptr<const TensorSource> source,
+                                                 LlamaShape& shape, const LoadOptions& options) {
   if (shape.vocabulary == unknown_vocabulary) {
     const std::size_t table = find_tensor(*source, llama_names::embedding);
     if (table < source->tensors().size() && source->tensors()[table].shape.rank() == 2) {
@@ -63,6 +66,7 @@ inline LlamaWeights<Cpu> load_llama_weights(std::shared_ptr<const TensorSource> 
   }
   return weights;
 }
+#endif
 
 /// What training and tests want to see of a forward pass.
 template <class T, class Device>
@@ -94,14 +98,7 @@ class LlamaModel {
   }
   /// From any source: what lies in files stays there, what is computed (a merge) comes into memory.
   static LlamaModel load(std::shared_ptr<const TensorSource> source, LlamaShape shape,
-                         const LoadOptions& options = {}) {
-    LlamaWeights<Cpu> weights = load_llama_weights(std::move(source), shape, options);
-    if constexpr (std::is_same_v<Device, Cpu>) {
-      return LlamaModel(shape, std::move(weights));
-    } else {
-      return LlamaModel(shape, weights_on<Device>(weights, options.progress));
-    }
-  }
+                         const LoadOptions& options = {});
 
   LlamaModel(const LlamaShape& shape, LlamaWeights<Device> weights)
       : shape_(shape), weights_(std::move(weights)), table_(rope_table(0)) {}
@@ -115,78 +112,29 @@ class LlamaModel {
   /// @param hidden (outputs, hidden)
   /// @throws ArgumentError for ids outside the vocabulary, unknown slots, a full cache
   void forward(Context<Device>& ctx, View<T, Device> hidden, const Batch<T, Device>& batch,
-               KvCache<Device>& cache) const {
-    check_batch(batch, hidden, shape_.hidden);
-    if (run_hook(ctx, hidden, batch, cache)) return;
-    run_prepared(ctx, hidden, batch, cache, cache.prepare(batch.slots));
-    cache.commit();
-  }
+               KvCache<Device>& cache) const;
 
   /// What forward does between `cache.prepare` and `cache.commit`, for decode hooks: it only
   /// enqueues work on the device.
   void run_prepared(Context<Device>& ctx, View<T, Device> hidden, const Batch<T, Device>& batch,
-                    const KvCache<Device>& cache,
-                    const typename KvCache<Device>::Step& step) const {
-    typename nn::Attention<Device>::Rows rows;
-    rows.positions = batch.positions;
-    rows.slots = batch.slots;
-    rows.indices = step.indices;
-    rows.visible = step.visible;
-    run(ctx, hidden, batch, rows, &cache, nullptr);
-  }
+                    const KvCache<Device>& cache, const typename KvCache<Device>::Step& step) const;
 
   /// x ← the residual stream behind all layers, y ← its normalised form: for a model that is a part
   /// of a longer one, and has no embedding. Between `cache.prepare` and `cache.commit`.
   /// @param x, y (rows, hidden)   @param batch whose positions and slots count
   void run_layers(Context<Device>& ctx, View<T, Device> x, View<T, Device> y,
                   const Batch<T, Device>& batch, const KvCache<Device>& cache,
-                  const typename KvCache<Device>::Step& step) const {
-    typename Workspace<Device>::Scope scope(ctx.workspace());
-    const auto delta = ctx.workspace().template take<T>(x.shape());
-    const Rotary rotary = rotary_runs(batch);
-    typename nn::Attention<Device>::Rows rows;
-    rows.positions = batch.positions;
-    rows.slots = batch.slots;
-    rows.indices = step.indices;
-    rows.visible = step.visible;
-    rows.rotary = rotary.runs;
-    through_layers(ctx, x, y, delta, y, rows, &cache, nullptr);
-  }
+                  const typename KvCache<Device>::Step& step) const;
 
   /// `forward` without a cache: rows attend to the rows before them with the same slot, which must
   /// be adjacent. For training and scoring.
   /// @param saved activations of every layer, or null
   void forward(Context<Device>& ctx, View<T, Device> hidden, const Batch<T, Device>& batch,
-               LlamaSaved<T, Device>* saved = nullptr) const {
-    check_batch(batch, hidden, shape_.hidden);
-    std::vector<Segment> segments;
-    for_each_run(batch.slots, [&](std::int64_t begin, std::int64_t count) {
-      segments.push_back({begin, count, begin, count});
-    });
-    typename nn::Attention<Device>::Rows rows;
-    rows.positions = batch.positions;
-    rows.segments = segments;
-    run(ctx, hidden, batch, rows, nullptr, saved);
-  }
+               LlamaSaved<T, Device>* saved = nullptr) const;
 
   /// logits = hidden · headᵀ, in 32 bits.
   /// @param logits (n, vocabulary)   @param hidden (n, hidden)
-  void logits(Context<Device>& ctx, View<float, Device> logits, In<T, Device> hidden) const {
-    if constexpr (std::is_same_v<T, float>) {
-      weights_.head.forward(ctx, logits, hidden);
-    } else if (!weights_.head.lora && weights_.head.bias.empty()) {
-      ops::matmul(ctx, logits, hidden, weights_.head.weight);
-    } else {  // what follows the product is in 16 bits, and so is the sum
-      typename Workspace<Device>::Scope scope(ctx.workspace());
-      const auto narrow = ctx.workspace().template take<T>(logits.shape());
-      weights_.head.forward(ctx, narrow, hidden);
-      std::vector<std::int32_t> rows(static_cast<std::size_t>(logits.rows()));
-      for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<std::int32_t>(i);
-      const Weight<Device> table{dtype_of<T>, narrow.rows(), narrow.columns(),
-                                 reinterpret_cast<const std::byte*>(narrow.data()), nullptr};
-      ops::embedding(ctx, logits, table, rows);
-    }
-  }
+  void logits(Context<Device>& ctx, View<float, Device> logits, In<T, Device> hidden) const;
 
  private:
   void run(Context<Device>& ctx, View<T, Device> hidden, const Batch<T, Device>& batch,
@@ -355,6 +303,92 @@ struct CudaBFloat16Config {
   using Compute = BFloat16;
 };
 using CudaModel = LlamaModel<CudaConfig>;
+#endif
+
+template <class Config>
+void LlamaModel<Config>::forward(Context<Device>& ctx, View<T, Device> hidden,
+                                 const Batch<T, Device>& batch, KvCache<Device>& cache) const {
+  check_batch(batch, hidden, shape_.hidden);
+  if (run_hook(ctx, hidden, batch, cache)) return;
+  run_prepared(ctx, hidden, batch, cache, cache.prepare(batch.slots));
+  cache.commit();
+}
+
+template <class Config>
+void LlamaModel<Config>::run_prepared(Context<Device>& ctx, View<T, Device> hidden,
+                                      const Batch<T, Device>& batch, const KvCache<Device>& cache,
+                                      const typename KvCache<Device>::Step& step) const {
+  typename nn::Attention<Device>::Rows rows;
+  rows.positions = batch.positions;
+  rows.slots = batch.slots;
+  rows.indices = step.indices;
+  rows.visible = step.visible;
+  run(ctx, hidden, batch, rows, &cache, nullptr);
+}
+
+template <class Config>
+void LlamaModel<Config>::run_layers(Context<Device>& ctx, View<T, Device> x, View<T, Device> y,
+                                    const Batch<T, Device>& batch, const KvCache<Device>& cache,
+                                    const typename KvCache<Device>::Step& step) const {
+  typename Workspace<Device>::Scope scope(ctx.workspace());
+  const auto delta = ctx.workspace().template take<T>(x.shape());
+  const Rotary rotary = rotary_runs(batch);
+  typename nn::Attention<Device>::Rows rows;
+  rows.positions = batch.positions;
+  rows.slots = batch.slots;
+  rows.indices = step.indices;
+  rows.visible = step.visible;
+  rows.rotary = rotary.runs;
+  through_layers(ctx, x, y, delta, y, rows, &cache, nullptr);
+}
+
+template <class Config>
+void LlamaModel<Config>::forward(Context<Device>& ctx, View<T, Device> hidden,
+                                 const Batch<T, Device>& batch,
+                                 LlamaSaved<T, Device>* saved) const {
+  check_batch(batch, hidden, shape_.hidden);
+  std::vector<Segment> segments;
+  for_each_run(batch.slots, [&](std::int64_t begin, std::int64_t count) {
+    segments.push_back({begin, count, begin, count});
+  });
+  typename nn::Attention<Device>::Rows rows;
+  rows.positions = batch.positions;
+  rows.segments = segments;
+  run(ctx, hidden, batch, rows, nullptr, saved);
+}
+
+template <class Config>
+void LlamaModel<Config>::logits(Context<Device>& ctx, View<float, Device> logits,
+                                In<T, Device> hidden) const {
+  if constexpr (std::is_same_v<T, float>) {
+    weights_.head.forward(ctx, logits, hidden);
+  } else if (!weights_.head.lora && weights_.head.bias.empty()) {
+    ops::matmul(ctx, logits, hidden, weights_.head.weight);
+  } else {  // what follows the product is in 16 bits, and so is the sum
+    typename Workspace<Device>::Scope scope(ctx.workspace());
+    const auto narrow = ctx.workspace().template take<T>(logits.shape());
+    weights_.head.forward(ctx, narrow, hidden);
+    std::vector<std::int32_t> rows(static_cast<std::size_t>(logits.rows()));
+    for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<std::int32_t>(i);
+    const Weight<Device> table{dtype_of<T>, narrow.rows(), narrow.columns(),
+                               reinterpret_cast<const std::byte*>(narrow.data()), nullptr};
+    ops::embedding(ctx, logits, table, rows);
+  }
+}
+
+template <class Config>
+LlamaModel<Config> LlamaModel<Config>::load(std::shared_ptr<const TensorSource> source,
+                                            LlamaShape shape, const LoadOptions& options) {
+  LlamaWeights<Cpu> weights = load_llama_weights(std::move(source), shape, options);
+  if constexpr (std::is_same_v<Device, Cpu>) {
+    return LlamaModel(shape, std::move(weights));
+  } else {
+    return LlamaModel(shape, weights_on<Device>(weights, options.progress));
+  }
+}
+
+#if ZIYA_COMPILED
+extern template class LlamaModel<CpuConfig>;
 #endif
 
 ZIYA_NAMESPACE_END

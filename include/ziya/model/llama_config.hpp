@@ -230,12 +230,16 @@ inline LlamaShape read_gguf_shape(const Checkpoint& checkpoint) {
 
 /// The shape of the model in a folder: of its GGUF file where that is what holds its weights, else
 /// in its config.json; or of a GGUF file. @throws IoError, FormatError, ConfigError
-inline LlamaShape read_llama_shape(const std::filesystem::path& path) {
+LlamaShape read_llama_shape(const std::filesystem::path& path);
+
+#if ZIYA_DEFINITIONS
+ZIYA_INLINE LlamaShape read_llama_shape(const std::filesystem::path& path) {
   if (const auto weights = find_weights(path); gguf::is_gguf(weights)) {
     return read_gguf_shape(Checkpoint::open(weights));
   }
   const std::filesystem::path config = path / "config.json";
   return parse_llama_shape(read_text_file(config, std::size_t{1} << 24), config.string());
 }
+#endif
 
 ZIYA_NAMESPACE_END

@@ -74,96 +74,31 @@ class Tokenizer {
   /// need to be there.
   /// @throws IoError ZIYA-301 when there is no tokenizer.model, FormatError ZIYA-234 when it is a
   /// Git-LFS pointer, ZIYA-302 and ZIYA-303, ConfigError ZIYA-304
-  static Tokenizer load(const std::filesystem::path& path) {
-    const std::filesystem::path found = resolve_model_path(path);
-    std::error_code ignored;
-    const bool is_folder = std::filesystem::is_directory(found, ignored);
-    const std::filesystem::path model = is_folder ? found / "tokenizer.model" : found;
-    const auto weights =
-        is_folder && !std::filesystem::exists(model, ignored) ? gguf::find_in_folder(found) : model;
-    if (gguf::is_gguf(weights)) {
-      const gguf::Contents contents = gguf::read_contents(InputFile(weights));
-      return from_files(gguf::tokenizer_files(contents.metadata), contents.metadata.source());
-    }
-    if (!std::filesystem::exists(model, ignored)) refuse_missing(found);
-    std::string bytes = read_text_file(model, SentencePieceModel::max_bytes);
-    refuse_lfs_pointer(bytes, utf8_from_path(model));
-    return Tokenizer(SentencePieceModel(std::move(bytes), utf8_from_path(model)),
-                     TokenizerDocuments::read(model.parent_path()));
-  }
+  static Tokenizer load(const std::filesystem::path& path);
 
   /// The same from contents by file name: "tokenizer.model" and the JSON files that would lie
   /// beside it. @param source named in messages
   static Tokenizer from_files(const std::map<std::string, std::string>& files,
-                              const std::string& source) {
-    const auto model = files.find("tokenizer.model");
-    if (model == files.end()) refuse_missing(path_from_utf8(source));
-    return Tokenizer(SentencePieceModel(model->second, source + ": tokenizer.model"),
-                     TokenizerDocuments::parse(files, source));
-  }
+                              const std::string& source);
 
   /// The ids of `text` (any bytes; those that are not UTF-8 become U+FFFD).
   /// @throws ArgumentError ZIYA-311 for a text over 256 MiB, ZIYA-312 when bos or eos is asked for
   /// and there is none
   [[nodiscard]] std::vector<std::int32_t> encode(std::string_view text,
-                                                 const EncodeOptions& options = {}) const {
-    std::vector<std::int32_t> ids;
-    if (options.add_bos.value_or(state_->add_bos)) ids.push_back(need(state_->bos, "bos"));
-    append(ids, text, options.mode);
-    if (options.add_eos.value_or(state_->add_eos)) ids.push_back(need(state_->eos, "eos"));
-    return ids;
-  }
+                                                 const EncodeOptions& options = {}) const;
 
   /// The text of `ids`: the exact bytes of their pieces joined, `▁` being a space. Only the one
   /// space that encoding puts in front of a text is left out, as SentencePiece's own decoder does:
   /// the first piece that is not special loses a leading `▁`. Bytes need not be UTF-8.
   /// @throws ArgumentError ZIYA-310 for an id that the tokenizer does not have
   [[nodiscard]] std::string decode(std::span<const std::int32_t> ids,
-                                   const DecodeOptions& options = {}) const {
-    for (const std::int32_t id : ids) check(id);
-    std::string text;
-    if (options.spaces_around_added) {
-      text = reference_decode(state_->encoder, state_->added, ids, options.skip_special);
-      return state_->clean_up_spaces ? clean_up_spaces(std::move(text)) : text;
-    }
-    DecodeState state{!options.continues};
-    for (const std::int32_t id : ids) decode_one(text, state, id, options.skip_special);
-    return text;
-  }
+                                   const DecodeOptions& options = {}) const;
 
   /// Appends the bytes of one id to `text`; `state` starts as `DecodeState{}` and goes from id to
   /// id. The bytes of all ids, joined, are `decode` of them.
   /// @throws ArgumentError ZIYA-310
   void decode_one(std::string& text, DecodeState& state, std::int32_t id,
-                  bool skip_special = false) const {
-    check(id);
-    const SentencePieceEncoder& encoder = state_->encoder;
-    const bool unknown = id < encoder.size() && encoder.is_unknown(id);
-    if (is_special(id)) {
-      if (unknown) state.at_start = false;
-      if (!skip_special) text += piece(id);
-      return;
-    }
-    if (is_added(id)) {
-      state.at_start = false;
-      text += piece(id);
-      return;
-    }
-    std::string bytes = encoder.piece(id);
-    if (encoder.is_byte(id)) {
-      text += static_cast<char>(std::stoi(bytes.substr(3, 2), nullptr, 16));
-      state.at_start = false;
-      return;
-    }
-    std::string_view rest = bytes;
-    bool took_space = false;
-    if (state.at_start && state_->drops_leading_space && rest.starts_with(space)) {
-      rest.remove_prefix(space.size());
-      took_space = !state_->remove_extra_whitespaces;
-    }
-    state.at_start = state.at_start && rest.empty() && !took_space;
-    append_spaced(text, rest);
-  }
+                  bool skip_special = false) const;
 
   /// Ids are 0 … vocabulary_size() − 1, added tokens included. The model's embedding may have more
   /// rows; those are padding.
@@ -301,5 +236,86 @@ class Tokenizer {
 
   std::shared_ptr<const State> state_;
 };
+
+#if ZIYA_DEFINITIONS
+ZIYA_INLINE Tokenizer Tokenizer::load(const std::filesystem::path& path) {
+  const std::filesystem::path found = resolve_model_path(path);
+  std::error_code ignored;
+  const bool is_folder = std::filesystem::is_directory(found, ignored);
+  const std::filesystem::path model = is_folder ? found / "tokenizer.model" : found;
+  const auto weights =
+      is_folder && !std::filesystem::exists(model, ignored) ? gguf::find_in_folder(found) : model;
+  if (gguf::is_gguf(weights)) {
+    const gguf::Contents contents = gguf::read_contents(InputFile(weights));
+    return from_files(gguf::tokenizer_files(contents.metadata), contents.metadata.source());
+  }
+  if (!std::filesystem::exists(model, ignored)) refuse_missing(found);
+  std::string bytes = read_text_file(model, SentencePieceModel::max_bytes);
+  refuse_lfs_pointer(bytes, utf8_from_path(model));
+  return Tokenizer(SentencePieceModel(std::move(bytes), utf8_from_path(model)),
+                   TokenizerDocuments::read(model.parent_path()));
+}
+
+ZIYA_INLINE Tokenizer Tokenizer::from_files(const std::map<std::string, std::string>& files,
+                                            const std::string& source) {
+  const auto model = files.find("tokenizer.model");
+  if (model == files.end()) refuse_missing(path_from_utf8(source));
+  return Tokenizer(SentencePieceModel(model->second, source + ": tokenizer.model"),
+                   TokenizerDocuments::parse(files, source));
+}
+
+ZIYA_INLINE std::vector<std::int32_t> Tokenizer::encode(std::string_view text,
+                                                        const EncodeOptions& options) const {
+  std::vector<std::int32_t> ids;
+  if (options.add_bos.value_or(state_->add_bos)) ids.push_back(need(state_->bos, "bos"));
+  append(ids, text, options.mode);
+  if (options.add_eos.value_or(state_->add_eos)) ids.push_back(need(state_->eos, "eos"));
+  return ids;
+}
+
+ZIYA_INLINE std::string Tokenizer::decode(std::span<const std::int32_t> ids,
+                                          const DecodeOptions& options) const {
+  for (const std::int32_t id : ids) check(id);
+  std::string text;
+  if (options.spaces_around_added) {
+    text = reference_decode(state_->encoder, state_->added, ids, options.skip_special);
+    return state_->clean_up_spaces ? clean_up_spaces(std::move(text)) : text;
+  }
+  DecodeState state{!options.continues};
+  for (const std::int32_t id : ids) decode_one(text, state, id, options.skip_special);
+  return text;
+}
+
+ZIYA_INLINE void Tokenizer::decode_one(std::string& text, DecodeState& state, std::int32_t id,
+                                       bool skip_special) const {
+  check(id);
+  const SentencePieceEncoder& encoder = state_->encoder;
+  const bool unknown = id < encoder.size() && encoder.is_unknown(id);
+  if (is_special(id)) {
+    if (unknown) state.at_start = false;
+    if (!skip_special) text += piece(id);
+    return;
+  }
+  if (is_added(id)) {
+    state.at_start = false;
+    text += piece(id);
+    return;
+  }
+  std::string bytes = encoder.piece(id);
+  if (encoder.is_byte(id)) {
+    text += static_cast<char>(std::stoi(bytes.substr(3, 2), nullptr, 16));
+    state.at_start = false;
+    return;
+  }
+  std::string_view rest = bytes;
+  bool took_space = false;
+  if (state.at_start && state_->drops_leading_space && rest.starts_with(space)) {
+    rest.remove_prefix(space.size());
+    took_space = !state_->remove_extra_whitespaces;
+  }
+  state.at_start = state.at_start && rest.empty() && !took_space;
+  append_spaced(text, rest);
+}
+#endif
 
 ZIYA_NAMESPACE_END

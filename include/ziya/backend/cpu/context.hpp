@@ -8,18 +8,20 @@
 #include <string>
 #include <utility>
 
-#include "ziya/backend/cpu/baseline.hpp"
-#include "ziya/backend/cpu/eigen.hpp"
 #include "ziya/backend/cpu/isa.hpp"
 #include "ziya/backend/cpu/kernels.hpp"
 #include "ziya/backend/cpu/thread_pool.hpp"
-#include "ziya/backend/cpu/x86/avx2.hpp"
-#include "ziya/backend/cpu/x86/avx512.hpp"
 #include "ziya/config.hpp"
 #include "ziya/core/decode_hook.hpp"
 #include "ziya/core/device.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/core/workspace.hpp"
+#if ZIYA_DEFINITIONS
+#include "ziya/backend/cpu/baseline.hpp"
+#include "ziya/backend/cpu/eigen.hpp"
+#include "ziya/backend/cpu/x86/avx2.hpp"
+#include "ziya/backend/cpu/x86/avx512.hpp"
+#endif
 
 ZIYA_NAMESPACE_BEGIN
 
@@ -40,20 +42,7 @@ class Context<Cpu> {
 
   [[nodiscard]] int threads() const { return pool_->size(); }
   [[nodiscard]] Isa isa() const { return isa_; }
-  [[nodiscard]] const CpuKernels& kernels() const {
-    switch (isa_) {
-#if ZIYA_X86
-      case Isa::avx512:
-        return avx512::kernels;
-      case Isa::avx2:
-        return avx2::kernels;
-#endif
-      case Isa::eigen:
-        return eigen::kernels;
-      default:
-        return baseline::kernels;
-    }
-  }
+  [[nodiscard]] const CpuKernels& kernels() const;
   [[nodiscard]] Workspace<Cpu>& workspace() { return workspace_; }
   /// The CPU runs a step op by op.
   [[nodiscard]] const DecodeHook* decode_hook() const { return nullptr; }
@@ -83,5 +72,22 @@ class Context<Cpu> {
   std::unique_ptr<ThreadPool> pool_;
   Workspace<Cpu> workspace_;
 };
+
+#if ZIYA_DEFINITIONS
+ZIYA_INLINE const CpuKernels& Context<Cpu>::kernels() const {
+  switch (isa_) {
+#if ZIYA_X86
+    case Isa::avx512:
+      return avx512::kernels;
+    case Isa::avx2:
+      return avx2::kernels;
+#endif
+    case Isa::eigen:
+      return eigen::kernels;
+    default:
+      return baseline::kernels;
+  }
+}
+#endif
 
 ZIYA_NAMESPACE_END

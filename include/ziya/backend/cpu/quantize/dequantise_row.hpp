@@ -60,8 +60,11 @@ void widen_row(const std::byte* from, float* out, std::int64_t count) {
 /// `count` elements, whole blocks of `dtype` from the address `from` (of any alignment), as floats:
 /// f32, f16, bf16, i8 times `scale`, and every quantised type. Nothing is rounded but the one
 /// subtraction of the types with minima.
-inline void dequantise_row(DType dtype, const std::byte* from, float* out, std::int64_t count,
-                           float scale = 1) {
+void dequantise_row(DType dtype, const std::byte* from, float* out, std::int64_t count,
+                    float scale = 1);
+#if ZIYA_DEFINITIONS
+ZIYA_INLINE void dequantise_row(DType dtype, const std::byte* from, float* out, std::int64_t count,
+                                float scale) {
   assert(count % info(dtype).block_elements == 0);
   if (dtype == DType::f32) {
     std::memcpy(out, from, static_cast<std::size_t>(count) * sizeof(float));
@@ -82,6 +85,7 @@ inline void dequantise_row(DType dtype, const std::byte* from, float* out, std::
     });
   }
 }
+#endif
 
 /// Elements that for_each_chunk hands out at once: a multiple of every block.
 inline constexpr std::int64_t dequantised_chunk = 512;

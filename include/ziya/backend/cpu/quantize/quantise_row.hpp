@@ -34,8 +34,11 @@ inline void block_weights(const float* importance, std::int64_t count, float* we
 /// and bf16 rounded to nearest, quantised types with the least Σ importance (x − w)² that a search
 /// finds. The same input gives the same bytes.
 /// @param importance (count), not negative, or null for all equal; of f32, f16, bf16 not read
-inline void quantise_row(DType dtype, const float* from, std::byte* to, std::int64_t count,
-                         const float* importance = nullptr) {
+void quantise_row(DType dtype, const float* from, std::byte* to, std::int64_t count,
+                  const float* importance = nullptr);
+#if ZIYA_DEFINITIONS
+ZIYA_INLINE void quantise_row(DType dtype, const float* from, std::byte* to, std::int64_t count,
+                              const float* importance) {
   assert(count % info(dtype).block_elements == 0);
   if (dtype == DType::f32) {
     std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(float));
@@ -58,6 +61,7 @@ inline void quantise_row(DType dtype, const float* from, std::byte* to, std::int
     });
   }
 }
+#endif
 
 /// Row of i8: integers in [−127, 127] times the largest |x| / 127, which is returned.
 inline float quantise_i8_row(const float* from, std::int8_t* to, std::int64_t count) {
