@@ -36,7 +36,9 @@ class Candidates {
     seen_.resize(row_.size(), 0);
     list_.clear();
     narrowed_ = false;
-    for (std::size_t id = 0; id < row_.size(); ++id) check(static_cast<std::int32_t>(id), row_[id]);
+    constexpr float largest = std::numeric_limits<float>::max();
+    for_each_above(
+        0, [&] { return largest; }, [&](std::size_t id) { check_at(id); });
   }
 
   /// f(candidate) for each: by ascending id, or best first once narrowed.
@@ -56,7 +58,11 @@ class Candidates {
   void transform(F&& f) {
     for (Candidate& candidate : list_) candidate.score = f(candidate.score);
     if (narrowed_) return;
-    for (float& score : row_) score = f(score);
+    std::size_t id = 0;
+    for (; id + chunk <= row_.size(); id += chunk) {
+      for (std::size_t i = 0; i < chunk; ++i) row_[id + i] = f(row_[id + i]);
+    }
+    for (; id < row_.size(); ++id) row_[id] = f(row_[id]);
   }
 
   /// score ← f(score) once for every candidate among `ids`, however often it occurs there.
@@ -211,11 +217,20 @@ class Candidates {
   /// @throws BackendError when every token is masked, or a processor made a score NaN or +infinity
   [[nodiscard]] Candidate best() const {
     Candidate best{-1, masked};
-    for_each([&](const Candidate& candidate) {
+    const auto meet = [&](const Candidate& candidate) {
       check(candidate.id, candidate.score);
       const bool first = candidate.score == best.score && candidate.id < best.id;
       if (candidate.score > best.score || first) best = candidate;
-    });
+    };
+    if (narrowed_) {
+      for (const Candidate& candidate : list_) meet(candidate);
+    } else {
+      for_each_above(
+          0, [&] { return best.score; },
+          [&](std::size_t id) {
+            meet({static_cast<std::int32_t>(id), row_[id]});
+          });
+    }
     if (best.id < 0) throw BackendError("ZIYA-503", "sampling: every token is masked");
     return best;
   }
@@ -247,6 +262,7 @@ class Candidates {
 
  private:
   static constexpr float masked = -std::numeric_limits<float>::infinity();
+  static constexpr std::size_t chunk = 16;  ///< scores that a compiler meets as vectors
 
   static bool better(const Candidate& a, const Candidate& b) {
     return a.score != b.score ? a.score > b.score : a.id > b.id;
@@ -258,22 +274,49 @@ class Candidates {
     }
   }
 
+  void check_at(std::size_t id) const { check(static_cast<std::int32_t>(id), row_[id]); }
+
+  /// f(id) in ascending order for every score of the row from `first` on that is not at most
+  /// `limit()`, which f may raise. Most scores are far below: they are passed by in chunks, without
+  /// a branch each.
+  template <class Limit, class F>
+  void for_each_above(std::size_t first, Limit&& limit, F&& f) const {
+    std::size_t id = first;
+    for (; id + chunk <= row_.size(); id += chunk) {
+      const float most = limit();
+      std::int32_t above = 0;
+      for (std::size_t i = 0; i < chunk; ++i) above |= row_[id + i] <= most ? 0 : -1;
+      if (above == 0) continue;
+      for (std::size_t i = 0; i < chunk; ++i) {
+        if (!(row_[id + i] <= limit())) f(id + i);
+      }
+    }
+    for (; id < row_.size(); ++id) {
+      if (!(row_[id] <= limit())) f(id);
+    }
+  }
+
   /// The value at rank `count` of the row, by one pass with a heap of the best seen.
   float kth_best(std::size_t count) {
     heap_.assign(row_.begin(), row_.begin() + static_cast<std::ptrdiff_t>(count));
     std::make_heap(heap_.begin(), heap_.end(), std::greater<>());
-    for (std::size_t i = count; i < row_.size(); ++i) {
-      if (!(row_[i] > heap_.front())) continue;
-      std::pop_heap(heap_.begin(), heap_.end(), std::greater<>());
-      heap_.back() = row_[i];
-      std::push_heap(heap_.begin(), heap_.end(), std::greater<>());
-    }
+    for_each_above(
+        count, [&] { return heap_.front(); },
+        [&](std::size_t id) {
+          if (std::isnan(row_[id])) return;  // best() names it
+          std::pop_heap(heap_.begin(), heap_.end(), std::greater<>());
+          heap_.back() = row_[id];
+          std::push_heap(heap_.begin(), heap_.end(), std::greater<>());
+        });
     return heap_.front();
   }
   void narrow_to(float least) {
-    for_each([&](const Candidate& candidate) {
-      if (!(candidate.score < least)) list_.push_back(candidate);
-    });
+    const float below = std::nextafter(least, masked);
+    for_each_above(
+        0, [&] { return below; },
+        [&](std::size_t id) {
+          list_.push_back({static_cast<std::int32_t>(id), row_[id]});
+        });
     narrowed_ = true;
     sort_list();
   }
