@@ -43,7 +43,7 @@
 #if !ZIYA_COMPILED
 #define ZIYA_DEFINITIONS 1
 #define ZIYA_INLINE inline
-#elif defined(ZIYA_INSTANCES)  // instances.cpp, which makes them
+#elif defined(ZIYA_COMPILING)  // instances.cpp, which makes them
 #define ZIYA_DEFINITIONS 1
 #define ZIYA_INLINE
 #else

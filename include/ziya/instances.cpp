@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The library's long functions, compiled once: target ziya::compiled.
-#define ZIYA_INSTANCES
+#define ZIYA_COMPILING
 #include "ziya/ziya.hpp"
 
 ZIYA_NAMESPACE_BEGIN

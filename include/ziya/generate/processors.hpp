@@ -91,7 +91,8 @@ class Temperature {
   }
   void apply(Candidates& candidates, std::span<const std::int32_t>) const {
     if (temperature_ == 1.0f) return;
-    candidates.transform([&](float score) { return score / temperature_; });
+    // A copy, which no score can be written over: so the division goes by vectors.
+    candidates.transform([by = temperature_](float score) { return score / by; });
   }
 
  private:

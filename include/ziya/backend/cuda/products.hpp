@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -52,7 +53,8 @@ inline std::int64_t alignment_of(const void* address) {
 }
 
 /// Belongs to a context. The first product of a shape tries several algorithms on its operands and
-/// keeps the fastest; TF32 is never used.
+/// keeps the fastest, also for other numbers of tokens up to the same power of two: trying for
+/// every length of a prompt would cost more than it gives. TF32 is never used.
 class Products {
  public:
   /// @param tried algorithms that are timed for a new shape; 1 takes the library's own choice
@@ -150,6 +152,19 @@ class Products {
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
         static_cast<std::uint32_t>(product.y_alignment));
 
+    Product of_class = product;
+    of_class.tokens =
+        static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(product.tokens)));
+    if (const auto chosen = chosen_.find(of_class); chosen != chosen_.end()) {
+      cublasLtMatmulHeuristicResult_t result{};
+      if (cublasLtMatmulAlgoCheck(handle_, operation, plan.w.get(), plan.x.get(), plan.y.get(),
+                                  plan.y.get(), &chosen->second,
+                                  &result) == CUBLAS_STATUS_SUCCESS &&
+          result.workspaceSize <= static_cast<std::size_t>(workspace_.elements())) {
+        plan.algorithm = chosen->second;
+        return plan;
+      }
+    }
     std::array<cublasLtMatmulHeuristicResult_t, most_tried> results{};
     int count = 0;
     const cublasStatus_t status =
@@ -170,6 +185,7 @@ class Products {
       plan.algorithm =
           fastest(stream, plan, std::span(results).first(static_cast<std::size_t>(count)),
                   product.add, y, x, w);
+      chosen_.insert_or_assign(of_class, *plan.algorithm);
     }
     return plan;
   }
@@ -193,9 +209,12 @@ class Products {
     const Event begin, end;
     std::array<float, most_tried> shortest;
     shortest.fill(1e30f);
-    // In turns, so that a clock that falls while they run falls for all of them.
+    // In turns, so that a clock that falls while they run falls for all of them; after two turns
+    // only what is close to the best.
     for (int pass = 0; pass < passes; ++pass) {
+      const float best = *std::min_element(shortest.begin(), shortest.end());
       for (std::size_t i = 0; i < results.size(); ++i) {
+        if (pass > 1 && shortest[i] > 1.25f * best) continue;
         check(cudaEventRecord(begin.event, stream), "cudaEventRecord");
         if (launch(stream, plan, results[i].algo, y, x, w, add) != CUBLAS_STATUS_SUCCESS) continue;
         check(cudaEventRecord(end.event, stream), "cudaEventRecord");
@@ -213,6 +232,7 @@ class Products {
   Tensor<std::byte, Cuda> workspace_;
   cublasLtHandle_t handle_ = nullptr;
   std::map<Product, Plan> plans_;
+  std::map<Product, cublasLtMatmulAlgo_t> chosen_;  ///< by shape, tokens rounded up
 };
 
 }  // namespace cuda
