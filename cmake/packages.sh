@@ -8,7 +8,7 @@ packages=(build-essential cmake ninja-build pkg-config libeigen3-dev libsentence
 case "${1:-run}" in
   run) ;;
   test | full)
-    packages+=(catch2 libbenchmark-dev clang libclang-rt-14-dev python3)
+    packages+=(catch2 libbenchmark-dev clang libclang-rt-14-dev python3 python3-numpy)
     ;;&
   full) packages+=(llvm g++-aarch64-linux-gnu qemu-user-static python3-venv fortunes-zh bible-kjv) ;;
 esac

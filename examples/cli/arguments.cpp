@@ -45,8 +45,9 @@ class HelpFormatter : public CLI::Formatter {
 CLI::App* add_generate(CLI::App& app, GenerateOptions& options) {
   auto* command = app.add_subcommand("generate", "answer one prompt, or many at once");
   model_options(*command, options.model);
-  auto* prompt =
-      option(*command, "-p,--prompt", options.prompt, "what to answer", "TEXT")->group("Prompt");
+  auto* prompt = option(*command, "-p,--prompt", options.prompt, "what to answer", "TEXT")
+                     ->multi_option_policy(CLI::MultiOptionPolicy::Throw)  // none is passed over
+                     ->group("Prompt");
   auto* file = option(*command, "--prompt-file", options.prompt_file,
                       "read the prompt from a file, - is standard input", "FILE")
                    ->excludes(prompt)

@@ -175,11 +175,10 @@ int run(const ConvertOptions& options) {
   const Reader& reader = reader_for(options, input);
   const Writer& writer = writer_for(options, output);
   convert.type = type_of(options, reader);
-  if (std::string_view(writer.name) != "gguf") {
-    ziya::refuse_overlap(output, input);
-    if (!options.adapter.empty()) {
-      ziya::refuse_overlap(output, ziya::path_from_utf8(options.adapter));
-    }
+  const bool one_file = std::string_view(writer.name) == "gguf";
+  ziya::refuse_overlap(output, input, one_file);
+  if (!options.adapter.empty()) {
+    ziya::refuse_overlap(output, ziya::path_from_utf8(options.adapter), one_file);
   }
   catch_signals();
   ziya::ModelSource model = reader.open(input, options);

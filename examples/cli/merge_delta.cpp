@@ -101,7 +101,7 @@ int run(const MergeOptions& options) {
                          std::to_string(report.copied) + " from the delta)");
   note("licences of the weights:");
   for (const std::string& line : report.licence) note("  " + line);
-  note("next: ziya generate " + options.target + " -p \"...\"");
+  note("next: ziya generate " + shell_word(options.target) + " -p \"...\"");
   return 0;
 }
 

@@ -65,6 +65,7 @@ int run(const QuantizeOptions& options) {
   const fs::path output = ziya::path_from_utf8(options.output);
   ziya::refuse_existing(output, options.overwrite);
   const fs::path folder = ziya::resolve_model_path(ziya::path_from_utf8(options.model));
+  ziya::refuse_overlap(output, folder, true);
   ziya::ModelSource model = ziya::gguf::is_gguf(ziya::find_weights(folder))
                                 ? ziya::open_gguf_model(folder)
                                 : ziya::open_hf_model(folder);
@@ -72,7 +73,7 @@ int run(const QuantizeOptions& options) {
     throw ziya::FormatError("ZIYA-434", options.model +
                                             ": is a delta, not a model; merge it with its base "
                                             "first: ziya merge-delta --base BASE --delta " +
-                                            options.model + " --target TARGET");
+                                            shell_word(options.model) + " --target TARGET");
   }
   catch_signals();
   ziya::Importance importance;

@@ -208,7 +208,9 @@ std::vector<ziya::MergeFinding> perplexity_findings(
     note("perplexity of a text of " + std::to_string(check.tokens) + " tokens: " + text);
     return perplexity_finding(check, limit);
   } catch (const ziya::Error& error) {
-    return {{"ZIYA-657", std::string("the result cannot be run: ") + error.what()}};
+    std::string why = error.what();
+    why.resize(why.rfind(" [" + error.id()));  // a message has one id
+    return {{"ZIYA-657", "the result cannot be run: " + why}};
   }
 }
 

@@ -87,6 +87,34 @@ struct Pair : TemporaryDirectory {
   [[nodiscard]] bool clean() const { return test::count_entries(path()) == 6; }
 };
 
+/// The tensors of a folder are those of a golden file, bit for bit; which NaN it is, is not
+/// promised.
+void require_golden(const std::filesystem::path& folder, const char* file) {
+  const auto merged = Checkpoint::open(folder), expected = Checkpoint::open(golden / file);
+  for (const auto& tensor : expected.tensors()) {
+    INFO(file << ": " << tensor.name);
+    REQUIRE(merged.find(tensor.name)->dtype == tensor.dtype);
+    REQUIRE(merged.find(tensor.name)->shape == tensor.shape);
+    const auto ours = bytes_of(merged, tensor.name), theirs = bytes_of(expected, tensor.name);
+    const std::size_t size = ours.size() / static_cast<std::size_t>(tensor.shape.elements());
+    // The bits of infinity, beyond which a number is a NaN whatever its sign.
+    const std::uint32_t infinity = tensor.dtype == DType::f16    ? 0x7c00
+                                   : tensor.dtype == DType::bf16 ? 0x7f80
+                                                                 : 0x7f800000;
+    const std::uint32_t magnitude = size == 2 ? 0x7fff : 0x7fffffff;
+    for (std::size_t i = 0; i < ours.size(); i += size) {
+      std::uint32_t a = 0, b = 0;
+      std::memcpy(&a, ours.data() + i, size);
+      std::memcpy(&b, theirs.data() + i, size);
+      const bool nan = (a & magnitude) > infinity && (b & magnitude) > infinity;
+      if (a != b && !nan) {
+        CAPTURE(i / size, a, b);
+        REQUIRE(a == b);
+      }
+    }
+  }
+}
+
 TEST_CASE("the merge is PyTorch's, bit for bit", "[delta_merger]") {
   const TemporaryDirectory folder;
   for (const std::int64_t limit : {std::int64_t{20'000}, std::int64_t{1} << 40}) {
@@ -96,34 +124,14 @@ TEST_CASE("the merge is PyTorch's, bit for bit", "[delta_merger]") {
     options.hooks = faulty(Fault::none);
     const auto report =
         DeltaMerger(golden / "base", golden / "delta", folder / "target", options).run();
+    require_golden(folder / "target", "expected.safetensors");
     const auto merged = Checkpoint::open(folder / "target");
-    const auto expected = Checkpoint::open(golden / "expected.safetensors");
-    REQUIRE(report.tensors == 11);
+    REQUIRE(merged.tensors().size() == 11 + 16);
+    REQUIRE(report.tensors == 11 + 16);
     REQUIRE(report.copied == 3);
     REQUIRE(report.shards == static_cast<std::int64_t>(merged.files().size()));
     REQUIRE((report.shards > 1) == (limit == 20'000));
-    REQUIRE(merged.tensors().size() == expected.tensors().size());
     REQUIRE(merged.bytes() == report.bytes);
-    for (const auto& tensor : expected.tensors()) {
-      INFO(tensor.name);
-      REQUIRE(merged.find(tensor.name)->dtype == tensor.dtype);
-      REQUIRE(merged.find(tensor.name)->shape == tensor.shape);
-      const auto ours = bytes_of(merged, tensor.name), theirs = bytes_of(expected, tensor.name);
-      if (tensor.dtype != DType::f16) {
-        REQUIRE(ours == theirs);
-        continue;
-      }
-      for (std::size_t i = 0; i < ours.size(); i += 2) {  // which NaN it is, is not promised
-        std::uint16_t a = 0, b = 0;
-        std::memcpy(&a, ours.data() + i, 2);
-        std::memcpy(&b, theirs.data() + i, 2);
-        const bool nan = (a & 0x7fff) > 0x7c00 && (b & 0x7fff) > 0x7c00;
-        if (a != b && !nan) {
-          CAPTURE(i / 2, a, b);
-          REQUIRE(a == b);
-        }
-      }
-    }
     REQUIRE(test::read_file(folder / "target/LICENSE") ==
             test::read_file(golden / "delta/LICENSE"));
     REQUIRE(std::filesystem::exists(folder / "target/added_tokens.json"));
@@ -141,6 +149,30 @@ TEST_CASE("the merge is PyTorch's, bit for bit", "[delta_merger]") {
     REQUIRE(report.licence.size() == 3);
     REQUIRE_THAT(report.notes.at(0), Catch::Contains("infinite or NaN"));
   }
+}
+
+TEST_CASE("other types, formats and the way back are PyTorch's too", "[delta_merger]") {
+  const TemporaryDirectory folder;
+  ziya::MergeOptions options;
+  options.hooks = faulty(Fault::none);
+  options.overwrite = true;
+  const auto merge = [&](const char* base, const char* expected) {
+    DeltaMerger(golden / base, golden / "delta", folder / "target", options).run();
+    require_golden(folder / "target", expected);
+  };
+  for (const auto format : {ziya::MergeFormat::safetensors, ziya::MergeFormat::pytorch}) {
+    options.format = format;
+    merge("base", "expected.safetensors");
+    merge("base-legacy", "expected.safetensors");
+  }
+  const auto made = ziya::make_delta(golden / "base", folder / "target", folder / "delta",
+                                     {.hooks = options.hooks});
+  require_golden(folder / "delta", "expected-delta.safetensors");
+  REQUIRE(made.copied == 3);
+  options.type = DType::bf16;
+  merge("base", "expected-bf16.safetensors");
+  options.type = DType::f32;
+  merge("base-legacy", "expected-f32.safetensors");
 }
 
 TEST_CASE("views of shared storages merge as what they show", "[delta_merger]") {
@@ -249,9 +281,9 @@ TEST_CASE("paths that would destroy something are refused", "[delta_merger]") {
     DeltaMerger(pair / base, pair / delta, pair / target, options).run();
   };
   REQUIRE_ERROR(run("base", "base", "target", true), "ZIYA-601", "base and delta");
-  REQUIRE_ERROR(run("base", "delta", "base", true), "ZIYA-601", "target and base");
-  REQUIRE_ERROR(run("base", "delta", "delta/.", true), "ZIYA-601", "target and delta");
-  REQUIRE_ERROR(run("base", "delta", "", true), "ZIYA-601", "lies in the other");
+  REQUIRE_ERROR(run("base", "delta", "base", true), "ZIYA-601", "/base are the same");
+  REQUIRE_ERROR(run("base", "delta", "delta/.", true), "ZIYA-601", "/delta are the same");
+  REQUIRE_ERROR(run("base", "delta", "", true), "ZIYA-601", "one in the other");
   run("base", "delta", "target", false);
   REQUIRE_ERROR(run("base", "delta", "target", false), "ZIYA-208", "exists already");
   run("base", "delta", "target", true);

@@ -4,6 +4,8 @@
 #include <catch2/catch.hpp>
 #include <string>
 
+#include "support/errors.hpp"
+
 namespace digest_test {
 
 using namespace ziya;
@@ -33,6 +35,17 @@ TEST_CASE(
   pieces.update("more");
   CHECK(copy.value() == whole.value());
   CHECK(pieces.value() != whole.value());
+}
+
+TEST_CASE("a libcrypto that refuses an algorithm is an error") {
+  // As where only a FIPS provider may answer and none is loaded.
+  REQUIRE(EVP_set_default_properties(nullptr, "fips=yes") == 1);
+  const std::string sha = test::error_of([] { const Sha256 hash; });
+  const std::string md5 = test::error_of([] { const Md5 hash; });
+  REQUIRE(EVP_set_default_properties(nullptr, "") == 1);
+  CHECK_THAT(sha, Catch::Contains("[ZIYA-610]") && Catch::Contains("256 bits"));
+  CHECK_THAT(md5, Catch::Contains("[ZIYA-610]") && Catch::Contains("128 bits"));
+  CHECK(Sha256().hex_value().size() == 64);
 }
 
 }  // namespace digest_test

@@ -87,4 +87,21 @@ TEST_CASE("an audited source hashes pieces that are read in any order", "[finger
   REQUIRE(threaded.digest(0) == expected.tensors.at("b"));
 }
 
+TEST_CASE("an audited source with a limit leaves what comes too early to the end",
+          "[fingerprint]") {
+  const auto source = std::make_shared<const Numbers>();
+  const auto expected = ziya::fingerprint(*source);
+  const ziya::AuditedSource limited(source, false, 5'000'000);
+  std::vector<std::byte> out(4'000'000);
+  for (const std::int64_t first : {2, 1, 0}) limited.read(0, first * 1'000'000, out);
+  REQUIRE(limited.digest(0).empty());  // two pieces of three are more than the limit
+  limited.read_rest({.threads = 1});
+  REQUIRE(limited.fingerprint().tensors == expected.tensors);
+
+  const ziya::AuditedSource half(source);  // one part was read, the other one is never asked for
+  half.read(0, 0, std::span(out).first(1'000'004));
+  half.read_rest({.threads = 3});
+  REQUIRE(half.fingerprint().tensors == expected.tensors);
+}
+
 }  // namespace fingerprint_test

@@ -4,10 +4,15 @@
 
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <fstream>
 
 #include "convert/sources.hpp"
 #include "support/errors.hpp"
+#include "support/fault.hpp"
 #include "support/temporary_directory.hpp"
+#include "ziya/convert/fengshen_source.hpp"
+#include "ziya/convert/fengshen_writer.hpp"
+#include "ziya/convert/gguf_model.hpp"
 #include "ziya/convert/hf_writer.hpp"
 
 namespace lora_merge_test {
@@ -178,6 +183,76 @@ TEST_CASE("an adapter is merged once, and what was merged is recorded", "[lora]"
   }
   ziya::write_hf_model(two, folder / "copied", {.type = DType::f32});
   REQUIRE(ziya::open_hf_model(folder / "copied").provenance == two.provenance);
+}
+
+/// A low-rank update of the first layer's down projection of ziya-tiny's base, whose columns the
+/// parts of the Fengshen layout share out.
+LoraAdapter adapter_of_columns(const fs::path& folder) {
+  fs::create_directories(folder);
+  const auto base = ziya::Checkpoint::open(ZIYA_EXAMPLES "/ziya-tiny/base");
+  const std::string module = "layers.0.mlp.down_proj";
+  const ziya::Shape shape = base.find("model." + module + ".weight")->shape;
+  const std::string prefix = "base_model.model.model." + module + ".lora_";
+  ziya::SafetensorsWriter writer(folder / "adapter_model.safetensors",
+                                 {{prefix + "A.weight", DType::f32, {1, shape[1]}},
+                                  {prefix + "B.weight", DType::f32, {shape[0], 1}}});
+  for (const std::int64_t size : {shape[1], shape[0]}) {
+    const std::vector<float> values(static_cast<std::size_t>(size), 0.125f);
+    writer.write(prefix + (writer.written_tensors() == 0 ? "A.weight" : "B.weight"),
+                 std::as_bytes(std::span(values)));
+  }
+  writer.commit();
+  ziya::write_text_file(folder / "adapter_config.json",
+                        R"({"peft_type": "LORA", "r": 1, "lora_alpha": 1,
+                            "target_modules": ["down_proj"], "layers_to_transform": [0]})");
+  return LoraAdapter::open(folder);
+}
+
+TEST_CASE("whatever is written, and after an interruption, the base's hash is recorded", "[lora]") {
+  const TemporaryDirectory folder;
+  const auto adapter = adapter_of_columns(folder / "adapter");
+  const auto base = ziya::open_hf_model(ZIYA_EXAMPLES "/ziya-tiny/base");
+  const std::string of_base = ziya::fingerprint(*base.tensors).model();
+  const auto recorded = [&](const ziya::ModelSource& model) {
+    REQUIRE(model.provenance.at("ziya.adapter.1.base") == of_base);
+    REQUIRE_ERROR(ziya::merge_lora(model, adapter), "ZIYA-625", "already");
+  };
+  ziya::write_gguf_model(ziya::merge_lora(base, adapter), folder / "m.gguf");
+  recorded(ziya::open_gguf_model(folder / "m.gguf"));
+
+  ziya::ConvertOptions options;
+  options.max_shard_bytes = 300'000;
+  options.keep_unfinished = options.resume = true;
+  const auto write = [&](const char* name) {
+    ziya::write_fengshen_model(ziya::merge_lora(base, adapter), folder / name, 2, options);
+    recorded(ziya::open_fengshen_model(folder / name));
+  };
+  options.threads = 1;
+  write("whole");
+  options.threads = 5;
+  std::int64_t size = 0;
+  for (const auto& file : fs::recursive_directory_iterator(folder / "whole")) {
+    if (file.is_regular_file()) size += static_cast<std::int64_t>(file.file_size());
+  }
+  // The first part is there but for one shard, which a bad byte spoils, and much of the second.
+  options.hooks = test::faulty(test::Fault::disk_full, size * 4 / 5);
+  REQUIRE_ERROR(write("again"), "ZIYA-206", "again");
+  options.hooks = {};
+  fs::path shard;
+  for (const auto& file : fs::directory_iterator(folder / "again.partial" / "part_0")) {
+    if (file.path().extension() == ".bin") shard = std::max(shard, file.path());
+  }
+  std::string bytes = test::read_file(shard);
+  bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 1);
+  std::ofstream(shard, std::ios::binary) << bytes;
+  write("again");
+  for (const auto& file : fs::recursive_directory_iterator(folder / "whole")) {
+    if (!file.is_regular_file()) continue;
+    const auto relative = fs::relative(file.path(), folder / "whole");
+    const bool same = test::read_file(file.path()) == test::read_file(folder / "again" / relative);
+    INFO(relative);
+    REQUIRE(same);
+  }
 }
 
 }  // namespace lora_merge_test

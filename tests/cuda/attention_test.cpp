@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cuda/devices.hpp"
+#include "support/errors.hpp"
 #include "ziya/nn/kv_cache.hpp"
 #include "ziya/ops/rope_append.hpp"
 
@@ -159,6 +160,24 @@ TEST_CASE("cuda: attention without a cache", "[cuda][small][race]") {
       }
     }
   });
+}
+
+TEST_CASE("cuda: head sizes that kernels do not take are refused", "[cuda][small]") {
+  if (!gpu()) return;
+  ziya::Context<Cuda> ctx;
+  const std::vector<std::int32_t> slots{0};
+  const auto attend_with = [&](std::int64_t dim) {
+    auto v = random_values(dim, 1);
+    const auto x = on<float, Cuda>(v, {1, 1, dim});
+    auto out = poisoned<float, Cuda>({1, 1, dim});
+    ziya::KvCache<Cuda> cache({1, 1, dim}, {.dtype = DType::f32, .slots = 1, .max_tokens = 4});
+    const auto step = cache.prepare(slots);
+    ops::cache_append(ctx, cache.layer(0), x.view(), x.view(), {slots, step.indices});
+    ops::attention(ctx, out.view(), x.view(), cache.layer(0), {slots, step.visible});
+  };
+  attend_with(256);
+  REQUIRE_ERROR(attend_with(258), "ZIYA-154", "head size 258");
+  REQUIRE_ERROR(attend_with(7), "ZIYA-154", "head size 7");
 }
 
 TEST_CASE("cuda: rope_append is rope and cache_append", "[cuda][small][race]") {

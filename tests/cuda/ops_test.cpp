@@ -8,6 +8,8 @@
 
 #include "cuda/devices.hpp"
 #include "cuda/products.hpp"
+#include "support/errors.hpp"
+#include "ziya/nn/linear.hpp"
 #include "ziya/ops/add_bias.hpp"
 #include "ziya/ops/embedding.hpp"
 #include "ziya/ops/matmul.hpp"
@@ -231,9 +233,29 @@ TEST_CASE("cuda: top_k", "[cuda][small][race]") {
   }
 }
 
-TEST_CASE("cuda: what does not fit or does not exist is said", "[cuda][small][race]") {
+TEST_CASE("cuda: what the system reports is an error", "[cuda][small]") {
+  REQUIRE_ERROR(ziya::cuda::check(cudaErrorIllegalAddress, "copy"), "ZIYA-150", "cuda: copy: ");
+  REQUIRE_ERROR(Context<Cuda>({.device = 99}), "ZIYA-151", "GPU 99");
+}
+
+TEST_CASE("cuda: partial sums of ranks are added in 32 bits only", "[cuda][small]") {
   if (!gpu()) return;
-  CHECK_THROWS_AS(Context<Cuda>({.device = 99}), ziya::BackendError);
+  Context<Cuda> ctx;
+  auto values = random_values(8 * 8, 1);
+  ziya::Communicator ranks;
+  ranks.size = 2;
+  const auto w = random_matrix(DType::f16, 8, 8, 2);
+  ziya::nn::Linear<Cuda> linear;
+  linear.weight = weight_on<Cuda>(w.weight);
+  linear.communicator = &ranks;
+  linear.split = ziya::nn::Split::columns;
+  const auto x = on<Half, Cuda>(values, {8, 8});
+  auto y = poisoned<Half, Cuda>({8, 8});
+  REQUIRE_ERROR(linear.forward<Half>(ctx, y.view(), x.view()), "ZIYA-155", "f16");
+}
+
+TEST_CASE("cuda: what does not fit is said", "[cuda][small][race]") {
+  if (!gpu()) return;
   try {
     const Tensor<std::byte, Cuda> huge(Shape{std::int64_t{1} << 45});
     FAIL("no error");

@@ -4,7 +4,8 @@
 usage: interrupted_merge.py PROGRAM EXAMPLES [--points N] [--seed S]
 
 Two pairs: ziya-tiny, and a synthetic one of 24 shards. They are merged to safetensors, to .bin and
-to quantised and plain GGUF files, and ziya-tiny's base is converted and quantised. Whatever happens,
+to quantised and plain GGUF files, from Meta's layout too, a delta is made, an adapter merged, and
+ziya-tiny's base is converted and quantised: every kind of output. Whatever happens,
 nothing is under the target's name before it is whole, an earlier target and the inputs keep their
 bytes, and a run with --resume, on any number of threads, gives the bytes of a run that nobody
 disturbed.
@@ -60,6 +61,18 @@ def synthetic(folder, rng, layers=46, hidden=512):
         (folder / name / "config.json").write_text("{}")
 
 
+def write_adapter(folder, config):
+    """A low-rank update of every layer's values."""
+    width, layers = config["hidden_size"], config["num_hidden_layers"]
+    folder.mkdir()
+    write_safetensors(folder / "adapter_model.safetensors", {
+        f"base_model.model.model.layers.{i}.self_attn.v_proj.lora_{part}.weight": (
+            shape, struct.pack("<e", 0.125) * width)
+        for i in range(layers) for part, shape in [("A", [1, width]), ("B", [width, 1])]})
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["v_proj"]}))
+
+
 def remove(path):
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -70,7 +83,7 @@ class Case:
         target.parent.mkdir(exist_ok=True)
         self.command = [*command, target]
         self.inputs = [(path, tree(path)) for path in inputs]
-        self.threads = "convert" not in command  # which has no such option
+        self.threads = not {"convert", "merge-lora"} & set(command)  # which have no such option
         self.went_on = 0
         begin = time.monotonic()
         self.run()
@@ -142,7 +155,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("program", type=pathlib.Path)
     parser.add_argument("examples", type=pathlib.Path)
-    parser.add_argument("--points", type=int, default=9)
+    parser.add_argument("--points", type=int, default=13)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     rng = random.Random(options.seed)
@@ -151,6 +164,10 @@ def main():
         synthetic(folder, rng)
         source, made = options.examples / "ziya-tiny", (folder / "base", folder / "delta")
         tiny = (source / "base", source / "delta")
+        meta, merged, adapter = source / "llama/3M", folder / "merged", folder / "adapter"
+        write_adapter(adapter, json.loads((tiny[0] / "config.json").read_text()))
+        subprocess.run([options.program, "merge-delta", "--no-check", "--base", tiny[0], "--delta",
+                        tiny[1], "--target", merged], stderr=subprocess.DEVNULL, check=True)
 
         def case(inputs, target, *command):
             return Case(rng, inputs, folder / target / target, options.program, *command)
@@ -170,7 +187,14 @@ def main():
                  case(tiny[:1], "converted.gguf", "convert", "--input", tiny[0], "--type", "f32",
                       "--output"),
                  case(tiny[:1], "fengshen", "convert", "--input", tiny[0], "--to", "fengshen",
-                      "--parts", "2", "--max-shard-size", "1MB", "--output")]
+                      "--parts", "2", "--max-shard-size", "1MB", "--output"),
+                 merge((meta, tiny[1]), "meta-q8.gguf", "--type", "q8_0"),
+                 case((meta,), "hf", "convert", "--input", meta, "--max-shard-size", "1MB",
+                      "--output"),
+                 case((tiny[0], merged), "made-delta", "make-delta", "--base", tiny[0], "--target",
+                      merged, "--max-shard-size", "1MB", "--delta"),
+                 case((tiny[0], adapter), "adapted", "merge-lora", "--base", tiny[0], "--adapter",
+                      adapter, "--max-shard-size", "1MB", "--output")]
         print("files:", [len(c.expected) for c in cases])
         for i in range(options.points):
             how = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])

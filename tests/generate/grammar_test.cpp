@@ -5,6 +5,7 @@
 #include <random>
 
 #include "model/ziya_tiny.hpp"
+#include "support/errors.hpp"
 #include "ziya/backend/cpu/context.hpp"
 #include "ziya/generate/configured_policy.hpp"
 #include "ziya/generate/generator.hpp"
@@ -186,7 +187,7 @@ TEST_CASE("what a schema asks and nothing here implements is refused by name") {
                           R"({"anyOf": 1})",
                           R"({"$ref": 1})"}) {
     INFO(bad);
-    CHECK_THROWS_AS(JsonSchema::grammar(bad), ArgumentError);
+    REQUIRE_ERROR(JsonSchema::grammar(bad), "ZIYA-549", "JSON schema: ");
   }
   CHECK_THROWS_AS(JsonSchema::grammar("{"), FormatError);
   CHECK_THROWS_AS(JsonSchema::grammar(R"({"$ref": "#"})"), ArgumentError);  // left recursion
@@ -269,6 +270,17 @@ TEST_CASE("a model's own answers follow a grammar, greedy or drawn") {
   }
 }
 
+TEST_CASE("what is nested too deeply to be followed is an error") {
+  GrammarMatcher matcher(grammar("root ::= \"(\" root \")\" | \"x\""));
+  std::int32_t state = matcher.start();
+  const auto open = [&](int count) {
+    for (int i = 0; i < count; ++i) state = matcher.next(state, '(');
+  };
+  open(1000);
+  CHECK(state != GrammarMatcher::dead);
+  REQUIRE_ERROR(open(40'000), "ZIYA-545", "nested too deeply");
+}
+
 TEST_CASE("tokens may be taken back, and a vocabulary without a way on is an error") {
   const auto rules = grammar("root ::= \"ab\" \"c\"?");
   const ConstraintVocabulary vocabulary({"a", "b", "ab", "c", "", "d"});
@@ -298,7 +310,7 @@ TEST_CASE("tokens may be taken back, and a vocabulary without a way on is an err
   const Constraint constraint{grammar("root ::= \"e\""),
                               std::make_shared<const ConstraintVocabulary>(vocabulary)};
   state.candidates.assign(std::vector<float>(6, 0.0f));
-  CHECK_THROWS_AS(GrammarConstraint(constraint, {4}).apply(state), BackendError);
+  REQUIRE_ERROR(GrammarConstraint(constraint, {4}).apply(state), "ZIYA-546", "no token");
 }
 
 }  // namespace grammar_test

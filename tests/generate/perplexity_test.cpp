@@ -101,6 +101,17 @@ TEST_CASE("llama.cpp's files of every mixture give llama.cpp's perplexity", "[pe
   }
 }
 
+TEST_CASE("a measurement is cancelled between windows", "[perplexity]") {
+  Stories stories;
+  if (stories.missing()) return;
+  const CpuModel model = CpuModel::load(stories.folder);
+  const std::atomic<bool> cancel{true};
+  auto options = stories.options();
+  options.cancel = &cancel;
+  REQUIRE_ERROR(ziya::perplexity(stories.ctx, model, stories.ids, options), "ZIYA-561",
+                "cancelled");
+}
+
 TEST_CASE("windows: which tokens count", "[perplexity]") {
   ziya::PerplexityOptions options{.context = 8};
   auto windows = ziya::detail::perplexity_windows(20, options);

@@ -10,6 +10,7 @@
 
 #include "model/fixture.hpp"
 #include "model/golden.hpp"
+#include "support/errors.hpp"
 #include "ziya/backend/cpu/context.hpp"
 #include "ziya/generate/configured_policy.hpp"
 #include "ziya/generate/generation_config_file.hpp"
@@ -232,7 +233,7 @@ TEST_CASE("presets are the cards'") {
   CHECK(visual.repetition_penalty == 1.18f);
   CHECK(generation_preset("ziya").max_new_tokens == 1024);
   CHECK(generation_preset("llama.cpp").order == SamplerOrder::llama_cpp);
-  CHECK_THROWS_AS(generation_preset("best"), ArgumentError);
+  REQUIRE_ERROR(generation_preset("best"), "ZIYA-548", "best");
 }
 
 TEST_CASE("a row whose tokens are all removed is refused, whatever comes next") {
@@ -266,11 +267,11 @@ TEST_CASE("settings outside their domain, and those that nothing implements, are
   refused([](auto& c) { c.mirostat = {true, -1.0f, 0.1f}; });
   const fixture::TemporaryFolder model;
   fixture::write_file(model.path() / "generation_config.json", R"({"guidance_scale": 1.5})");
-  CHECK_THROWS_AS(GenerationConfig::load(model.path()), ConfigError);
+  REQUIRE_ERROR(GenerationConfig::load(model.path()), "ZIYA-547", "guidance_scale is 1.5");
   fixture::write_file(model.path() / "generation_config.json", R"({"guidance_scale": 1.0})");
   CHECK_NOTHROW(GenerationConfig::load(model.path()));
   fixture::write_file(model.path() / "generation_config.json", R"({"early_stopping": "soon"})");
-  CHECK_THROWS_AS(GenerationConfig::load(model.path()), FormatError);
+  REQUIRE_ERROR(GenerationConfig::load(model.path()), "ZIYA-511", "early_stopping");
 }
 
 }  // namespace processor_list_test

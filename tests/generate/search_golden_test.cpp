@@ -6,6 +6,7 @@
 #include "model/fixture.hpp"
 #include "model/golden.hpp"
 #include "model/ziya_tiny.hpp"
+#include "support/errors.hpp"
 #include "ziya/backend/cpu/context.hpp"
 #include "ziya/generate/beam_search.hpp"
 #include "ziya/generate/contrastive_search.hpp"
@@ -106,7 +107,7 @@ TEST_CASE("one beam is greedy; sampled beams follow the seed; stop strings end b
   CHECK(stopped.text.find(config.stop[0]) == std::string::npos);
   config.max_new_tokens = 0;
   CHECK(beam_search(ctx, tiny.model(), tiny.tokenizer(), prompt, config).front().text.empty());
-  CHECK_THROWS_AS(beam_search(ctx, tiny.model(), tiny.tokenizer(), {}, config), ArgumentError);
+  REQUIRE_ERROR(beam_search(ctx, tiny.model(), tiny.tokenizer(), {}, config), "ZIYA-550", "0 ids");
 }
 
 TEST_CASE("log-probabilities are those of the model's own logits") {

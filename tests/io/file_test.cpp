@@ -6,6 +6,7 @@
 
 #include <catch2/catch.hpp>
 #include <cstdlib>
+#include <iostream>
 
 #include "support/errors.hpp"
 #include "support/temporary_directory.hpp"
@@ -46,6 +47,15 @@ TEST_CASE("a mapping shows the file, an empty one too", "[file]") {
   REQUIRE(mapped.bytes().size() == 3);
   REQUIRE(mapped.bytes()[2] == std::byte{'c'});
   REQUIRE(ziya::MappedFile(ziya::InputFile(folder.file("b", ""))).bytes().empty());
+}
+
+TEST_CASE("a file system without mapping is an exception", "[file]") {
+  const std::filesystem::path file = "/sys/devices/system/cpu/online";
+  if (!std::filesystem::exists(file)) {
+    std::cout << "SKIPPED: there is no " << file << "\n";
+    return;
+  }
+  REQUIRE_ERROR(ziya::MappedFile(ziya::InputFile(file)), "ZIYA-204", "cannot be mapped");
 }
 
 TEST_CASE("a leading tilde is the home directory", "[file]") {

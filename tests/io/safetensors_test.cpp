@@ -89,7 +89,7 @@ TEST_CASE("entries that contradict the format are refused by tensor", "[safetens
   REQUIRE_ERROR(entry(R"({"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8]})"),
                 "ZIYA-211", "more elements");
   REQUIRE_ERROR(entry(R"({"dtype":"F32","shape":[1,1,1,1,1,1,1,1,2],"data_offsets":[0,8]})"),
-                "ZIYA-211", "9 dimensions");
+                "ZIYA-211", "more than 8 dimensions");
   for (const char* offsets : {"[0,12]", "[8,0]", "[0]", "[0,8,8]", "[0,9223372036854775807]"}) {
     REQUIRE_ERROR(
         entry("{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":" + std::string(offsets) + "}"),

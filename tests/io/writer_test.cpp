@@ -227,12 +227,15 @@ TEST_CASE("a target and an input apart from each other", "[writer]") {
   const auto base = folder / "base";
   ziya::refuse_overlap(folder / "target", base);
   ziya::refuse_overlap(folder / "base2", base);
-  REQUIRE_ERROR(ziya::refuse_overlap(base, base), "ZIYA-601", "same folder");
-  REQUIRE_ERROR(ziya::refuse_overlap(base / "", base), "ZIYA-601", "same folder");
-  REQUIRE_ERROR(ziya::refuse_overlap(base / "new", base), "ZIYA-601", "lies in");
-  REQUIRE_ERROR(ziya::refuse_overlap(base, base / "inner"), "ZIYA-601", "lies in");
+  REQUIRE_ERROR(ziya::refuse_overlap(base, base), "ZIYA-601", "are the same");
+  REQUIRE_ERROR(ziya::refuse_overlap(base / "", base), "ZIYA-601", "are the same");
+  REQUIRE_ERROR(ziya::refuse_overlap(base / "new", base), "ZIYA-601", "one in the other");
+  REQUIRE_ERROR(ziya::refuse_overlap(base, base / "inner"), "ZIYA-601", "one in the other");
+  ziya::refuse_overlap(base / "one.gguf", base, true);
+  const auto file = folder.file("one.gguf", "x");
+  REQUIRE_ERROR(ziya::refuse_overlap(file, file, true), "ZIYA-601", "are the same");
   std::filesystem::create_directory_symlink(base, folder / "link");
-  REQUIRE_ERROR(ziya::refuse_overlap(folder / "link", base), "ZIYA-601", "same folder");
+  REQUIRE_ERROR(ziya::refuse_overlap(folder / "link", base), "ZIYA-601", "are the same");
 }
 
 TEST_CASE("an existing folder is replaced only on request, and only if it is a model", "[writer]") {

@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 
 #include "model/fixture.hpp"
+#include "support/errors.hpp"
 
 namespace config_test {
 
@@ -156,6 +157,7 @@ TEST_CASE("text that is no config") {
     CHECK_THROWS_AS(parse_llama_shape(text, "config.json"), Error);
   }
   CHECK_THROWS_AS(parse_llama_shape(std::string(100'000, '['), "config.json"), Error);
+  REQUIRE_ERROR(parse_llama_shape("[]", "config.json"), "ZIYA-411", "expected an object");
   const fixture::TemporaryFolder folder;
   CHECK_THROWS_AS(read_llama_shape(folder.path()), IoError);
 }

@@ -115,6 +115,9 @@ TEST_CASE("a text of several windows is the mean of them; an empty one is refuse
   }
   REQUIRE_ERROR(input_mean_squares(ctx, tiny.model(), std::span<const std::int32_t>{}), "ZIYA-451",
                 "no tokens");
+  const std::atomic<bool> cancel{true};
+  options.cancel = &cancel;
+  REQUIRE_ERROR(input_mean_squares(ctx, tiny.model(), ids, options), "ZIYA-452", "cancelled");
 }
 
 }  // namespace importance_test

@@ -4,6 +4,7 @@
 
 #include "model/fixture.hpp"
 #include "model/ziya_tiny.hpp"
+#include "support/errors.hpp"
 #include "ziya/core/random.hpp"
 
 namespace invariance_test {
@@ -191,6 +192,28 @@ TEST_CASE("a shortened cache is the cache that never went further") {
     cache.release(0);
     (void)run(model, ctx, Rows(other, 0, 40), cache);
   }
+}
+
+TEST_CASE("batches whose parts do not belong together are refused") {
+  const std::vector<std::int32_t> ids{1, 2}, places{0, 1}, slots{0, 0}, outputs{1};
+  Tensor<float> memory(Shape{1, 8});
+  const auto check = [&](const auto& change, std::int64_t width = 8) {
+    Batch<float, Cpu> batch;
+    batch.ids = ids;
+    batch.positions = places;
+    batch.slots = slots;
+    batch.outputs = outputs;
+    change(batch);
+    check_batch(batch, memory.view(), width);
+  };
+  const std::vector<std::int32_t> none, three{0, 1, 2}, negative{0, -1};
+  check([](auto&) {});
+  REQUIRE_ERROR(check([&](auto& b) { b.ids = none; }), "ZIYA-441", "no rows");
+  REQUIRE_ERROR(check([&](auto& b) { b.positions = three; }), "ZIYA-442", "3 positions");
+  REQUIRE_ERROR(check([&](auto& b) { b.slots = three; }), "ZIYA-442", "3 slots");
+  REQUIRE_ERROR(check([&](auto& b) { b.outputs = three; }), "ZIYA-442", "expected (3, 8)");
+  REQUIRE_ERROR(check([](auto&) {}, 9), "ZIYA-442", "expected (1, 9)");
+  REQUIRE_ERROR(check([&](auto& b) { b.positions = negative; }), "ZIYA-443", "-1");
 }
 
 TEST_CASE("a pass that throws leaves the cache as it was") {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "model/ziya_tiny.hpp"
+#include "support/errors.hpp"
 #include "ziya/generate/generator.hpp"
 #include "ziya/model/split_model.hpp"
 
@@ -97,6 +98,12 @@ TEST_CASE("split model: a failed step leaves the cache as it was") {
   const View<float, Split<Cpu>> view(const_cast<float*>(hidden.data()), hidden.shape());
   CHECK_THROWS_AS(model.forward(ctx, view, batch, cache), ArgumentError);
   CHECK(cache.length(0) == 0);
+}
+
+TEST_CASE("split model: weights of 8 bits with scales stay where they are") {
+  const std::vector<std::byte> data(8 * 4 + 8 * sizeof(float));
+  const Weight<Cpu> weight{DType::i8, 8, 4, data.data(), nullptr};
+  REQUIRE_ERROR(weight_on<Cpu>(weight), "ZIYA-153", "i8");
 }
 
 TEST_CASE("split plan: devices are filled in turn, from the last layer on") {

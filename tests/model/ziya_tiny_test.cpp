@@ -130,6 +130,7 @@ TEST_CASE("the delta alone is refused, with the command that merges it") {
     FAIL("loaded");
   } catch (const FormatError& error) {
     const std::string what = error.what();
+    CHECK(error.id() == "ZIYA-434");
     CHECK(what.find("delta") != std::string::npos);
     CHECK(what.find("ziya merge-delta --base") != std::string::npos);
   }

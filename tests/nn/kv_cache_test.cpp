@@ -6,6 +6,8 @@
 #include <set>
 #include <vector>
 
+#include "support/errors.hpp"
+
 namespace kv_cache_test {
 
 using ziya::Cpu;
@@ -60,17 +62,20 @@ TEST_CASE("a cache refuses what it cannot hold and stays as it was", "[kv_cache]
   auto cache = small(2);
   append(cache, std::vector<std::int32_t>(4, 0));
   const std::vector<std::int32_t> many(5, 1), too_long(7, 0), unknown{3};
-  REQUIRE_THROWS_AS(cache.prepare(many), ziya::BackendError);  // one page is left, two are needed
+  REQUIRE_ERROR(cache.prepare(many), "ZIYA-405", "pages");  // one page is left, two are needed
   REQUIRE(cache.length(1) == 0);
-  REQUIRE_THROWS_AS(cache.prepare(too_long), ziya::Error);
+  REQUIRE_ERROR(cache.prepare(too_long), "ZIYA-405", "pages");
+  auto roomy = small();
+  const std::vector<std::int32_t> longer(static_cast<std::size_t>(roomy.options().max_tokens) + 1);
+  REQUIRE_ERROR(roomy.prepare(longer), "ZIYA-404", "slot 0");
   REQUIRE(cache.length(0) == 4);
-  REQUIRE_THROWS_AS(cache.prepare(unknown), ziya::ArgumentError);
+  REQUIRE_ERROR(cache.prepare(unknown), "ZIYA-403", "3");
   cache.release(1);
   append(cache, {0});
   REQUIRE(cache.length(0) == 5);
-  REQUIRE_THROWS_AS(KvCache<Cpu>({1, 1, 4}, {.dtype = ziya::DType::i8, .max_tokens = 4}),
-                    ziya::ArgumentError);
-  REQUIRE_THROWS_AS(KvCache<Cpu>({1, 1, 4}, {.max_tokens = 0}), ziya::ArgumentError);
+  REQUIRE_ERROR(KvCache<Cpu>({1, 1, 4}, {.dtype = ziya::DType::i8, .max_tokens = 4}), "ZIYA-401",
+                "i8");
+  REQUIRE_ERROR(KvCache<Cpu>({1, 1, 4}, {.max_tokens = 0}), "ZIYA-402", "cache");
 }
 
 TEST_CASE("slots share pages, and copy a page before one of them changes it", "[kv_cache]") {
@@ -105,8 +110,8 @@ TEST_CASE("slots share pages, and copy a page before one of them changes it", "[
   REQUIRE(cache.used_pages() == 1);
   cache.release(2);
   REQUIRE(cache.free_pages() == 9);
-  REQUIRE_THROWS_AS(cache.share(0, 0, 0), ziya::ArgumentError);
-  REQUIRE_THROWS_AS(cache.share(0, 1, 1), ziya::ArgumentError);
+  REQUIRE_ERROR(cache.share(0, 0, 0), "ZIYA-406", "slot 0");
+  REQUIRE_ERROR(cache.share(0, 1, 1), "ZIYA-406", "which holds 0");
 }
 
 }  // namespace kv_cache_test

@@ -5,10 +5,13 @@ The rule: both are loaded as fp16; target = base + delta in fp16, except that te
 contains embed_tokens, lm_head.weight or rotary_emb.inv_freq are the delta's. The values cover all
 kinds of halves (zeros of both signs, subnormals, infinities, NaN) and fp32 and bf16 inputs next to
 every rounding boundary. Two of the base's tensors are views of one storage and overlap in it, one of
-them strided; another is transposed. delta-views/ is the delta again, all tensors of a type in one
-storage, the matrices transposed there. Writes tests/data/merge/{base,delta,delta-views}/ and
-expected.safetensors.
-Made with torch 2.15.0 and safetensors 0.8.0 (requirements.txt).
+them strided; another is transposed. Layer 1 pairs every two types. delta-views/ is the delta again,
+all tensors of a type in one storage, the matrices transposed there; base-legacy/ the base as torch
+wrote it before 1.6. Writes tests/data/merge/{base,base-legacy,delta,delta-views}/ and
+expected.safetensors, and the small tensors of expected-bf16 and expected-f32: the same rule with
+both loaded so, and of expected-delta: what make_delta makes of the merged model and the base.
+Made with torch 2.15.0 and safetensors 0.8.0 (requirements.txt). Running it again gives the same
+bytes, but for the names of the storages inside base-legacy, which are addresses of memory.
 """
 import json
 import pathlib
@@ -19,6 +22,7 @@ from safetensors.torch import save_file
 
 OUT = pathlib.Path(__file__).resolve().parent.parent / "data" / "merge"
 EXCEPTIONS = ("embed_tokens", "lm_head.weight", "self_attn.rotary_emb.inv_freq")
+TYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32, "f64": torch.float64}
 
 
 def any_half(count):
@@ -51,6 +55,19 @@ def in_one_storage(tensors):
         for name, part in zip(names, whole.split([tensors[name].numel() for name in names])):
             result[name] = part.view(tensors[name].t().shape).t()
     return {name: result[name] for name in tensors}
+
+
+def merged(base, delta, dtype, sign=1):
+    """The rule, with both models loaded as `dtype`; -1: the model in the delta's place, less base."""
+    result = {}
+    for name, value in delta.items():
+        if name.endswith("inv_freq"):
+            result[name] = value
+        elif any(part in name for part in EXCEPTIONS):
+            result[name] = value.to(dtype)
+        else:
+            result[name] = value.to(dtype) + sign * base[name].to(dtype)
+    return {name: tensor.contiguous() for name, tensor in result.items()}
 
 
 def main():
@@ -86,14 +103,11 @@ def main():
     base[layer + "mlp.up_proj.weight"] = packed[1000:5000].view(40, 100)[:, ::2]
     delta[layer + "mlp.gate_proj.weight"] = any_half(2000).reshape(40, 50)
     delta[layer + "mlp.up_proj.weight"] = any_half(2000).reshape(40, 50)
-    expected = {}
-    for name, value in delta.items():
-        if name.endswith("inv_freq"):
-            expected[name] = value
-        elif any(part in name for part in EXCEPTIONS):
-            expected[name] = value.half()
-        else:
-            expected[name] = base[name].half() + value.half()
+    for one in TYPES:
+        for other in TYPES:
+            name = f"model.layers.1.pair.{one}_{other}.weight"
+            base[name] = near_boundaries(210).to(TYPES[one])
+            delta[name] = near_boundaries(210).to(TYPES[other])
     names = list(base)
     shards = [{n: base[n] for n in names[:4]}, {n: base[n] for n in names[4:]}]
     index = {"metadata": {}, "weight_map": {}}
@@ -111,7 +125,16 @@ def main():
     (OUT / "delta" / "added_tokens.json").write_text('{"<bot>": 7, "<human>": 6}')
     (OUT / "delta" / "LICENSE").write_text("A text that travels with the weights.\n")
     (OUT / "delta" / "notes.tmp").write_text("A file that does not.\n")
-    save_file({n: t.contiguous() for n, t in expected.items()}, OUT / "expected.safetensors")
+    model = merged(base, delta, torch.float16)
+    save_file(model, OUT / "expected.safetensors")
+    for suffix, tensors in (("bf16", merged(base, delta, torch.bfloat16)),
+                            ("f32", merged(base, delta, torch.float32)),
+                            ("delta", merged(base, model, torch.float16, -1))):
+        small = {name: tensor for name, tensor in tensors.items() if tensor.numel() < 300}
+        save_file(small, OUT / f"expected-{suffix}.safetensors")
+    (OUT / "base-legacy").mkdir()
+    torch.save(base, OUT / "base-legacy" / "pytorch_model.bin",
+               _use_new_zipfile_serialization=False)
 
 
 if __name__ == "__main__":

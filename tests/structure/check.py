@@ -108,7 +108,7 @@ def opening(root):
 
 
 def errors(root):
-    """Every error id thrown is documented, and every documented id is thrown; types agree."""
+    """Every error id thrown is documented, every documented id is thrown and tested; types agree."""
     documented = {}
     text = (root / "docs/errors.md").read_text(encoding="utf-8")
     for identifier, kind in re.findall(r"^\|\s*(ZIYA-\d+)\s*\|\s*(\w+)\s*\|", text, re.M):
@@ -130,6 +130,12 @@ def errors(root):
             yield f"{where} throws {identifier}, which docs/errors.md does not list"
     for identifier in sorted(set(documented) - set(used)):
         yield f"docs/errors.md lists {identifier}, which nothing throws"
+    tested = set()
+    for path in (root / "tests").rglob("*"):
+        if path.suffix in (".cpp", ".py") and path.name != "check.py":
+            tested |= set(re.findall(r"ZIYA-\d+", path.read_text(encoding="utf-8")))
+    for identifier in sorted(set(documented) - tested):
+        yield f"docs/errors.md lists {identifier}, which no test names"
 
 
 SYSTEM = {r"sys/\w+|unistd|fcntl": "io/platform.hpp", "sched|pthread": "backend/cpu/thread_pool.hpp",

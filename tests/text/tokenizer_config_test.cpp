@@ -51,6 +51,23 @@ TEST_CASE("tokenizer config: the spellings in use, against both generations", "[
   }
 }
 
+TEST_CASE("tokenizer config: an end that the tokenizer does not have cannot be added", "[text]") {
+  std::string model = read_file(tiny_folder / "tokenizer.model");
+  for (const std::string piece : {"\n\x03<s>", "\n\x04</s>"}) {
+    const std::size_t type = model.find(piece) + piece.size() + 6;  // behind the score
+    REQUIRE(model.at(type) == 3);
+    model[type] = 1;  // NORMAL instead of CONTROL
+  }
+  ScratchFolder folder;
+  folder.write("tokenizer.model", model);
+  const Tokenizer tokenizer = Tokenizer::load(folder.path());
+  REQUIRE(tokenizer.bos_id() == -1);
+  CHECK(tokenizer.encode("", {.add_bos = false}).empty());
+  CHECK(error_of([&] { (void)tokenizer.encode("a"); }) == "ZIYA-312");
+  CHECK(error_of([&] { (void)tokenizer.encode("a", {.add_bos = false, .add_eos = true}); }) ==
+        "ZIYA-312");
+}
+
 TEST_CASE("tokenizer config: special tokens and their ids", "[text]") {
   const std::int32_t n = piece_count();
   ScratchFolder folder;

@@ -2,11 +2,13 @@
 // A source that hashes what is read through it, in the same pass.
 #pragma once
 
+#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <deque>
+#include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -31,12 +33,18 @@ ZIYA_NAMESPACE_BEGIN
 /// Passes reads on, and hashes the bytes of each tensor in their order though threads read them in
 /// any. A piece that comes too early is kept until those before it have come; the thread whose
 /// piece was missing hashes what was waiting, so the pieces kept are those that are under way.
-/// When every read of a tensor's pieces has returned, its hash is complete.
+/// When every read of a tensor's pieces has returned, its hash is complete, unless more came too
+/// early (columns before other columns) than is kept: then it is left to read_rest().
 class AuditedSource final : public TensorSource {
  public:
-  /// @param counts whether non_finite() is asked for
-  explicit AuditedSource(std::shared_ptr<const TensorSource> source, bool counts = false)
-      : source_(std::move(source)), counts_(counts), states_(source_->tensors().size()) {
+  /// @param counts whether non_finite() is asked for   @param most_early bytes that are kept
+  /// because they came too early; who gives a limit calls read_rest() in the end
+  explicit AuditedSource(std::shared_ptr<const TensorSource> source, bool counts = false,
+                         std::int64_t most_early = std::numeric_limits<std::int64_t>::max())
+      : source_(std::move(source)),
+        counts_(counts),
+        most_early_(most_early),
+        states_(source_->tensors().size()) {
     for (std::size_t i = 0; i < states_.size(); ++i) {
       if (tensors()[i].bytes() != 0) continue;  // nothing of it will be read
       Sha256 hash;
@@ -71,11 +79,19 @@ class AuditedSource final : public TensorSource {
     states_[index].non_finite = non_finite;
   }
 
-  /// Reads every tensor that nobody has read. @throws as fingerprint()
+  /// Reads every tensor whose hash is not complete, from its beginning; nobody else may read
+  /// meanwhile. @throws as fingerprint()
   void read_rest(const StreamOptions& options = {}) const {
     Rest rest;
     for (std::size_t i = 0; i < states_.size(); ++i) {
-      if (digest(i).empty()) rest.specs.push_back(tensors()[i]);
+      if (!digest(i).empty()) continue;
+      rest.specs.push_back(tensors()[i]);
+      State& state = states_[i];
+      const std::lock_guard lock(state.mutex);
+      state.hash.reset();
+      drop_early(state);
+      state.next = state.non_finite = 0;
+      state.left = false;
     }
     StreamOptions quiet = options;
     quiet.progress = nullptr;
@@ -94,6 +110,7 @@ class AuditedSource final : public TensorSource {
     std::optional<Sha256> hash;
     std::int64_t next = 0;  // byte that is hashed next
     bool busy = false;      // a thread is hashing
+    bool left = false;      // to read_rest()
     std::map<std::int64_t, BufferPool::Buffer> early;
     std::string digest;
     std::int64_t non_finite = 0;
@@ -104,16 +121,30 @@ class AuditedSource final : public TensorSource {
     void write(std::string_view, std::span<const std::byte>) {}
   };
 
+  void drop_early(State& state) const {
+    for (const auto& [begin, piece] : state.early) {
+      early_bytes_ -= static_cast<std::int64_t>(piece.span().size());
+    }
+    state.early.clear();
+  }
+
   void audit(std::size_t index, std::int64_t begin, std::span<const std::byte> bytes) const {
     const TensorSpec& tensor = tensors()[index];
     const std::int64_t unusual = counts_ ? count_unusual(tensor.dtype, bytes) : 0;
     State& state = states_[index];
     std::unique_lock lock(state.mutex);
     state.non_finite += unusual;
-    if (!state.digest.empty() || begin < state.next) return;  // has been read before
+    if (state.left || !state.digest.empty() || begin < state.next) return;  // read before
     if (begin > state.next || state.busy) {
+      const auto size = static_cast<std::int64_t>(bytes.size());
+      if (size > most_early_ - early_bytes_.load(std::memory_order_relaxed)) {
+        drop_early(state);
+        state.left = true;
+        return;
+      }
       const auto [place, fresh] = state.early.try_emplace(begin);
       if (!fresh) return;  // read twice
+      early_bytes_ += size;
       place->second = buffers_.lend(bytes.size());
       std::memcpy(place->second.span().data(), bytes.data(), bytes.size());
       return;
@@ -133,6 +164,7 @@ class AuditedSource final : public TensorSource {
       if (follower == state.early.end()) break;
       held = std::move(follower->second);
       bytes = held.span();
+      early_bytes_ -= static_cast<std::int64_t>(bytes.size());
       state.early.erase(follower);
     }
     state.busy = false;
@@ -165,6 +197,8 @@ class AuditedSource final : public TensorSource {
 
   std::shared_ptr<const TensorSource> source_;
   bool counts_;
+  std::int64_t most_early_;
+  mutable std::atomic<std::int64_t> early_bytes_{0};
   mutable BufferPool buffers_;  // behind what is early
   mutable std::deque<State> states_;
 };

@@ -180,7 +180,8 @@ class Splitter {
 
 /// Writes `target`/part_0 … part_(parts−1), each with its weights as PyTorch files and config.json;
 /// tokenizer and texts lie in `target` itself. Nothing is under the target's name before everything
-/// is. @throws ArgumentError ZIYA-618, ZIYA-208, ZIYA-608, ZIYA-611; IoError; Error ZIYA-606
+/// is; the provenance stands in provenance_file_name there.
+/// @throws ArgumentError ZIYA-618, ZIYA-208, ZIYA-608, ZIYA-611; IoError; Error ZIYA-606
 inline ConvertReport write_fengshen_model(const ModelSource& model,
                                           const std::filesystem::path& target, std::int64_t parts,
                                           const ConvertOptions& options = {}) {
@@ -256,8 +257,12 @@ inline ConvertReport write_fengshen_model(const ModelSource& model,
     }
   }
   if (!model.provenance.empty()) {
+    safetensors::Metadata provenance = model.provenance;
+    if (model.seal) {
+      for (const auto& [key, text] : model.seal(directory.path())) provenance[key] = text;
+    }
     write_text_file(directory.path() / provenance_file_name,
-                    nlohmann::json(model.provenance).dump(2) + "\n", options.hooks);
+                    nlohmann::json(provenance).dump(2) + "\n", options.hooks);
   }
   write_text_file(directory.path() / "config.json", config, options.hooks);
   directory.commit();

@@ -96,8 +96,10 @@ inline gguf::Metadata gguf_metadata(const ModelSource& model, const LlamaShape& 
   return metadata;
 }
 
-/// @throws ConfigError ZIYA-431 naming a tensor that a model of this shape needs
-inline void check_complete(const std::vector<TensorSpec>& tensors, const LlamaShape& shape) {
+/// @param model what it is called   @throws ConfigError ZIYA-431 naming a tensor that a model of
+/// this shape needs
+inline void check_complete(const std::vector<TensorSpec>& tensors, const LlamaShape& shape,
+                           const std::string& model) {
   std::vector<std::string> needed{std::string(llama_names::embedding),
                                   std::string(llama_names::final_norm)};
   if (!shape.tied_head) needed.emplace_back(llama_names::head);
@@ -110,7 +112,7 @@ inline void check_complete(const std::vector<TensorSpec>& tensors, const LlamaSh
     const auto found = std::find_if(tensors.begin(), tensors.end(),
                                     [&](const TensorSpec& tensor) { return tensor.name == name; });
     if (found == tensors.end()) {
-      throw ConfigError("ZIYA-431", "model: tensor " + name + " is missing from the checkpoint");
+      throw ConfigError("ZIYA-431", model + ": tensor " + name + " is missing");
     }
   }
 }
@@ -136,7 +138,7 @@ inline ConvertReport write_gguf_model(const ModelSource& model, const std::files
   const LlamaShape shape = shape_of(model);
   const auto rows =
       std::make_shared<const GgufSource>(model.tensors, shape, RopePairing::interleaved);
-  check_complete(rows->tensors(), shape);
+  check_complete(rows->tensors(), shape, model.name);
   const auto written = std::make_shared<const AuditedSource>(
       std::make_shared<const TypedSource>(rows, [&](const TensorSpec& tensor) {
         return tensor.shape.rank() < 2 ? DType::f32 : options.type.value_or(tensor.dtype);

@@ -95,9 +95,11 @@ class GgufSource final : public TensorSource {
                                                           : 0;
     if (heads == 0 || tensor.shape.rank() == 0) return 0;
     if (tensor.shape[0] != heads * shape_.head_dim || tensor.shape.rank() > 2) {
-      throw ConfigError("ZIYA-432", "convert: tensor " + tensor.name + " is " +
-                                        tensor.shape.to_string() + ", expected " +
-                                        std::to_string(heads * shape_.head_dim) + " rows");
+      const std::string place = source_->place(find_tensor(*source_, tensor.name));
+      throw ConfigError("ZIYA-432", (place.empty() ? "convert" : place) + ": tensor " +
+                                        tensor.name + " is " + tensor.shape.to_string() +
+                                        ", expected " + std::to_string(heads * shape_.head_dim) +
+                                        " rows");
     }
     return heads;
   }

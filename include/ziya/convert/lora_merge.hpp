@@ -251,7 +251,9 @@ inline ModelSource merge_lora(const ModelSource& model, LoraAdapter adapter) {
   const auto folder = adapter.folder();
   const std::string digits = fingerprint(CheckpointSource(adapter.checkpoint())).model();
   const std::string key = detail::adapter_key(detail::count_adapters(model, adapter, digits) + 1);
-  const auto base = std::make_shared<const AuditedSource>(model.tensors);
+  // Parts of columns come one after the other (Fengshen), so that most of a matrix comes too early.
+  const auto base =
+      std::make_shared<const AuditedSource>(model.tensors, false, std::int64_t{128} << 20);
   const auto merged =
       std::make_shared<const LoraMergedSource>(base, std::move(adapter), model.name);
   ModelSource result{merged, model.files, model.name, model.provenance, {}};

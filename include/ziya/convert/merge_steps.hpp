@@ -26,23 +26,17 @@
 ZIYA_NAMESPACE_BEGIN
 namespace detail {
 
-/// @throws ArgumentError ZIYA-601 when two of the three are one, or a target folder holds an input
-/// or lies in one
+/// @throws ArgumentError ZIYA-601 when base and delta are the same, or the target is one of them,
+/// or a target folder holds one or lies in one
 inline void refuse_same_paths(const std::filesystem::path& base, const std::filesystem::path& delta,
                               const std::filesystem::path& target) {
-  const auto same = [](const std::filesystem::path& a, const std::filesystem::path& b) {
-    std::error_code ignored;
-    return std::filesystem::equivalent(expand_home(a), expand_home(b), ignored);
-  };
-  const auto refuse = [](const std::string& which) {
-    throw ArgumentError("ZIYA-601", "merge: " + which + " are the same folder");
-  };
-  if (same(base, delta)) refuse("base and delta");
-  if (same(target, base)) refuse("target and base");
-  if (same(target, delta)) refuse("target and delta");
-  if (target.extension() == ".gguf") return;  // a file may lie beside what it is made of
-  refuse_overlap(target, base);
-  refuse_overlap(target, delta);
+  std::error_code ignored;
+  if (std::filesystem::equivalent(expand_home(base), expand_home(delta), ignored)) {
+    throw ArgumentError("ZIYA-601", utf8_from_path(base) + ": base and delta are the same");
+  }
+  const bool one_file = target.extension() == ".gguf";
+  refuse_overlap(target, base, one_file);
+  refuse_overlap(target, delta, one_file);
 }
 
 /// Adds what a check found. @throws FormatError with the first finding's id under `strict`

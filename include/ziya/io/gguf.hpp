@@ -200,8 +200,8 @@ inline TensorEntry read_tensor(HeaderReader& in, const InputFile& file) {
   }
   try {
     entry.shape = Shape(std::span<const std::int64_t>(extents));
-  } catch (const ShapeError& error) {
-    refuse_tensor(file, entry.name, error.what());
+  } catch (const ShapeError&) {
+    refuse_tensor(file, entry.name, "more elements than can be addressed");
   }
   const auto number = in.number<std::uint32_t>();
   const TensorType* type = tensor_type(number);

@@ -11,6 +11,7 @@
 #include "ziya/config.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/io/file.hpp"
+#include "ziya/io/gguf.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 
@@ -53,8 +54,9 @@ inline std::filesystem::path resolve_model_path(const std::filesystem::path& pat
   }
   std::filesystem::path only;
   std::string names;
-  for (const auto& item : std::filesystem::directory_iterator(snapshots, ignored)) {
-    only = item.path();
+  for (std::filesystem::directory_iterator item(snapshots, ignored), end; !ignored && item != end;
+       item.increment(ignored)) {
+    only = item->path();
     names += " " + utf8_from_path(only.filename());
   }
   if (names.find(' ', 1) == std::string::npos && !only.empty()) return only;
@@ -69,8 +71,7 @@ inline std::filesystem::path resolve_model_path(const std::filesystem::path& pat
 inline std::filesystem::path resolve_model_folder(const std::filesystem::path& path) {
   const std::filesystem::path found = resolve_model_path(path);
   std::error_code ignored;
-  const bool inside =
-      std::filesystem::is_regular_file(found, ignored) && found.extension() != ".gguf";
+  const bool inside = std::filesystem::is_regular_file(found, ignored) && !gguf::is_gguf(found);
   return inside ? std::filesystem::absolute(found, ignored).parent_path() : found;
 }
 

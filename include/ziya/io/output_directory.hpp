@@ -16,24 +16,27 @@
 
 ZIYA_NAMESPACE_BEGIN
 
-/// @param target folder that is to be made   @param input what it is made of
-/// @throws ArgumentError ZIYA-601 when one is, or holds, the other: replacing the target would take
-/// the input away
-inline void refuse_overlap(const std::filesystem::path& target,
-                           const std::filesystem::path& input) {
+/// @param target folder that is to be made, or one file   @param input what it is made of
+/// @throws ArgumentError ZIYA-601 when they are the same, or a folder holds the other: replacing
+/// the target would take the input away. A file may lie in the folder that it is made of
+inline void refuse_overlap(const std::filesystem::path& target, const std::filesystem::path& input,
+                           bool one_file = false) {
   const auto whole = [](const std::filesystem::path& path) {
     std::error_code ignored;
-    return std::filesystem::weakly_canonical(expand_home(path) / "", ignored);
+    const auto found = std::filesystem::weakly_canonical(expand_home(path), ignored);
+    return found.has_filename() ? found : found.parent_path();  // "folder/"
   };
   const auto holds = [](const std::filesystem::path& outer, const std::filesystem::path& inner) {
     const auto way = inner.lexically_relative(outer);
     return !way.empty() && *way.begin() != "..";
   };
   const auto a = whole(target), b = whole(input);
-  if (a.empty() || b.empty() || !(holds(a, b) || holds(b, a))) return;
-  throw ArgumentError("ZIYA-601", utf8_from_path(target) + ": the target and " +
-                                      utf8_from_path(input) +
-                                      " are the same folder, or one lies in the other");
+  const std::string both = utf8_from_path(target) + ": the target and " + utf8_from_path(input);
+  if (a.empty() || b.empty()) return;
+  if (a == b) throw ArgumentError("ZIYA-601", both + " are the same");
+  if (!one_file && (holds(a, b) || holds(b, a))) {
+    throw ArgumentError("ZIYA-601", both + " lie one in the other");
+  }
 }
 
 /// The folder is filled beside its place, as WorkDirectory, and renamed by commit(). An existing
@@ -97,20 +100,24 @@ class OutputDirectory : public WorkDirectory {
     if (!std::filesystem::is_regular_file(path / "config.json", error)) {
       refuse_target(target, "is not overwritten: it holds no config.json, so it is no model");
     }
-    for (const auto& item : std::filesystem::directory_iterator(path, error)) {
-      if (!is_of_a_model(item)) {
+    std::filesystem::directory_iterator item(path, error);
+    for (const std::filesystem::directory_iterator end; !error && item != end;
+         item.increment(error)) {
+      if (!is_of_a_model(*item)) {
         refuse_target(target, "is not overwritten: it also holds " +
-                                  utf8_from_path(item.path().filename()) +
+                                  utf8_from_path(item->path().filename()) +
                                   ", which is no part of a model; move it away");
       }
     }
+    if (error) refuse("ZIYA-207", target, "cannot be listed: " + error.message());
     return target;
   }
   /// Files by the names that models are published with; Fengshen's parts, and what the hub's
   /// program notes about its downloads.
   static bool is_of_a_model(const std::filesystem::directory_entry& item) {
     const std::string name = utf8_from_path(item.path().filename());
-    if (item.is_directory()) return name.starts_with("part_") || name == ".cache";
+    std::error_code error;
+    if (item.is_directory(error)) return name.starts_with("part_") || name == ".cache";
     const std::string kind = utf8_from_path(item.path().extension());
     for (const char* known : {".json", ".safetensors", ".bin", ".pt", ".pth", ".model", ".gguf",
                               ".md", ".chk", ".jinja", ".py"}) {

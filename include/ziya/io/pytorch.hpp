@@ -90,8 +90,9 @@ inline TensorEntry place(const std::string& file, const std::string& name,
   check(tensor.extents.size() == tensor.strides.size(), "has not one stride per dimension");
   try {
     entry.shape = Shape(tensor.extents);
-  } catch (const ShapeError& error) {
-    check(false, std::string("has no shape: ") + error.what());
+  } catch (const ShapeError&) {
+    check(false, "has no shape: a negative extent, more than " + std::to_string(Shape::max_rank) +
+                     " dimensions or more elements than can be addressed");
   }
   entry.offset = data.offset;
   if (entry.shape.elements() == 0) return entry;

@@ -86,8 +86,10 @@ inline TensorEntry parse_entry(const std::string& file, const std::string& name,
   entry.dtype = known->second;
   try {
     entry.shape = Shape(integers("shape"));
-  } catch (const ShapeError& error) {
-    throw FormatError("ZIYA-211", source + ": " + error.what());
+  } catch (const ShapeError&) {
+    throw FormatError("ZIYA-211", source + ": shape has a negative extent, more than " +
+                                      std::to_string(Shape::max_rank) +
+                                      " dimensions or more elements than can be addressed");
   }
   const auto offsets = integers("data_offsets");
   if (offsets.size() != 2 || offsets[0] > offsets[1] || offsets[1] > data_bytes) {

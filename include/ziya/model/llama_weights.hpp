@@ -127,6 +127,12 @@ class LlamaLoader {
   }
 
  private:
+  /// What messages begin with: where the model lies, if it lies somewhere as it is.
+  std::string model() const {
+    const auto* files = dynamic_cast<const CheckpointSource*>(source_.get());
+    return (files == nullptr ? "model" : utf8_from_path(files->checkpoint().path())) + ": ";
+  }
+
   nn::Linear<Cpu> linear(const std::string& name, std::int64_t out, std::int64_t in,
                          bool bias) const {
     nn::Linear<Cpu> result;
@@ -141,20 +147,19 @@ class LlamaLoader {
   MappedTensor mapped(std::string_view name, const Shape& expected) const {
     const auto found = indices_.find(name);
     if (found == indices_.end()) {
-      throw ConfigError("ZIYA-431",
-                        "model: tensor " + std::string(name) + " is missing from the checkpoint");
+      throw ConfigError("ZIYA-431", model() + "tensor " + std::string(name) + " is missing");
     }
     const TensorSpec& tensor = source_->tensors()[found->second];
     if (tensor.shape != expected) {
       const std::string place = source_->place(found->second);
-      throw ConfigError("ZIYA-432", "model: tensor " + std::string(name) +
+      throw ConfigError("ZIYA-432", model() + "tensor " + std::string(name) +
                                         (place.empty() ? "" : " in " + place) + " is " +
                                         tensor.shape.to_string() + ", config.json asks for " +
                                         expected.to_string());
     }
     const bool quantised = is_quantised(tensor.dtype) && expected.rank() == 2;
     if (!is_plain_float(tensor.dtype) && !quantised) {
-      throw FormatError("ZIYA-433", "model: tensor " + std::string(name) + " is stored as " +
+      throw FormatError("ZIYA-433", model() + "tensor " + std::string(name) + " is stored as " +
                                         std::string(ziya::name(tensor.dtype)) +
                                         ", expected f32, f16 or bf16" +
                                         (expected.rank() == 2 ? " or a quantised type" : ""));
@@ -186,10 +191,12 @@ class LlamaLoader {
 
   void refuse_delta() const {
     if (is_delta(norm_statistics(*source_))) {
-      throw FormatError("ZIYA-434",
-                        "model: the norm weights are near zero, so this is a delta, not a model; "
-                        "merge it with its base first: ziya merge-delta --base BASE --delta DELTA "
-                        "--target TARGET");
+      throw FormatError(
+          "ZIYA-434",
+          model() +
+              "the norm weights are near zero, so this is a delta, not a model; "
+              "merge it with its base first: ziya merge-delta --base BASE --delta DELTA "
+              "--target TARGET");
     }
   }
 
@@ -211,8 +218,9 @@ class LlamaLoader {
     }
     if (same) return;
     throw ConfigError("ZIYA-436",
-                      "model: config.json says tie_word_embeddings, but lm_head.weight is stored "
-                      "and is not the embedding; one of them is wrong");
+                      model() +
+                          "config.json says tie_word_embeddings, but lm_head.weight is stored "
+                          "and is not the embedding; one of them is wrong");
   }
 
   /// Tensors inside the layers that config.json knows nothing of would be silently ignored.
@@ -237,14 +245,14 @@ class LlamaLoader {
         files != nullptr && files->checkpoint().format() == CheckpointFormat::gguf;
     for (const TensorSpec& tensor : source_->tensors()) {
       if (gguf_names && !gguf::gguf_name(tensor.name)) {
-        throw ConfigError("ZIYA-435", "model: tensor " + tensor.name +
+        throw ConfigError("ZIYA-435", model() + "tensor " + tensor.name +
                                           " has no place in a model of the LLaMA architecture");
       }
       if (!tensor.name.starts_with(llama_names::layers)) continue;
       if (llama_names::is_rotary_cache(tensor.name)) continue;
       if (!expected(tensor.name, parts)) {
         throw ConfigError("ZIYA-435",
-                          "model: tensor " + tensor.name +
+                          model() + "tensor " + tensor.name +
                               " has no place in the model that config.json describes (" +
                               std::to_string(shape_.layers) + " layers" +
                               (shape_.attention_bias ? "" : ", no attention_bias") +
