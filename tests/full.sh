@@ -31,7 +31,7 @@ fi
 # Fuzzing, a minute for each parser.
 cmake --preset fuzz >/dev/null
 cmake --build --preset fuzz --target fuzzers
-ctest --test-dir build/fuzz -L fuzz --output-on-failure --no-tests=error
+ctest --test-dir build/fuzz -L fuzz --output-on-failure --no-tests=error -j2
 
 # What the corpora reach of each parser.
 bash tests/fuzz/coverage.sh
