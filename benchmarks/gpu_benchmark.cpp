@@ -11,7 +11,8 @@
 #include <vector>
 
 #include "gpu_ceilings.hpp"
-#include "ziya/backend/cpu/quantize/dequantise_row.hpp"
+#include "gpu_random_model.hpp"
+#include "random_model.hpp"
 #include "ziya/model/decode_graph.hpp"
 #include "ziya/model/llama.hpp"
 #include "ziya/ops/top_k.hpp"
@@ -31,123 +32,9 @@ double median(std::vector<double> values) {
 
 /// Ziya-LLaMA-13B.
 LlamaShape shape_13b() {
-  LlamaShape shape;
-  shape.hidden = 5120;
-  shape.intermediate = 13824;
-  shape.layers = 40;
-  shape.query_heads = 40;
-  shape.kv_heads = 40;
-  shape.head_dim = 128;
-  shape.vocabulary = 39424;
+  LlamaShape shape = random_model::shape_named("13b");
   shape.max_positions = 4096;
   return shape;
-}
-
-/// `bytes` of random elements in ±0.03; the pattern's length is prime, so rows differ.
-std::shared_ptr<Tensor<std::byte, Cuda>> random_bytes(DType dtype, std::int64_t bytes) {
-  constexpr std::int64_t elements = 1'000'003;
-  std::vector<std::uint16_t> pattern;
-  std::uint32_t state = 1;
-  for (std::int64_t i = 0; i < elements; ++i) {
-    state = state * 1664525u + 1013904223u;
-    const float value = (static_cast<float>(state >> 8) / 16777216.0f - 0.5f) * 0.06f;
-    pattern.push_back(dtype == DType::f16 ? to_half(value).bits : to_bfloat16(value).bits);
-  }
-  auto memory = std::make_shared<Tensor<std::byte, Cuda>>(Shape{bytes});
-  const std::int64_t length = elements * 2;
-  copy(Cuda{}, memory->data(), Cpu{}, pattern.data(),
-       static_cast<std::size_t>(std::min(length, bytes)));
-  for (std::int64_t at = length; at < bytes; at *= 2) {
-    copy(Cuda{}, memory->data() + at, Cuda{}, memory->data(),
-         static_cast<std::size_t>(std::min(at, bytes - at)));
-  }
-  return memory;
-}
-
-/// Blocks of a quantised type: random integers, scales that make them fit into about ±0.03.
-class RandomBlocks {
- public:
-  RandomBlocks(DType dtype, std::int64_t most_elements) : dtype_(dtype) {
-    constexpr std::int64_t blocks = 10'007;  // a prime, so rows differ
-    bytes_.resize(static_cast<std::size_t>(bytes_of(dtype, most_elements)));
-    std::uint32_t state = 1;
-    quantize::with_block(dtype, [&](auto block) {
-      const float steps = dtype == DType::q8_0   ? 127
-                          : dtype == DType::q6_k ? 127 * 32
-                          : sizeof block > 64    ? 63 * 15
-                                                 : 8;
-      for (std::size_t i = 0; i < blocks && (i + 1) * sizeof block <= bytes_.size(); ++i) {
-        auto* raw = reinterpret_cast<std::uint8_t*>(&block);
-        for (std::size_t j = 0; j < sizeof block; ++j) {
-          state = state * 1664525u + 1013904223u;
-          raw[j] = static_cast<std::uint8_t>(state >> 24);
-        }
-        block.d = to_half(0.03f / steps);
-        if constexpr (requires { block.dmin; }) block.dmin = to_half(0.015f / 63);
-        if constexpr (requires { block.m; }) block.m = to_half(-0.015f);
-        std::memcpy(bytes_.data() + i * sizeof block, &block, sizeof block);
-      }
-      for (std::size_t at = blocks * sizeof block; at < bytes_.size(); at *= 2) {
-        std::memcpy(bytes_.data() + at, bytes_.data(), std::min(at, bytes_.size() - at));
-      }
-    });
-  }
-  [[nodiscard]] Weight<Cuda> matrix(std::int64_t rows, std::int64_t columns) const {
-    return weight_on<Cuda>(Weight<Cpu>{dtype_, rows, columns, bytes_.data(), nullptr});
-  }
-
- private:
-  DType dtype_;
-  std::vector<std::byte> bytes_;
-};
-
-template <class Config>
-LlamaModel<Config> random_model(const LlamaShape& shape,
-                                DType dtype = dtype_of<typename Config::Compute>) {
-  const bool blocks = is_quantised(dtype);
-  const auto memory =
-      blocks ? nullptr : random_bytes(dtype, shape.parameters() * 2 + 2 * 256 * 512);
-  const RandomBlocks random(blocks ? dtype : DType::q8_0,
-                            blocks ? shape.vocabulary * shape.hidden : 0);
-  std::int64_t used = 0;
-  const auto matrix = [&](std::int64_t rows, std::int64_t columns) {
-    if (blocks) return random.matrix(rows, columns);
-    const Weight<Cuda> weight{dtype, rows, columns, memory->data() + used, memory};
-    used += (weight.bytes() + 255) / 256 * 256;
-    return weight;
-  };
-  const auto linear = [&](std::int64_t out, std::int64_t in) {
-    nn::Linear<Cuda> result;
-    result.weight = matrix(out, in);
-    return result;
-  };
-  const auto norm = [&] {
-    Tensor<float> ones(Shape{shape.hidden});
-    std::fill_n(ones.data(), shape.hidden, 1.0f);
-    return nn::RmsNorm<Cuda>{ones.to<Cuda>(), 1e-6f};
-  };
-  LlamaWeights<Cuda> weights;
-  weights.embedding = matrix(shape.vocabulary, shape.hidden);
-  for (std::int64_t i = 0; i < shape.layers; ++i) {
-    LlamaLayer<Cuda> layer;
-    layer.input_norm = norm();
-    layer.attention.query_heads = shape.query_heads;
-    layer.attention.kv_heads = shape.kv_heads;
-    layer.attention.head_dim = shape.head_dim;
-    const std::int64_t width = shape.query_heads * shape.head_dim;
-    layer.attention.q = linear(width, shape.hidden);
-    layer.attention.k = linear(width, shape.hidden);
-    layer.attention.v = linear(width, shape.hidden);
-    layer.attention.o = linear(shape.hidden, width);
-    layer.post_attention_norm = norm();
-    layer.mlp.gate = linear(shape.intermediate, shape.hidden);
-    layer.mlp.up = linear(shape.intermediate, shape.hidden);
-    layer.mlp.down = linear(shape.hidden, shape.intermediate);
-    weights.layers.push_back(std::move(layer));
-  }
-  weights.final_norm = norm();
-  weights.head = linear(shape.vocabulary, shape.hidden);
-  return LlamaModel<Config>(shape, std::move(weights));
 }
 
 /// Bytes of the weights that a token reads.
@@ -363,7 +250,7 @@ void kernels(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings
   Tensor<T, Cuda> x(Shape{rows, s.hidden}), y(Shape{rows, s.hidden}), z(Shape{rows, s.hidden}),
       wide(Shape{rows, s.intermediate}), wide2(Shape{rows, s.intermediate}),
       q(Shape{rows, s.hidden});
-  const auto noise = random_bytes(dtype_of<T>, rows * s.intermediate * 2);
+  const auto noise = gpu_random_model::random_bytes(dtype_of<T>, rows * s.intermediate * 2);
   for (auto* tensor : {&x, &y, &z, &q, &wide, &wide2}) {
     copy(Cuda{}, tensor->data(), Cuda{}, noise->data(),
          static_cast<std::size_t>(tensor->elements()) * sizeof(T));
@@ -433,6 +320,41 @@ void kernels(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings
       }));
 }
 
+/// Bytes per second of pinned memory that crosses the bus.
+double bus_rate(Context<Cuda>& ctx) {
+  constexpr std::size_t bytes = std::size_t{256} << 20;
+  void* pinned = nullptr;
+  cuda::check(cudaHostAlloc(&pinned, bytes, cudaHostAllocDefault), "pinned memory");
+  std::memset(pinned, 1, bytes);
+  Tensor<std::byte, Cuda> there(Shape{static_cast<std::int64_t>(bytes)});
+  gpu::Timer timer(ctx.stream());
+  double best = 1e9;
+  for (int pass = 0; pass < 8; ++pass) {
+    timer.begin();
+    cuda::check(cudaMemcpyAsync(there.data(), pinned, bytes, cudaMemcpyHostToDevice, ctx.stream()),
+                "copy");
+    best = std::min(best, timer.end());
+  }
+  (void)cudaFreeHost(pinned);
+  return static_cast<double>(bytes) / best;
+}
+
+/// A model in files, whose pages are in memory from the second pass on.
+void load(Context<Cuda>& ctx, const char* folder) {
+  for (int pass = 0; pass < 4; ++pass) {
+    const double bus = bus_rate(ctx);
+    const auto begin = Clock::now();
+    const auto model = LlamaModel<CudaHalfConfig>::load(folder);
+    const double time = seconds_since(begin);
+    std::int64_t bytes = 0;
+    model.weights().visit(
+        [&](const std::string&, const Weight<Cuda>& weight) { bytes += weight.bytes(); });
+    std::printf("load: %.2f GB in %.3f s, %.1f GB/s, %.0f %% of the bus (%.1f GB/s)\n",
+                static_cast<double>(bytes) / 1e9, time, static_cast<double>(bytes) / time / 1e9,
+                100 * static_cast<double>(bytes) / time / bus, bus / 1e9);
+  }
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -443,11 +365,15 @@ int main(int count, char** arguments) {
   };
   try {
     Context<Cuda> ctx;
+    if (what == "load" && count > 2) {
+      load(ctx, arguments[2]);
+      return 0;
+    }
     const Ceilings most{gpu::read_bandwidth(ctx), gpu::matrix_rate(ctx)};
     std::printf("read bandwidth %.0f GB/s, bf16 product 8192^3 %.0f TFLOP/s\n",
                 most.bandwidth / 1e9, most.rate / 1e12);
     if (wanted("decode") || wanted("batch") || wanted("kernels")) {
-      const auto model = random_model<CudaHalfConfig>(shape_13b());
+      const auto model = gpu_random_model::make<CudaHalfConfig>(shape_13b());
       std::printf("fp16\n");
       if (wanted("kernels")) kernels(model, ctx, most, 1, 127);
       if (wanted("kernels")) kernels(model, ctx, most, 1, 2047);
@@ -460,18 +386,19 @@ int main(int count, char** arguments) {
     for (const DType dtype : {DType::q8_0, DType::q4_0, DType::q4_k, DType::q5_k, DType::q6_k}) {
       if (!wanted("quantised") && !wanted(name(dtype))) continue;
       const auto begin = Clock::now();
-      const auto model = random_model<CudaHalfConfig>(shape_13b(), dtype);
+      const auto model = gpu_random_model::make<CudaHalfConfig>(shape_13b(), dtype);
       std::printf("%s, uploaded and put in order in %.1f s\n", std::string(name(dtype)).c_str(),
                   seconds_since(begin));
       kernels(model, ctx, most, 1, 127);
       decode_alone(model, ctx, most, 64);
       decode_alone(model, ctx, most, 2048);
       if (wanted("brief")) continue;
+      for (const std::int64_t rows : {16, 64, 512}) kernels(model, ctx, most, rows, 0);
       for (const int sequences : {2, 8, 16, 32, 64}) decode_together(model, ctx, most, sequences);
       prefill(model, ctx, most, 512);
     }
     if (wanted("prefill") || wanted("kernels")) {
-      const auto model = random_model<CudaBFloat16Config>(shape_13b());
+      const auto model = gpu_random_model::make<CudaBFloat16Config>(shape_13b());
       std::printf("bf16\n");
       for (const std::int64_t tokens : {512, 2048}) {
         if (wanted("kernels")) kernels(model, ctx, most, tokens, 0);

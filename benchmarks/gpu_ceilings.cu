@@ -31,14 +31,15 @@ __global__ void read_all(const uint4* from, std::int64_t count, unsigned* never)
   if (sum == 0x12345678u) *never = sum;  // so that the reads are needed
 }
 
-__global__ void fill(unsigned short* to, std::int64_t count) {
+template <class T>
+__global__ void fill(T* to, std::int64_t count) {
   const std::int64_t step = std::int64_t{gridDim.x} * blockDim.x;
   for (std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += step) {
     unsigned state = static_cast<unsigned>(i) * 2654435761u;
     state ^= state >> 15;
     state *= 2246822519u;
     const float value = (static_cast<float>(state >> 8) / 16777216.0f - 0.5f) * 2;
-    to[i] = __bfloat16_as_ushort(__float2bfloat16_rn(value));
+    to[i] = ziya::cuda::narrow<T>(value);
   }
 }
 
@@ -62,7 +63,8 @@ double Timer::end() {
 }
 
 double read_bandwidth(Context<Cuda>& ctx) {
-  constexpr std::int64_t bytes = std::int64_t{4} << 30;
+  const auto free = static_cast<std::int64_t>(ziya::Memory<Cuda>::room().free);
+  const std::int64_t bytes = std::min(std::int64_t{4} << 30, free / 2 / 4096 * 4096);
   Tensor<std::byte, Cuda> memory(Shape{bytes + 256});
   ziya::cuda::check(cudaMemset(memory.data(), 1, static_cast<std::size_t>(bytes)), "fill");
   Timer timer(ctx.stream());
@@ -79,13 +81,17 @@ double read_bandwidth(Context<Cuda>& ctx) {
   return static_cast<double>(bytes) / best;
 }
 
-double matrix_rate(Context<Cuda>& ctx) {
+namespace {
+
+template <class T>
+double rate_of(Context<Cuda>& ctx) {
   constexpr std::int64_t n = 8192;
-  Tensor<BFloat16, Cuda> x(Shape{n, n}), w(Shape{n, n}), y(Shape{n, n});
+  Tensor<T, Cuda> x(Shape{n, n}), w(Shape{n, n}), y(Shape{n, n});
   for (auto* operand : {&x, &w}) {
-    fill<<<1024, 256, 0, ctx.stream()>>>(reinterpret_cast<unsigned short*>(operand->data()), n * n);
+    fill<<<1024, 256, 0, ctx.stream()>>>(operand->data(), n * n);
   }
-  const ziya::cuda::Product product{DType::bf16, DType::bf16, false, n, n, n, n, n, n};
+  constexpr DType dtype = ziya::dtype_of<T>;
+  const ziya::cuda::Product product{dtype, dtype, false, n, n, n, n, n, n};
   const auto run = [&] {
     (void)ctx.products().run(ctx.stream(), product, y.data(), x.data(), w.data());
   };
@@ -99,6 +105,13 @@ double matrix_rate(Context<Cuda>& ctx) {
   }
   std::sort(times.begin(), times.end());
   return 2.0 * n * n * n / times[times.size() / 2];
+}
+
+}  // namespace
+
+double matrix_rate(Context<Cuda>& ctx, DType dtype) {
+  if (dtype == DType::f32) return rate_of<float>(ctx);
+  return dtype == DType::f16 ? rate_of<ziya::Half>(ctx) : rate_of<BFloat16>(ctx);
 }
 
 }  // namespace gpu

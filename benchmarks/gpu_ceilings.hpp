@@ -6,11 +6,13 @@
 
 namespace gpu {
 
-/// Bytes per second of reading 4 GiB of memory once, the best of several passes.
+/// Bytes per second of reading 4 GiB of memory once, or half of what is free, the best of several
+/// passes.
 double read_bandwidth(ziya::Context<ziya::Cuda>& ctx);
 
-/// Operations per second of an 8192³ product in bf16 on random operands.
-double matrix_rate(ziya::Context<ziya::Cuda>& ctx);
+/// Operations per second of an 8192³ product on random operands, the median of ten.
+/// @param dtype f32, f16 or bf16
+double matrix_rate(ziya::Context<ziya::Cuda>& ctx, ziya::DType dtype = ziya::DType::bf16);
 
 /// Seconds between two points of a stream.
 class Timer {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `ziya embed`: texts as vectors.
+#include <algorithm>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -7,9 +8,8 @@
 #include "commands.hpp"
 #include "input.hpp"
 #include "json_text.hpp"
-#include "model.hpp"
+#include "session.hpp"
 #include "terminal.hpp"
-#include "ziya/generate/scoring.hpp"
 #include "ziya/io/model_path.hpp"
 #include "ziya/text/tokenizer.hpp"
 #include "ziya/text/whitespace.hpp"
@@ -33,13 +33,12 @@ int run(const EmbedOptions& options) {
     ids.push_back(tokenizer.encode(each, {ziya::TokenizerMode::plain, std::nullopt, false}));
     longest = std::max(longest, ids.back().size());
   }
-  ziya::Context<ziya::Cpu> context(context_options(options.model));
-  const ziya::CpuModel model =
-      load_model(options.model, folder, static_cast<std::int64_t>(longest));
-  ziya::Scorer<ziya::CpuModel> scorer(context, model);
+  ScoringSetup setup{options.model, folder};
+  setup.tokens = static_cast<std::int64_t>(longest);
+  const auto model = make_scoring(setup);
   for (const auto& tokens : ids) {
     std::string numbers;
-    for (const float value : scorer.embed(tokens)) {
+    for (const float value : model->embed(tokens)) {
       char number[32];
       std::snprintf(number, sizeof number, "%.9g", static_cast<double>(value));
       numbers += (numbers.empty() ? "" : options.json ? ", " : " ") + std::string(number);

@@ -10,11 +10,9 @@
 #include "commands.hpp"
 #include "conversion.hpp"
 #include "json_text.hpp"
-#include "model.hpp"
 #include "questions.hpp"
 #include "session.hpp"
 #include "terminal.hpp"
-#include "ziya/generate/scoring.hpp"
 #include "ziya/io/model_path.hpp"
 #include "ziya/text/tokenizer.hpp"
 
@@ -68,13 +66,12 @@ struct Answered {
 class Examiner {
  public:
   Examiner(const EvalOptions& options, const ziya::Tokenizer& tokenizer,
-           const ziya::PromptTemplate& wrapping, ziya::Context<ziya::Cpu>& context,
-           const ziya::CpuModel& model)
+           const ziya::PromptTemplate& wrapping, ScoringParts& model)
       : options_(options),
         tokenizer_(tokenizer),
         template_(wrapping),
-        limit_(ziya::context_limit(model.shape())),
-        scorer_(context, model) {}
+        limit_(model.context_limit()),
+        model_(model) {}
 
   /// Examples that leave no room for the question are left away, the first ones first.
   Answered answer(const Question& question, const QuestionForm& form,
@@ -93,7 +90,7 @@ class Examiner {
     }
     Answered result;
     for (const auto& choice : choices) {
-      const ziya::Likelihood likelihood = scorer_.log_likelihood(prompt, choice);
+      const ziya::Likelihood likelihood = model_.log_likelihood(prompt, choice);
       const auto tokens = static_cast<double>(likelihood.tokens);
       result.scores.push_back(likelihood.log_probability / (options_.score == "mean" ? tokens : 1));
       if (result.scores.back() > result.scores[result.chosen]) {
@@ -121,7 +118,7 @@ class Examiner {
   const ziya::Tokenizer& tokenizer_;
   const ziya::PromptTemplate& template_;
   std::int64_t limit_, left_away_ = 0;
-  ziya::Scorer<ziya::CpuModel> scorer_;
+  ScoringParts& model_;
 };
 
 struct FileScore {
@@ -218,10 +215,10 @@ int run(const EvalOptions& options) {
   const auto folder = ziya::resolve_model_folder(ziya::path_from_utf8(options.model.model));
   const ziya::Tokenizer tokenizer = ziya::Tokenizer::load(folder);
   const ziya::PromptTemplate wrapping = chosen_template(options.model, tokenizer);
-  ziya::Context<ziya::Cpu> context(context_options(options.model));
-  const ziya::CpuModel model =
-      load_model(options.model, folder, ziya::context_limit(ziya::read_llama_shape(folder)));
-  Examiner examiner(options, tokenizer, wrapping, context, model);
+  ScoringSetup setup{options.model, folder};
+  setup.tokens = ziya::context_limit(ziya::read_llama_shape(folder));
+  const auto model = make_scoring(setup);
+  Examiner examiner(options, tokenizer, wrapping, *model);
 
   std::vector<FileScore> scores;
   FileScore total{"total", 0, 0, {}};

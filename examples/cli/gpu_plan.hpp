@@ -44,9 +44,10 @@ inline std::vector<std::int64_t> memory_limits(const std::string& text) {
 #if ZIYA_WITH_CUDA
 /// What the tensors of a checkpoint take on a GPU.
 /// @param compute type of activations and cache, unless `cache` says another for that
+/// @param tokens in the cache   @param chunk of tokens that run at once
 inline ziya::SplitNeed gpu_need(const ziya::Checkpoint& checkpoint, const ziya::LlamaShape& shape,
                                 std::optional<ziya::DType> dtype, ziya::DType compute,
-                                ziya::DType cache, std::int64_t tokens) {
+                                ziya::DType cache, std::int64_t tokens, std::int64_t chunk = 512) {
   ziya::SplitNeed need;
   need.layers.assign(static_cast<std::size_t>(shape.layers), 0);
   std::int64_t widest = 0;  // the largest matrix as plain numbers: what a product may convert
@@ -71,7 +72,7 @@ inline ziya::SplitNeed gpu_need(const ziya::Checkpoint& checkpoint, const ziya::
     }
   }
   need.cache_per_layer = tokens * shape.cache_bytes_per_token(cache) / shape.layers;
-  constexpr std::int64_t chunk = 512, library = std::int64_t{128} << 20;
+  constexpr std::int64_t library = std::int64_t{128} << 20;
   need.scratch =
       library + widest +
       chunk * 4 * (8 * shape.hidden + 3 * shape.intermediate + 2 * shape.vocabulary / 64);

@@ -61,6 +61,7 @@ CLI::App* add_perplexity(CLI::App& app, PerplexityOptions& options) {
          "another model: mean divergence of the predictions from its own", "MODEL");
   flag(*command, "--json", options.json, "print one JSON object");
   running_options(*command, options.model);
+  placement_options(*command, options.model);
   command->footer(
       "Examples:\n"
       "  ziya perplexity MODEL --file wiki.test.raw\n"

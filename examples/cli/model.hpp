@@ -11,8 +11,8 @@
 
 namespace cli {
 
-/// @throws BackendError ZIYA-702 for another device, UsageError for an unknown instruction set
-ziya::CpuOptions context_options(const ModelOptions& options);
+/// Threads and instruction set.   @throws UsageError for an unknown instruction set
+ziya::CpuOptions cpu_options(const ModelOptions& options);
 
 /// Says what a copy takes, and warns when running takes more memory than is free.
 /// @param tokens that will be in the cache

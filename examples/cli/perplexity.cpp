@@ -4,14 +4,13 @@
 
 #include <cstdio>
 #include <filesystem>
-#include <optional>
 #include <string>
 
 #include "commands.hpp"
 #include "conversion.hpp"
 #include "input.hpp"
 #include "json_text.hpp"
-#include "model.hpp"
+#include "session.hpp"
 #include "terminal.hpp"
 #include "ziya/io/model_path.hpp"
 #include "ziya/text/tokenizer.hpp"
@@ -62,18 +61,14 @@ int run(const PerplexityOptions& options) {
     bar.update(at.window, at.windows, "perplexity " + number(at.perplexity));
   };
   (void)ziya::detail::perplexity_windows(static_cast<std::int64_t>(ids.size()), measure);
-  ziya::Context<ziya::Cpu> ctx(context_options(options.model));
-  const ziya::CpuModel model = load_model(options.model, folder, options.context);
-  std::optional<ziya::CpuModel> other;
+  ScoringSetup setup{options.model, folder};
+  setup.tokens = setup.chunk = options.context;
   if (!options.against.empty()) {
-    const auto path = ziya::resolve_model_folder(ziya::path_from_utf8(options.against));
-    ModelOptions as_stored = options.model;
-    as_stored.dtype = "auto";
-    other.emplace(load_model(as_stored, path, options.context));
+    setup.against = ziya::resolve_model_folder(ziya::path_from_utf8(options.against));
   }
+  const auto model = make_scoring(setup);
   catch_signals();
-  const ziya::PerplexityResult result =
-      ziya::perplexity(ctx, model, ids, measure, other ? &*other : nullptr);
+  const ziya::PerplexityResult result = model->perplexity(ids, measure);
   bar.clear();
   if (options.json) {
     print_json(options, result);
@@ -85,7 +80,7 @@ int run(const PerplexityOptions& options) {
   if (strided) text += ", stride " + std::to_string(measure.stride);
   text += ", " + std::to_string(result.tokens) + " tokens in " + std::to_string(result.windows) +
           (result.windows == 1 ? " window)\n" : " windows)\n");
-  if (other) {
+  if (!options.against.empty()) {
     text += "against " + printable(options.against) + " (perplexity " +
             number(result.other_perplexity, "%.4f") + "): mean KL divergence " +
             number(result.kl_divergence) + " nats, the same likeliest token in " +

@@ -33,7 +33,7 @@ ziya::Importance calibrated(const QuantizeOptions& options, const fs::path& fold
   const auto ids = tokenizer.encode(read_input(options.calibrate),
                                     {.mode = ziya::TokenizerMode::plain, .add_bos = true});
   const ModelOptions running{.model = options.model, .threads = options.threads};
-  ziya::Context<ziya::Cpu> ctx(context_options(running));
+  ziya::Context<ziya::Cpu> ctx(cpu_options(running));
   const ziya::CpuModel model = load_model(running, folder, options.context);
   ProgressBar bar("calibrating");
   ziya::CalibrationOptions calibration{.context = options.context, .bos = tokenizer.bos_id()};

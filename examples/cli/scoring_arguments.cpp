@@ -39,6 +39,7 @@ CLI::App* add_eval(CLI::App& app, EvalOptions& options) {
   options.model.prompt_template = "raw";
   template_options(*command, options.model);
   running_options(*command, options.model);
+  placement_options(*command, options.model);
   command->footer(
       "Examples:\n"
       "  ziya eval MODEL --file questions.jsonl\n"
@@ -58,6 +59,7 @@ CLI::App* add_embed(CLI::App& app, EmbedOptions& options) {
   flag(*command, "--lines", options.lines, "each line is a text of its own");
   flag(*command, "--json", options.json, "print a JSON object a text: tokens, embedding");
   running_options(*command, options.model);
+  placement_options(*command, options.model);
   command->footer(
       "Examples:\n"
       "  ziya embed MODEL \"床前明月光\"\n"

@@ -11,6 +11,7 @@
 #include "gpu_plan.hpp"
 #include "memory.hpp"
 #include "model.hpp"
+#include "scoring_parts.hpp"
 #include "session_parts.hpp"
 #include "terminal.hpp"
 #include "ziya/convert/forward_check.hpp"
@@ -20,15 +21,6 @@
 #include "ziya/ziya.hpp"
 
 namespace cli {
-
-ziya::CpuOptions context_options(const ModelOptions& options) {
-  if (options.device != "auto" && options.device != "cpu") {
-    throw ziya::BackendError("ZIYA-702", "--device " + options.device +
-                                             ": what this command does runs on the CPU only; "
-                                             "use --device cpu");
-  }
-  return cpu_options(options);
-}
 
 ziya::CpuOptions cpu_options(const ModelOptions& options) {
   ziya::CpuOptions result{.threads = options.threads};
@@ -224,16 +216,6 @@ class PartsOnCpu : public ModelParts<ziya::CpuModel> {
                      return draft ? ziya::CpuModel::load(folder)
                                   : load_model(setup.model, folder, setup.tokens);
                    }) {}
-
-  std::vector<ziya::GenerationResult> search(const std::vector<std::int32_t>& prompt,
-                                             const ziya::GenerationConfig& config) override {
-    if (config.num_beams > 1) {
-      return ziya::beam_search(context_, model_, tokenizer_, prompt, config);
-    }
-    std::vector<ziya::GenerationResult> results;
-    results.push_back(ziya::contrastive_search(context_, model_, tokenizer_, prompt, config));
-    return results;
-  }
 };
 
 }  // namespace
@@ -243,19 +225,30 @@ std::unique_ptr<SessionParts> parts_on_cpu(const SessionSetup& setup,
   return std::make_unique<PartsOnCpu>(setup, tokenizer);
 }
 
-std::unique_ptr<SessionParts> make_session(const SessionSetup& setup,
-                                           const ziya::Tokenizer& tokenizer) {
-  const std::string& device = setup.model.device;
+std::unique_ptr<ScoringParts> scoring_on_cpu(const ScoringSetup& setup) {
+  using Parts = ModelScoring<ziya::CpuModel>;
+  return std::make_unique<Parts>(
+      cpu_options(setup.model), cache_type(setup.model), setup,
+      [&] { return load_model(setup.model, setup.folder, setup.tokens); },
+      [&] {
+        ModelOptions as_stored = setup.model;
+        as_stored.dtype = "auto";
+        return load_model(as_stored, setup.against, setup.tokens);
+      });
+}
+
+bool wants_gpu(const ModelOptions& options) {
+  const std::string& device = options.device;
   const bool automatic = device == "auto";
   if (!automatic && device != "cpu" && device != "cuda") {
     throw ziya::BackendError(
         "ZIYA-702", "--device " + device + ": there is no such device; use auto, cpu or cuda");
   }
-  const bool merges = !setup.model.base.empty();
-  const auto layers = wanted_layers(setup.model.gpu_layers, 1);
-  (void)memory_limits(setup.model.max_memory);
+  const bool merges = !options.base.empty();
+  const auto layers = wanted_layers(options.gpu_layers, 1);
+  (void)memory_limits(options.max_memory);
   if (device == "cpu" && layers.value_or(0) > 0) {
-    throw UsageError("ZIYA-701", "--gpu-layers " + setup.model.gpu_layers +
+    throw UsageError("ZIYA-701", "--gpu-layers " + options.gpu_layers +
                                      ": --device cpu uses no GPU; leave one of them out");
   }
   if (merges && device == "cuda") {
@@ -264,9 +257,16 @@ std::unique_ptr<SessionParts> make_session(const SessionSetup& setup,
         "--device cuda: a model is merged while loading on the CPU only; write "
         "it with ziya merge-delta first");
   }
-  const bool asked = device == "cuda" || (automatic && !merges && layers.value_or(0) > 0);
-  if (asked || (automatic && !merges && has_gpu())) return parts_on_gpu(setup, tokenizer);
-  return parts_on_cpu(setup, tokenizer);
+  return device == "cuda" || (automatic && !merges && (layers.value_or(0) > 0 || has_gpu()));
+}
+
+std::unique_ptr<SessionParts> make_session(const SessionSetup& setup,
+                                           const ziya::Tokenizer& tokenizer) {
+  return wants_gpu(setup.model) ? parts_on_gpu(setup, tokenizer) : parts_on_cpu(setup, tokenizer);
+}
+
+std::unique_ptr<ScoringParts> make_scoring(const ScoringSetup& setup) {
+  return wants_gpu(setup.model) ? scoring_on_gpu(setup) : scoring_on_cpu(setup);
 }
 
 }  // namespace cli

@@ -1,19 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// What generate and chat have in common: options made into a model that is ready to answer. The
-// model itself is compiled once, in session.cpp.
+// What generate and chat have in common, and eval, embed and perplexity: options made into a model
+// that is ready to answer or to score. The model itself is compiled once per device.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "commands.hpp"
 #include "ziya/convert/merge_check.hpp"
 #include "ziya/generate/generation_config.hpp"
+#include "ziya/generate/perplexity.hpp"
 #include "ziya/generate/scheduler.hpp"
+#include "ziya/generate/scoring.hpp"
 #include "ziya/generate/sequence.hpp"
 #include "ziya/generate/session.hpp"
 #include "ziya/generate/stopping.hpp"
@@ -56,9 +59,6 @@ std::vector<ziya::MergeFinding> perplexity_findings(
 /// How a model is loaded; says which adapters stand beside it.
 ziya::LoadOptions load_options(const ModelOptions& options, const std::filesystem::path& folder);
 
-/// Threads and instruction set.   @throws UsageError for an unknown instruction set
-ziya::CpuOptions cpu_options(const ModelOptions& options);
-
 /// What a session is made of.
 struct SessionSetup {
   ModelOptions model;
@@ -95,6 +95,28 @@ class SessionParts {
   virtual void load(const std::filesystem::path& path) = 0;
 };
 
+/// What a model is scored with.
+struct ScoringSetup {
+  ModelOptions model;
+  std::filesystem::path folder;
+  std::filesystem::path against = {};  ///< another model of the same kind; empty: none
+  std::int64_t tokens = 0;             ///< of the longest text, as far as known
+  std::int64_t chunk = 512;            ///< of them run at once
+};
+
+/// Context and model on some device, for what scores, embeds and measures.
+class ScoringParts {
+ public:
+  virtual ~ScoringParts() = default;
+  [[nodiscard]] virtual std::int64_t context_limit() const = 0;
+  virtual ziya::Likelihood log_likelihood(std::span<const std::int32_t> prompt,
+                                          std::span<const std::int32_t> continuation) = 0;
+  virtual std::vector<float> embed(std::span<const std::int32_t> ids) = 0;
+  /// Against the setup's other model, where it has one.
+  virtual ziya::PerplexityResult perplexity(std::span<const std::int32_t> ids,
+                                            const ziya::PerplexityOptions& options) = 0;
+};
+
 /// @throws ConfigError ZIYA-711 when a draft model's tokens are not the model's
 void check_same_vocabulary(const ziya::Tokenizer& tokenizer, const ziya::Tokenizer& draft,
                            const std::string& name);
@@ -106,13 +128,25 @@ std::unique_ptr<SessionParts> parts_on_gpu(const SessionSetup& setup,
 /// The parts on the CPU.
 std::unique_ptr<SessionParts> parts_on_cpu(const SessionSetup& setup,
                                            const ziya::Tokenizer& tokenizer);
+/// The same of what scores.
+std::unique_ptr<ScoringParts> scoring_on_gpu(const ScoringSetup& setup);
+std::unique_ptr<ScoringParts> scoring_on_cpu(const ScoringSetup& setup);
+
 /// Whether this program was built with CUDA and there is a GPU.
 bool has_gpu();
+
+/// Whether the options, as far as they say, or the machine want a GPU.
+/// @throws BackendError ZIYA-702 for a device that does not exist or cannot do it, UsageError for
+/// words that are none
+bool wants_gpu(const ModelOptions& options);
 
 /// The parts on the device that the options name. Loading says what a copy takes, and warns when
 /// running takes more memory than is free.
 std::unique_ptr<SessionParts> make_session(const SessionSetup& setup,
                                            const ziya::Tokenizer& tokenizer);
+
+/// The same of what scores.
+std::unique_ptr<ScoringParts> make_scoring(const ScoringSetup& setup);
 
 /// `ziya generate --prompts-file`. @returns the exit status
 int run_batch(const GenerateOptions& options);

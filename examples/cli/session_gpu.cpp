@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// The model behind generate and chat on an NVIDIA GPU.
+// The model on an NVIDIA GPU, for whatever is done with it.
+#include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "gpu_load.hpp"
 #include "gpu_plan.hpp"
+#include "model.hpp"
+#include "scoring_parts.hpp"
 #include "session.hpp"
 #include "session_parts.hpp"
 #include "terminal.hpp"
@@ -17,15 +22,6 @@ namespace cli {
 #if ZIYA_WITH_CUDA
 namespace {
 
-/// load(progress), whose bar disappears when it is done.
-template <class Load>
-auto with_bar(Load&& load) {
-  ProgressBar bar("loading");
-  const std::function<void(std::int64_t, std::int64_t)> progress =
-      [&](std::int64_t done, std::int64_t total) { bar.update(done, total, ""); };
-  return load(progress);
-}
-
 /// The type of keys and values: that of the activations where nothing is said.
 template <class Config>
 ziya::DType cache_type(const ModelOptions& options) {
@@ -33,91 +29,150 @@ ziya::DType cache_type(const ModelOptions& options) {
       .value_or(ziya::dtype_of<typename Config::Compute>);
 }
 
+/// @param plan whose first part may have fewer than 0 layers: all of them
+template <class Config>
+ziya::SplitModel<Config> load_split(const std::filesystem::path& folder,
+                                    const ziya::LoadOptions& options, ziya::SplitPlan plan) {
+  ziya::LlamaShape shape = ziya::read_llama_shape(folder);
+  auto weights = ziya::load_llama_weights(
+      std::make_shared<const ziya::CheckpointSource>(ziya::Checkpoint::open(folder)), shape,
+      options);
+  if (plan.parts.front().layers < 0) plan.parts.front().layers = shape.layers;
+  return with_bar([&](auto progress) {
+    return ziya::SplitModel<Config>(shape, plan, std::move(weights), progress);
+  });
+}
+
+ziya::SplitOptions<ziya::CudaOptions> split_options(const ModelOptions& options,
+                                                    const ziya::SplitPlan& plan) {
+  ziya::SplitOptions<ziya::CudaOptions> result{.near = cpu_options(options)};
+  for (const auto& part : plan.parts) result.far.push_back({.device = part.device});
+  return result;
+}
+
+/// The plan of a second model: all of it on the GPU that a token meets first.
+ziya::SplitPlan first_device(const ziya::SplitPlan& plan) {
+  ziya::SplitPlan other;
+  other.parts = {{plan.parts.front().device, -1}};
+  return other;
+}
+
+/// The options of another model, whose weights stay as they are stored.
+ModelOptions as_stored(ModelOptions options) {
+  options.dtype = "auto";
+  return options;
+}
+
 template <class Config>
 class PartsOnGpu : public ModelParts<ziya::LlamaModel<Config>> {
  public:
   PartsOnGpu(const ziya::CudaOptions& device, const SessionSetup& setup,
              const ziya::Tokenizer& text)
-      : Base(device, text, setup, cache_type<Config>(setup.model),
-             [&](const std::filesystem::path& folder, bool draft) {
-               return draft ? Model::load(folder) : with_bar([&](auto progress) {
-                 ziya::LoadOptions options = load_options(setup.model, folder);
-                 options.progress = progress;
-                 return Model::load(folder, options);
-               });
-             }),
+      : ModelParts<ziya::LlamaModel<Config>>(
+            device, text, setup, cache_type<Config>(setup.model),
+            [&](const std::filesystem::path& folder, bool draft) {
+              return load_whole<Config>(
+                  folder, draft ? ziya::LoadOptions{} : load_options(setup.model, folder));
+            }),
         graph_(this->context_) {}
 
  private:
-  using Model = ziya::LlamaModel<Config>;
-  using Base = ModelParts<Model>;
-  ziya::DecodeGraph<Model> graph_;
+  ziya::DecodeGraph<ziya::LlamaModel<Config>> graph_;
 };
 
 /// Some layers on the CPU, or layers on several GPUs.
 template <class Config>
-class PartsOnBoth : public ModelParts<ziya::SplitModel<Config>> {
- public:
-  PartsOnBoth(const SessionSetup& setup, const ziya::Tokenizer& text, const ziya::SplitPlan& plan)
-      : Base(options_of(setup.model, plan), text, setup, cache_type<Config>(setup.model),
-             [&](const std::filesystem::path& folder, bool draft) {
-               return draft ? load(folder, {}, first_device(plan))
-                            : load(folder, load_options(setup.model, folder), plan);
-             }) {}
+std::unique_ptr<SessionParts> parts_on_both(const SessionSetup& setup, const ziya::Tokenizer& text,
+                                            const ziya::SplitPlan& plan) {
+  return std::make_unique<ModelParts<ziya::SplitModel<Config>>>(
+      split_options(setup.model, plan), text, setup, cache_type<Config>(setup.model),
+      [&](const std::filesystem::path& folder, bool draft) {
+        return draft ? load_split<Config>(folder, {}, first_device(plan))
+                     : load_split<Config>(folder, load_options(setup.model, folder), plan);
+      });
+}
 
- private:
-  using Model = ziya::SplitModel<Config>;
-  using Base = ModelParts<Model>;
+template <class Config>
+std::unique_ptr<ScoringParts> scoring_whole(const ziya::CudaOptions& device,
+                                            const ScoringSetup& setup) {
+  return std::make_unique<ModelScoring<ziya::LlamaModel<Config>>>(
+      device, cache_type<Config>(setup.model), setup,
+      [&] { return load_whole<Config>(setup.folder, load_options(setup.model, setup.folder)); },
+      [&] {
+        return load_whole<Config>(setup.against,
+                                  load_options(as_stored(setup.model), setup.against));
+      });
+}
 
-  static ziya::SplitOptions<ziya::CudaOptions> options_of(const ModelOptions& options,
-                                                          const ziya::SplitPlan& plan) {
-    ziya::SplitOptions<ziya::CudaOptions> result{.near = cpu_options(options)};
-    for (const auto& part : plan.parts) result.far.push_back({.device = part.device});
-    return result;
-  }
-  /// The plan of a draft model: all of it on the GPU that a token meets first.
-  static ziya::SplitPlan first_device(const ziya::SplitPlan& plan) {
-    ziya::SplitPlan draft;
-    draft.parts = {{plan.parts.front().device, -1}};
-    return draft;
-  }
-  static Model load(const std::filesystem::path& folder, const ziya::LoadOptions& options,
-                    ziya::SplitPlan plan) {
-    ziya::LlamaShape shape = ziya::read_llama_shape(folder);
-    auto weights = ziya::load_llama_weights(
-        std::make_shared<const ziya::CheckpointSource>(ziya::Checkpoint::open(folder)), shape,
-        options);
-    if (plan.parts.front().layers < 0) plan.parts.front().layers = shape.layers;
-    return with_bar(
-        [&](auto progress) { return Model(shape, plan, std::move(weights), progress); });
-  }
-};
+template <class Config>
+std::unique_ptr<ScoringParts> scoring_on_both(const ScoringSetup& setup,
+                                              const ziya::SplitPlan& plan) {
+  return std::make_unique<ModelScoring<ziya::SplitModel<Config>>>(
+      split_options(setup.model, plan), cache_type<Config>(setup.model), setup,
+      [&] {
+        return load_split<Config>(setup.folder, load_options(setup.model, setup.folder), plan);
+      },
+      [&] {
+        return load_split<Config>(
+            setup.against, load_options(as_stored(setup.model), setup.against), first_device(plan));
+      });
+}
 
-/// The type of activations: that of the matrices, f16 beside quantised ones.
-ziya::DType compute_type(const ModelOptions& options, const std::filesystem::path& folder) {
-  auto dtype = ziya::dtype_from_name(options.dtype);
-  if (!dtype) {
-    const auto checkpoint = ziya::Checkpoint::open(folder);
-    const auto* table = checkpoint.find(ziya::llama_names::embedding);
-    dtype = table == nullptr ? ziya::DType::f32 : table->dtype;
+/// What a model needs: its own weights, and keys and values of `tokens`.
+ziya::SplitNeed need_of(const ModelOptions& options, const std::filesystem::path& folder,
+                        ziya::DType compute, std::int64_t tokens, std::int64_t chunk) {
+  return gpu_need(ziya::Checkpoint::open(folder), ziya::read_llama_shape(folder),
+                  ziya::dtype_from_name(options.dtype), compute,
+                  ziya::dtype_from_name(options.cache_dtype).value_or(compute), tokens, chunk);
+}
+
+using NeedOf = std::function<ziya::SplitNeed(const ModelOptions&, std::int64_t tokens)>;
+
+/// What would make `layers` layers fit: fewer of them, a smaller type, a shorter cache.
+void say_what_fits(const ModelOptions& options, const NeedOf& need_of, std::int64_t tokens,
+                   std::int64_t layers, std::int64_t fitting) {
+  std::string text = fitting > 0 ? "--gpu-layers " + std::to_string(fitting) : "";
+  const auto add = [&](const std::string& what, const ModelOptions& changed, std::int64_t length) {
+    const auto need = need_of(changed, length);
+    const auto plan = gpu_plan(need, std::nullopt, memory_limits(options.max_memory));
+    if (plan.far_layers() < layers) return false;
+    text += (text.empty() ? "" : ", ") + what;
+    return true;
+  };
+  for (const char* type : {"q8_0", "q4_0"}) {
+    ModelOptions smaller = options;
+    smaller.dtype = type;
+    if (add(std::string("--dtype ") + type, smaller, tokens)) break;
   }
-  const bool half = *dtype == ziya::DType::f16 || is_quantised(*dtype);
-  return half ? ziya::DType::f16 : *dtype == ziya::DType::bf16 ? *dtype : ziya::DType::f32;
+  for (std::int64_t length = tokens / 2; length >= 256; length /= 2) {
+    if (add("keys and values of " + std::to_string(length) + " tokens", options, length)) break;
+  }
+  note("what would fit: " + (text.empty() ? "nothing of it" : text));
 }
 
 /// Which layers go where, and says it.
-ziya::SplitPlan placement(const SessionSetup& setup, ziya::DType compute) {
-  const ziya::LlamaShape shape = ziya::read_llama_shape(setup.folder);
-  const auto wanted = wanted_layers(setup.model.gpu_layers, shape.layers);
-  constexpr std::int64_t least = 4096;  // a generator makes room for so many
-  const std::int64_t tokens =
-      setup.sequences * std::min(ziya::context_limit(shape), std::max(setup.tokens, least));
-  const auto need = gpu_need(
-      ziya::Checkpoint::open(setup.folder), shape, ziya::dtype_from_name(setup.model.dtype),
-      compute, ziya::dtype_from_name(setup.model.cache_dtype).value_or(compute), tokens);
-  ziya::SplitPlan plan = gpu_plan(need, wanted, memory_limits(setup.model.max_memory));
+ziya::SplitPlan placement(const ModelOptions& options, const NeedOf& need_of, std::int64_t tokens) {
+  const auto need = need_of(options, tokens);
+  const auto wanted =
+      wanted_layers(options.gpu_layers, static_cast<std::int64_t>(need.layers.size()));
+  const auto limits = memory_limits(options.max_memory);
+  if (wanted) {
+    const std::int64_t fitting = gpu_plan(need, std::nullopt, limits).far_layers();
+    if (fitting < *wanted) say_what_fits(options, need_of, tokens, *wanted, fitting);
+  }
+  ziya::SplitPlan plan = gpu_plan(need, wanted, limits);
   say_plan(plan, need);
   return plan;
+}
+
+/// Whether the plan is a whole model on one GPU, the first; says the type of the activations.
+bool is_whole(const ziya::SplitPlan& plan, const ziya::CudaOptions& device, ziya::DType compute) {
+  if (plan.near_layers > 0 || plan.parts.size() > 1 || plan.parts.front().device != device.device) {
+    return false;
+  }
+  note("device: GPU " + std::to_string(device.device) + ", activations in " +
+       std::string(name(compute)));
+  return true;
 }
 
 }  // namespace
@@ -129,34 +184,62 @@ std::unique_ptr<SessionParts> parts_on_gpu(const SessionSetup& setup,
   const ziya::CudaOptions device;
   const ziya::Context<ziya::Cuda> check(device);  // before anything is read
   const ziya::DType dtype = compute_type(setup.model, setup.folder);
-  const ziya::SplitPlan plan = placement(setup, dtype);
+  const ziya::LlamaShape shape = ziya::read_llama_shape(setup.folder);
+  constexpr std::int64_t least = 4096;  // a generator makes room for so many
+  const std::int64_t tokens =
+      setup.sequences * std::min(ziya::context_limit(shape), std::max(setup.tokens, least));
+  const ziya::SplitPlan plan = placement(
+      setup.model,
+      [&](const ModelOptions& options, std::int64_t count) {
+        return need_of(options, setup.folder, compute_type(options, setup.folder), count, 512);
+      },
+      tokens);
   if (plan.parts.empty()) return parts_on_cpu(setup, tokenizer);
-  const bool whole =
-      plan.near_layers == 0 && plan.parts.size() == 1 && plan.parts.front().device == device.device;
-  if (!whole) {
-    if (dtype == ziya::DType::f16) {
-      return std::make_unique<PartsOnBoth<ziya::CudaHalfConfig>>(setup, tokenizer, plan);
-    }
-    return std::make_unique<PartsOnBoth<ziya::CudaConfig>>(setup, tokenizer, plan);
+  if (is_whole(plan, device, dtype)) {
+    return with_config(dtype, [&](auto config) -> std::unique_ptr<SessionParts> {
+      return std::make_unique<PartsOnGpu<decltype(config)>>(device, setup, tokenizer);
+    });
   }
-  note("device: GPU " + std::to_string(device.device) + ", activations in " +
-       std::string(name(dtype)));
-  if (dtype == ziya::DType::f16) {
-    return std::make_unique<PartsOnGpu<ziya::CudaHalfConfig>>(device, setup, tokenizer);
+  return dtype == ziya::DType::f16 ? parts_on_both<ziya::CudaHalfConfig>(setup, tokenizer, plan)
+                                   : parts_on_both<ziya::CudaConfig>(setup, tokenizer, plan);
+}
+
+std::unique_ptr<ScoringParts> scoring_on_gpu(const ScoringSetup& setup) {
+  const ziya::CudaOptions device;
+  const ziya::Context<ziya::Cuda> check(device);
+  ziya::DType dtype = compute_type(setup.model, setup.folder);
+  const std::int64_t tokens =
+      std::min(ziya::context_limit(ziya::read_llama_shape(setup.folder)), setup.tokens);
+  if (!setup.against.empty() && compute_type(as_stored(setup.model), setup.against) != dtype) {
+    dtype = ziya::DType::f32;  // both are what they are on the CPU
   }
-  if (dtype == ziya::DType::bf16) {
-    return std::make_unique<PartsOnGpu<ziya::CudaBFloat16Config>>(device, setup, tokenizer);
+  const ziya::SplitPlan plan = placement(
+      setup.model,
+      [&](const ModelOptions& options, std::int64_t count) {
+        ziya::SplitNeed need = need_of(options, setup.folder, dtype, count, setup.chunk);
+        if (setup.against.empty()) return need;
+        const auto other =
+            need_of(as_stored(setup.model), setup.against, dtype, count, setup.chunk);
+        for (const std::int64_t layer : other.layers) need.scratch += layer + other.cache_per_layer;
+        need.scratch += other.head;  // beside it, whole
+        return need;
+      },
+      tokens);
+  if (plan.parts.empty()) return scoring_on_cpu(setup);
+  if (is_whole(plan, device, dtype)) {
+    return with_config(dtype,
+                       [&](auto config) { return scoring_whole<decltype(config)>(device, setup); });
   }
-  return std::make_unique<PartsOnGpu<ziya::CudaConfig>>(device, setup, tokenizer);
+  return dtype == ziya::DType::f16 ? scoring_on_both<ziya::CudaHalfConfig>(setup, plan)
+                                   : scoring_on_both<ziya::CudaConfig>(setup, plan);
 }
 #else
 bool has_gpu() { return false; }
 
 std::unique_ptr<SessionParts> parts_on_gpu(const SessionSetup&, const ziya::Tokenizer&) {
-  throw ziya::BackendError("ZIYA-702",
-                           "--device cuda: this program was built without CUDA; use --device cpu, "
-                           "or build it with -DZIYA_BUILD_CUDA=ON");
+  refuse_gpu();
 }
+std::unique_ptr<ScoringParts> scoring_on_gpu(const ScoringSetup&) { refuse_gpu(); }
 #endif
 
 }  // namespace cli

@@ -54,12 +54,15 @@ class ModelParts : public SessionParts {
     return session_.generator().generate(std::move(prompt), config, std::move(callback),
                                          cancellation);
   }
-  /// The CPU's parts do better.
-  std::vector<ziya::GenerationResult> search(const std::vector<std::int32_t>&,
-                                             const ziya::GenerationConfig&) override {
-    throw ziya::BackendError("ZIYA-702",
-                             "beam search and contrastive search run on the CPU only; use --device "
-                             "cpu");
+  std::vector<ziya::GenerationResult> search(const std::vector<std::int32_t>& prompt,
+                                             const ziya::GenerationConfig& config) override {
+    if (config.num_beams > 1) {
+      return ziya::beam_search(context_, model_, tokenizer_, prompt, config, {}, cache_dtype_);
+    }
+    std::vector<ziya::GenerationResult> results;
+    results.push_back(
+        ziya::contrastive_search(context_, model_, tokenizer_, prompt, config, {}, cache_dtype_));
+    return results;
   }
   void check(const ziya::Request& request) const override {
     ziya::check_request(request.prompt, request.config, model_.shape(), context_limit());

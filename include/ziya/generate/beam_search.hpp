@@ -173,13 +173,15 @@ std::vector<std::int32_t> take_over(CachedRows<Model>& rows, const std::vector<s
 
 /// The `num_return_sequences` best answers to a prompt, best first, with their scores.
 /// @param config num_beams, length_penalty, early_stopping, and what a policy takes
+/// @param cache_dtype of keys and values: f32, f16, bf16
 /// @throws as Generator::generate
 template <class Model>
 std::vector<GenerationResult> beam_search(Context<typename Model::Device>& ctx, const Model& model,
                                           const Tokenizer& tokenizer,
                                           const std::vector<std::int32_t>& prompt,
                                           GenerationConfig config,
-                                          const Cancellation& cancellation = {}) {
+                                          const Cancellation& cancellation = {},
+                                          DType cache_dtype = DType::f32) {
   const std::int64_t limit = check_search(model, tokenizer, prompt, config);
   const auto width = static_cast<std::size_t>(config.num_beams);
   ProcessorList processors;
@@ -193,7 +195,7 @@ std::vector<GenerationResult> beam_search(Context<typename Model::Device>& ctx, 
   FinishReason cut = FinishReason::length;
   if (limit > 0) {
     CachedRows<Model> rows(ctx, model, config.num_beams,
-                           static_cast<std::int64_t>(prompt.size()) + limit);
+                           static_cast<std::int64_t>(prompt.size()) + limit, cache_dtype);
     std::vector<SamplerState> states(width);
     for (std::size_t i = 0; i < width; ++i) {
       states[i].random.seed = config.seed + i;

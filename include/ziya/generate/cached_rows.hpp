@@ -3,7 +3,6 @@
 // past.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -17,8 +16,7 @@
 
 ZIYA_NAMESPACE_BEGIN
 
-/// The sequences of a search, one cache slot each. What a slot holds is known by its ids, so that a
-/// slot that goes on from another's past copies only the pages in which the two differ.
+/// The sequences of a search, one cache slot each.
 template <class Model>
 class CachedRows {
  public:
@@ -26,10 +24,12 @@ class CachedRows {
   using T = typename Model::T;
 
   /// @param tokens the longest sequence
-  CachedRows(Context<Device>& ctx, const Model& model, int slots, std::int64_t tokens)
+  CachedRows(Context<Device>& ctx, const Model& model, int slots, std::int64_t tokens,
+             DType cache_dtype = DType::f32)
       : ctx_(&ctx),
         model_(&model),
-        cache_(model.shape().cache_shape(), {.slots = slots, .max_tokens = tokens}),
+        cache_(model.shape().cache_shape(),
+               {.dtype = cache_dtype, .slots = slots, .max_tokens = tokens}),
         ids_(static_cast<std::size_t>(slots)) {}
 
   [[nodiscard]] const std::vector<std::int32_t>& ids(int slot) const {
@@ -62,36 +62,12 @@ class CachedRows {
     return result;
   }
 
-  /// Slot `to` becomes what slot `from` is.
+  /// Slot `to` becomes what slot `from` is: they share pages until one of them grows into one.
   void take_over(int to, int from) {
     if (to == from) return;
-    auto& target = ids_[static_cast<std::size_t>(to)];
     const auto& source = ids_[static_cast<std::size_t>(from)];
-    const auto common = static_cast<std::size_t>(
-        std::mismatch(source.begin(), source.end(), target.begin(), target.end()).first -
-        source.begin());
-    cache_.truncate(to, static_cast<std::int64_t>(common));
-    cache_.prepare(std::vector<std::int32_t>(source.size() - common, to));
-    cache_.commit();
-    target = source;
-    if (common == source.size()) return;
-    const std::int64_t page_tokens = cache_.options().page_tokens;
-    const auto first = static_cast<std::int64_t>(common) / page_tokens;
-    const auto last = (static_cast<std::int64_t>(source.size()) - 1) / page_tokens;
-    for (std::int64_t layer = 0; layer < model_->shape().layers; ++layer) {
-      const auto past = cache_.layer(layer);
-      const auto page = [&](int slot, std::int64_t i) {
-        return past.block_table[slot * past.table_stride + i] * past.page_bytes;
-      };
-      const auto copy_page = [&](std::byte* base, std::int64_t i) {
-        copy(Device{}, base + page(to, i), Device{}, base + page(from, i),
-             static_cast<std::size_t>(past.page_bytes));
-      };
-      for (std::int64_t i = first; i <= last; ++i) {
-        copy_page(past.keys, i);
-        copy_page(past.values, i);
-      }
-    }
+    cache_.share(from, to, static_cast<std::int64_t>(source.size()));
+    ids_[static_cast<std::size_t>(to)] = source;
   }
 
  private:

@@ -33,12 +33,9 @@ void append_unit(std::vector<float>& units, const Tensor<T, Device>& hidden, std
   copy(Cpu{}, values.data(), Device{}, hidden.view().row(static_cast<std::int64_t>(row)),
        size * sizeof(T));
   double squares = 0;
-  for (const T value : values)
-    squares += double{static_cast<float>(value)} * static_cast<float>(value);
+  for (const T value : values) squares += double{to_float(value)} * to_float(value);
   const double scale = squares > 0 ? 1 / std::sqrt(squares) : 0;
-  for (const T value : values) {
-    units.push_back(static_cast<float>(static_cast<float>(value) * scale));
-  }
+  for (const T value : values) units.push_back(static_cast<float>(to_float(value) * scale));
 }
 
 /// max over the rows of `past` of the product with row `row` of `units`.
@@ -68,13 +65,13 @@ std::vector<float> last_logits(CachedRows<Model>& rows, const Tensor<T, Device>&
 /// highest (1 − α) p(v) − α max_j cos(h_v, h_j), α = penalty_alpha, h_v the normalised last hidden
 /// state that v would have, h_j those of prompt and answer.
 /// Source: Su et al., arXiv 2202.06417, section 3.2
-/// @throws as Generator::generate
+/// @param cache_dtype of keys and values: f32, f16, bf16   @throws as Generator::generate
 template <class Model>
 GenerationResult contrastive_search(Context<typename Model::Device>& ctx, const Model& model,
                                     const Tokenizer& tokenizer,
                                     const std::vector<std::int32_t>& prompt,
-                                    GenerationConfig config,
-                                    const Cancellation& cancellation = {}) {
+                                    GenerationConfig config, const Cancellation& cancellation = {},
+                                    DType cache_dtype = DType::f32) {
   const std::int64_t limit = check_search(model, tokenizer, prompt, config);
   check_setting(config.top_k > 1, "top_k", config.top_k, "2 or more for contrastive search");
   std::vector<std::int32_t> answer;
@@ -86,7 +83,8 @@ GenerationResult contrastive_search(Context<typename Model::Device>& ctx, const 
   state.limit = prompt.size() + static_cast<std::size_t>(limit);
 
   const int width = std::min(config.top_k, tokenizer.vocabulary_size());
-  CachedRows<Model> rows(ctx, model, width, static_cast<std::int64_t>(prompt.size()) + limit);
+  CachedRows<Model> rows(ctx, model, width, static_cast<std::int64_t>(prompt.size()) + limit,
+                         cache_dtype);
   const auto size = static_cast<std::size_t>(model.shape().hidden);
   std::vector<float> past;  // unit vectors (ids, hidden)
   const auto hidden = rows.append(0, prompt, true);

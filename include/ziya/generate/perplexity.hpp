@@ -9,8 +9,10 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "ziya/config.hpp"
@@ -18,6 +20,8 @@
 #include "ziya/core/tensor.hpp"
 #include "ziya/core/view.hpp"
 #include "ziya/model/batch.hpp"
+#include "ziya/nn/kv_cache.hpp"
+#include "ziya/ops/embedding.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 
@@ -134,10 +138,15 @@ void window_logits(Context<typename Model::Device>& ctx, const Model& model,
   batch.outputs = outputs;
   const auto count = static_cast<std::int64_t>(outputs.size());
   hidden = Tensor<T, Device>(Shape{count, model.shape().hidden});
-  model.forward(ctx, hidden.view(), batch);
+  if constexpr (requires { model.forward(ctx, hidden.view(), batch); }) {
+    model.forward(ctx, hidden.view(), batch);
+  } else {
+    KvCache<Device> cache(model.shape().cache_shape(), {.max_tokens = rows});
+    model.forward(ctx, hidden.view(), batch, cache);
+  }
   for (std::int64_t first = 0; first < count; first += at_once) {
     const std::int64_t n = std::min(at_once, count - first);
-    Tensor<T, Device> logits(Shape{n, model.shape().vocabulary});
+    Tensor<float, Device> logits(Shape{n, model.shape().vocabulary});
     model.logits(ctx, logits.view(), View<const T, Device>(hidden.view().row_range(first, n)));
     f(first, logits.template to<Cpu>());
   }
@@ -163,6 +172,14 @@ PerplexityResult perplexity(Context<typename Model::Device>& ctx, const Model& m
                                         std::to_string(other->shape().vocabulary) +
                                         " tokens, expected " + std::to_string(vocabulary));
   }
+  // Rows of logits are scored on the host, by the threads of its own context where there is one.
+  std::optional<Context<Cpu>> own;
+  Context<Cpu>* host = nullptr;
+  if constexpr (std::is_same_v<typename Model::Device, Cpu>) {
+    host = &ctx;
+  } else {
+    host = &own.emplace();
+  }
   PerplexityResult result;
   double sum = 0, squares = 0, weights = 0, weighted = 0, other_weighted = 0, divergence = 0;
   std::int64_t agreements = 0;
@@ -183,17 +200,17 @@ PerplexityResult perplexity(Context<typename Model::Device>& ctx, const Model& m
       return ids[static_cast<std::size_t>(window.score + i)];
     };
 
-    std::vector<Tensor<T, Cpu>> kept;  // the other model's logits
+    std::vector<Tensor<float>> kept;  // the other model's logits
     if (other != nullptr) {
       detail::window_logits(
           ctx, *other, input, first_output, other_hidden,
-          [&](std::int64_t, Tensor<T, Cpu> logits) { kept.push_back(std::move(logits)); });
+          [&](std::int64_t, Tensor<float> logits) { kept.push_back(std::move(logits)); });
     }
     std::size_t part = 0;
     detail::window_logits(
-        ctx, model, input, first_output, hidden, [&](std::int64_t first, Tensor<T, Cpu> logits) {
-          const Tensor<T, Cpu>* reference = other != nullptr ? &kept[part++] : nullptr;
-          ctx.parallel_for(logits.view().rows(), [&](std::int64_t begin, std::int64_t end) {
+        ctx, model, input, first_output, hidden, [&](std::int64_t first, Tensor<float> logits) {
+          const Tensor<float>* reference = other != nullptr ? &kept[part++] : nullptr;
+          host->parallel_for(logits.view().rows(), [&](std::int64_t begin, std::int64_t end) {
             for (std::int64_t r = begin; r < end; ++r) {
               const auto i = static_cast<std::size_t>(first + r);
               const float* q = logits.view().row(r);

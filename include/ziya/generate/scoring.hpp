@@ -8,9 +8,11 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "ziya/config.hpp"
+#include "ziya/core/dtype.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/core/workspace.hpp"
 #include "ziya/generate/limits.hpp"
@@ -35,11 +37,14 @@ class Scorer {
   using Device = typename Model::Device;
   using T = typename Model::T;
 
-  Scorer(Context<Device>& ctx, const Model& model, std::int64_t chunk_tokens = 256)
+  /// @param cache_dtype of keys and values: f32, f16, bf16
+  Scorer(Context<Device>& ctx, const Model& model, std::int64_t chunk_tokens = 256,
+         DType cache_dtype = DType::f32)
       : ctx_(&ctx),
         model_(&model),
         chunk_(chunk_tokens),
-        cache_(model.shape().cache_shape(), {.max_tokens = context_limit(model.shape())}) {
+        cache_(model.shape().cache_shape(),
+               {.dtype = cache_dtype, .max_tokens = context_limit(model.shape())}) {
     check_chunk(chunk_tokens);
   }
 
@@ -78,9 +83,8 @@ class Scorer {
       typename Workspace<Device>::Scope scope(ctx_->workspace());
       const auto hidden = rows_.forward(*ctx_, *model_, cache_);
       for (std::int64_t row = 0; row < hidden.rows(); ++row) {
-        for (std::size_t i = 0; i < sum.size(); ++i) {
-          sum[i] += static_cast<double>(hidden.row(row)[static_cast<std::int64_t>(i)]);
-        }
+        const T* values = on_host(hidden.row(row), sum.size(), hidden_);
+        for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += double{to_float(values[i])};
       }
       begin = end;
     }
@@ -101,9 +105,20 @@ class Scorer {
     double log_probability;
     bool best;
   };
-  static TokenScore score(View<const float, Device> row, std::int32_t token) {
-    const float* logits = row.data();
+  /// A row where the host can read it: in place, or copied into `memory`.
+  template <class U>
+  static const U* on_host(const U* row, std::size_t count, std::vector<U>& memory) {
+    if constexpr (std::is_same_v<Device, Cpu>) {
+      return row;
+    } else {
+      memory.resize(count);
+      copy(Cpu{}, memory.data(), Device{}, row, count * sizeof(U));
+      return memory.data();
+    }
+  }
+  TokenScore score(View<const float, Device> row, std::int32_t token) {
     const std::int64_t columns = row.elements();
+    const float* logits = on_host(row.data(), static_cast<std::size_t>(columns), logits_);
     const double highest = static_cast<double>(*std::max_element(logits, logits + columns));
     double total = 0;
     for (std::int64_t i = 0; i < columns; ++i) {
@@ -161,6 +176,8 @@ class Scorer {
   KvCache<Device> cache_;
   std::vector<std::int32_t> held_;  ///< what the cache holds, or was to hold
   StepRows rows_;
+  std::vector<T> hidden_;      ///< of a row, from another device
+  std::vector<float> logits_;  ///< likewise
 };
 
 ZIYA_NAMESPACE_END

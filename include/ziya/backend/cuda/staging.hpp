@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -14,6 +15,7 @@
 #include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "ziya/backend/cpu/thread_pool.hpp"
 #include "ziya/backend/cuda/memory.hpp"
@@ -23,9 +25,9 @@
 
 ZIYA_NAMESPACE_BEGIN
 
-/// Threads read pieces into pinned memory, which for mapped files is also what reads the disk,
-/// while earlier pieces cross the bus and kernels of the default stream reorder what has arrived.
-/// Belongs to one thread and to its current GPU.
+/// Threads read pieces into pinned memory, which for mapped files is also what reads the disk, and
+/// send them on, each at its own pace, while kernels of the default stream reorder what has
+/// arrived. Belongs to one thread and to its current GPU.
 template <>
 class Staging<Cuda> {
  public:
@@ -45,21 +47,17 @@ class Staging<Cuda> {
       }
       prepare();
     }
-    for (std::size_t begin = 0; begin < bytes; begin += piece_bytes) {
-      const std::size_t count = std::min(piece_bytes, bytes - begin);
-      std::byte* piece = pinned_.get() + next_ * piece_bytes;
-      check(cudaEventSynchronize(sent_[next_].get()));
-      pool_->run(
-          static_cast<std::int64_t>(count),
-          [&](std::int64_t first, std::int64_t end) {
-            std::memcpy(piece + first, from + begin + first, static_cast<std::size_t>(end - first));
-          },
-          grain);
-      check(cudaMemcpyAsync(to + begin, piece, count, cudaMemcpyHostToDevice, nullptr));
-      check(cudaEventRecord(sent_[next_].get(), nullptr));
-      next_ = (next_ + 1) % pieces;
-      count_done(count);
-    }
+    std::atomic<std::size_t> next{0};
+    pool_->run(pool_->size(), [&](std::int64_t first, std::int64_t end) {
+      set_current(Cuda{}, device_);
+      for (std::int64_t worker = first; worker < end; ++worker) {
+        Worker& own = workers_[static_cast<std::size_t>(worker)];
+        for (std::size_t begin; (begin = next.fetch_add(1) * piece_bytes) < bytes;) {
+          own.send(to + begin, from + begin, std::min(piece_bytes, bytes - begin));
+        }
+      }
+    });
+    count_done(bytes);
   }
   /// Memory of the GPU that the default stream uses before it is asked for again.
   std::byte* scratch(std::int64_t bytes) {
@@ -73,21 +71,47 @@ class Staging<Cuda> {
   void finish() { check(cudaStreamSynchronize(nullptr)); }
 
  private:
-  static constexpr std::size_t pieces = 4, piece_bytes = std::size_t{16} << 20;
+  static constexpr std::size_t piece_bytes = std::size_t{2} << 20;
   static constexpr std::size_t small_bytes = std::size_t{1} << 20;  ///< pinning is not worth it
-  static constexpr std::int64_t grain = 1 << 18;
   static constexpr int most_threads = 16;
 
-  void prepare() {
-    pool_.emplace(std::min(default_threads(), most_threads));
-    for (Event& event : sent_) {
-      cudaEvent_t made = nullptr;
-      check(cudaEventCreateWithFlags(&made, cudaEventDisableTiming));
-      event.reset(made);
+  struct Destroy {
+    void operator()(cudaEvent_t event) const noexcept { (void)cudaEventDestroy(event); }
+  };
+  using Event = std::unique_ptr<CUevent_st, Destroy>;
+
+  /// A thread's two pieces of pinned memory: one is filled while the other crosses the bus.
+  struct Worker {
+    std::byte* pinned = nullptr;
+    std::array<Event, 2> sent;
+    std::size_t turn = 0;
+
+    void send(std::byte* to, const std::byte* from, std::size_t bytes) {
+      std::byte* piece = pinned + turn * piece_bytes;
+      check(cudaEventSynchronize(sent[turn].get()));
+      std::memcpy(piece, from, bytes);
+      check(cudaMemcpyAsync(to, piece, bytes, cudaMemcpyHostToDevice, nullptr));
+      check(cudaEventRecord(sent[turn].get(), nullptr));
+      turn = 1 - turn;
     }
+  };
+
+  void prepare() {
+    check(cudaGetDevice(&device_));
+    pool_.emplace(std::min(default_threads(), most_threads));
+    const auto count = static_cast<std::size_t>(pool_->size());
     void* memory = nullptr;
-    check(cudaHostAlloc(&memory, pieces * piece_bytes, cudaHostAllocDefault));
+    check(cudaHostAlloc(&memory, count * 2 * piece_bytes, cudaHostAllocDefault));
     pinned_.reset(static_cast<std::byte*>(memory));
+    for (std::size_t i = 0; i < count; ++i) {
+      Worker& worker = workers_.emplace_back();
+      worker.pinned = pinned_.get() + i * 2 * piece_bytes;
+      for (Event& event : worker.sent) {
+        cudaEvent_t made = nullptr;
+        check(cudaEventCreateWithFlags(&made, cudaEventDisableTiming));
+        event.reset(made);
+      }
+    }
   }
   void count_done(std::size_t bytes) {
     done_ += static_cast<std::int64_t>(bytes);
@@ -97,16 +121,11 @@ class Staging<Cuda> {
   struct Unpin {
     void operator()(std::byte* memory) const noexcept { (void)cudaFreeHost(memory); }
   };
-  struct Destroy {
-    void operator()(cudaEvent_t event) const noexcept { (void)cudaEventDestroy(event); }
-  };
-  using Event = std::unique_ptr<CUevent_st, Destroy>;
-
   std::function<void(std::int64_t)> progress_;
   std::int64_t done_ = 0;
   std::unique_ptr<std::byte, Unpin> pinned_;
-  std::array<Event, pieces> sent_;
-  std::size_t next_ = 0;
+  std::vector<Worker> workers_;
+  int device_ = 0;
   Tensor<std::byte, Cuda> scratch_;
   std::optional<ThreadPool> pool_;
 };

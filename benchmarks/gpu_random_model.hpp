@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// Models of any size with random weights, made on the GPU: speed does not depend on the numbers.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "ziya/ziya.hpp"
+
+namespace gpu_random_model {
+
+using namespace ziya;
+
+/// `bytes` of random elements in ±0.03, of f32 their upper halves; the pattern's length is prime,
+/// so rows differ.
+inline std::shared_ptr<Tensor<std::byte, Cuda>> random_bytes(DType dtype, std::int64_t bytes) {
+  constexpr std::int64_t elements = 1'000'003;
+  std::vector<std::uint16_t> pattern;
+  std::uint32_t state = 1;
+  for (std::int64_t i = 0; i < elements; ++i) {
+    state = state * 1664525u + 1013904223u;
+    const float value = (static_cast<float>(state >> 8) / 16777216.0f - 0.5f) * 0.06f;
+    pattern.push_back(dtype == DType::f16 ? to_half(value).bits : to_bfloat16(value).bits);
+  }
+  auto memory = std::make_shared<Tensor<std::byte, Cuda>>(Shape{bytes});
+  const std::int64_t length = elements * 2;
+  copy(Cuda{}, memory->data(), Cpu{}, pattern.data(),
+       static_cast<std::size_t>(std::min(length, bytes)));
+  for (std::int64_t at = length; at < bytes; at *= 2) {
+    copy(Cuda{}, memory->data() + at, Cuda{}, memory->data(),
+         static_cast<std::size_t>(std::min(at, bytes - at)));
+  }
+  return memory;
+}
+
+/// Blocks of a quantised type: random integers, scales that make them fit into about ±0.03.
+class RandomBlocks {
+ public:
+  RandomBlocks(DType dtype, std::int64_t most_elements) : dtype_(dtype) {
+    constexpr std::int64_t blocks = 10'007;  // a prime, so rows differ
+    bytes_.resize(static_cast<std::size_t>(bytes_of(dtype, most_elements)));
+    std::uint32_t state = 1;
+    quantize::with_block(dtype, [&](auto block) {
+      const float steps = dtype == DType::q8_0   ? 127
+                          : dtype == DType::q6_k ? 127 * 32
+                          : sizeof block > 64    ? 63 * 15
+                                                 : 8;
+      for (std::size_t i = 0; i < blocks && (i + 1) * sizeof block <= bytes_.size(); ++i) {
+        auto* raw = reinterpret_cast<std::uint8_t*>(&block);
+        for (std::size_t j = 0; j < sizeof block; ++j) {
+          state = state * 1664525u + 1013904223u;
+          raw[j] = static_cast<std::uint8_t>(state >> 24);
+        }
+        block.d = to_half(0.03f / steps);
+        if constexpr (requires { block.dmin; }) block.dmin = to_half(0.015f / 63);
+        if constexpr (requires { block.m; }) block.m = to_half(-0.015f);
+        std::memcpy(bytes_.data() + i * sizeof block, &block, sizeof block);
+      }
+      for (std::size_t at = blocks * sizeof block; at < bytes_.size(); at *= 2) {
+        std::memcpy(bytes_.data() + at, bytes_.data(), std::min(at, bytes_.size() - at));
+      }
+    });
+  }
+  [[nodiscard]] Weight<Cuda> matrix(std::int64_t rows, std::int64_t columns) {
+    return weight_on<Cuda>(Weight<Cpu>{dtype_, rows, columns, bytes_.data(), nullptr}, staging_);
+  }
+
+ private:
+  DType dtype_;
+  Staging<Cuda> staging_;
+  std::vector<std::byte> bytes_;
+};
+
+/// A model of any size with such weights.
+template <class Config>
+LlamaModel<Config> make(const LlamaShape& shape, DType dtype = dtype_of<typename Config::Compute>) {
+  const bool blocks = is_quantised(dtype);
+  const auto memory =
+      blocks ? nullptr : random_bytes(dtype, bytes_of(dtype, shape.parameters()) + 2 * 256 * 512);
+  RandomBlocks random(blocks ? dtype : DType::q8_0,
+                            blocks ? shape.vocabulary * shape.hidden : 0);
+  std::int64_t used = 0;
+  const auto matrix = [&](std::int64_t rows, std::int64_t columns) {
+    if (blocks) return random.matrix(rows, columns);
+    const Weight<Cuda> weight{dtype, rows, columns, memory->data() + used, memory};
+    used += (weight.bytes() + 255) / 256 * 256;
+    return weight;
+  };
+  const auto linear = [&](std::int64_t out, std::int64_t in) {
+    nn::Linear<Cuda> result;
+    result.weight = matrix(out, in);
+    return result;
+  };
+  const auto norm = [&] {
+    Tensor<float> ones(Shape{shape.hidden});
+    std::fill_n(ones.data(), shape.hidden, 1.0f);
+    return nn::RmsNorm<Cuda>{ones.to<Cuda>(), 1e-6f};
+  };
+  LlamaWeights<Cuda> weights;
+  weights.embedding = matrix(shape.vocabulary, shape.hidden);
+  for (std::int64_t i = 0; i < shape.layers; ++i) {
+    LlamaLayer<Cuda> layer;
+    layer.input_norm = norm();
+    layer.attention.query_heads = shape.query_heads;
+    layer.attention.kv_heads = shape.kv_heads;
+    layer.attention.head_dim = shape.head_dim;
+    const std::int64_t width = shape.query_heads * shape.head_dim;
+    layer.attention.q = linear(width, shape.hidden);
+    layer.attention.k = linear(width, shape.hidden);
+    layer.attention.v = linear(width, shape.hidden);
+    layer.attention.o = linear(shape.hidden, width);
+    layer.post_attention_norm = norm();
+    layer.mlp.gate = linear(shape.intermediate, shape.hidden);
+    layer.mlp.up = linear(shape.intermediate, shape.hidden);
+    layer.mlp.down = linear(shape.hidden, shape.intermediate);
+    weights.layers.push_back(std::move(layer));
+  }
+  weights.final_norm = norm();
+  weights.head = linear(shape.vocabulary, shape.hidden);
+  return LlamaModel<Config>(shape, std::move(weights));
+}
+
+}  // namespace gpu_random_model
