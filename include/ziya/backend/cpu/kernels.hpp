@@ -30,7 +30,8 @@ struct MatmulArguments {
   const ActivationFours* fours = nullptr;
   /// tiles of x of a table that packs, packed_floats(token_tile, columns) each; or null
   const float* packed = nullptr;
-  float* scratch = nullptr;  ///< (matmul_scratch_floats) of the calling thread, beside the others
+  /// (matmul_scratch_floats) of the calling thread; not null beside `packed` or many `groups`
+  float* scratch = nullptr;
 };
 
 /// Room for what a thread keeps in its second-level cache during a product of several tokens.
@@ -74,7 +75,7 @@ struct CpuKernels {
   /// in fours where that is not null; or null.
   void (*quantise)(ActivationGroup* groups, std::int64_t stride, const float* x,
                    std::int64_t columns, int span, ActivationFours* fours);
-  /// How many tokens meet a row of 16-bit or 32-bit floats at once, if that many are packed.
+  /// How many tokens meet a row of 16-bit or 32-bit floats at once, at most, if they are packed.
   std::int64_t token_tile = 0;
   /// `tokens` ≤ token_tile rows of x in the order in which such products read them; or null.
   void (*pack)(float* packed, const float* x, std::int64_t x_stride, std::int64_t tokens,

@@ -95,7 +95,7 @@ inline ActivationForms forms_of(Context<Cpu>& ctx, View<const float> x,
                                 std::span<const Weight<Cpu>* const> ws) {
   ActivationForms forms;
   const CpuKernels& kernels = ctx.kernels();
-  const bool packs = kernels.pack != nullptr && x.rows() >= kernels.token_tile;
+  const bool packs = kernels.pack != nullptr && x.rows() > 1;
   for (const Weight<Cpu>* w : ws) {
     if (is_plain_float(w->dtype)) {
       if (packs && forms.packed == nullptr) forms.packed = packed(ctx, x);
