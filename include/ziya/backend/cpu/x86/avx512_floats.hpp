@@ -121,16 +121,14 @@ ZIYA_TARGET_AVX512 inline void rows_times_packed(const RowsOf<W>& w, const float
     }
     return;
   }
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) {
-    if (t >= carried.tokens) return;
+  alignas(64) float results[T][4];
+  store_sums<T>(results, sums);
+  for (std::int64_t t = 0; t < std::min<std::int64_t>(T, carried.tokens); ++t) {
     float* y = carried.y + t * carried.y_stride;
     if (carried.rows == 4 && carried.apart == 1) {
-      store_sums(y, sums[0][t], sums[1][t], sums[2][t], sums[3][t]);
+      _mm_storeu_ps(y, _mm_load_ps(results[t]));
     } else {
-      float four[4];
-      store_sums(four, sums[0][t], sums[1][t], sums[2][t], sums[3][t]);
-      for (std::int64_t r = 0; r < carried.rows; ++r) y[r * carried.apart] = four[r];
+      for (std::int64_t r = 0; r < carried.rows; ++r) y[r * carried.apart] = results[t][r];
     }
   }
 }
@@ -255,7 +253,8 @@ struct Streamed {
     for (; i < end; i += depth) {
       const std::int64_t count = std::min(depth, end - i);
       RowsOf<W> part = four_rows(w + row * m.weight_stride + i, m.weight_stride, apart, rows);
-      const std::int64_t next = i + count < end ? count : m.weight_stride + begin - i;
+      const std::int64_t next =
+          i + count < end ? count : (apart == 1 ? 4 : 1) * m.weight_stride + begin - i;
       const std::int64_t bytes = count * static_cast<std::int64_t>(sizeof(W));
       RowsOf<float> wide_part = four_rows<float>(wide, depth, 1, 4);
       if constexpr (widens) {
@@ -296,11 +295,14 @@ struct Streamed {
     const std::int64_t block = whole ? end - begin : matmul_scratch_floats / row_sums / 4 * 4;
     for (std::int64_t r = begin; r < end; r += block) {
       const std::int64_t rows = std::min(block, end - r), quarter = rows / 4;
+      // outputs that lie a quarter apart are written one by one, which is dear for many short sums
+      const bool adjacent = m.columns < depth && tiles > 1;
+      const std::int64_t apart = adjacent ? 1 : quarter, step = adjacent ? 4 : 1;
       for (std::int64_t i = 0; i < m.columns; i += panel) {
         const std::int64_t last = std::min(m.columns, i + panel);
         float* sums = m.scratch;
         for (std::int64_t k = 0; k < quarter; ++k, sums += whole ? 0 : 4 * row_sums) {
-          meet(r + k, quarter, 4, i, last, sums);
+          meet(r + k * step, apart, 4, i, last, sums);
         }
         if (4 * quarter < rows) meet(r + 4 * quarter, 1, rows - 4 * quarter, i, last, sums);
       }
