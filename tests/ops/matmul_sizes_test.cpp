@@ -67,32 +67,38 @@ TEST_CASE("matmul: 1 … 13 tokens by 1 … 9 rows of odd widths", "[matmul]") {
 }
 
 TEST_CASE("matmul: many tokens by several blocks of wide rows", "[matmul]") {
-  constexpr std::int64_t many = 31, high = 137, columns = 2055;
-  const auto x = test::random_values(many * columns, 1);
-  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
-    const auto w = test::random_matrix(dtype, high, columns, 2);
-    std::vector<double> expected;
-    for (std::int64_t t = 0; t < many; ++t) {
-      for (std::int64_t o = 0; o < high; ++o) {
-        double sum = 0;
-        for (std::int64_t i = 0; i < columns; ++i) {
-          sum += static_cast<double>(x[static_cast<std::size_t>(t * columns + i)]) * w.at(o, i);
+  struct Shape {
+    std::int64_t high, columns;
+  };
+  constexpr std::int64_t many = 61;
+  for (const Shape shape : {Shape{137, 2055}, Shape{37, 7001}}) {
+    const std::int64_t high = shape.high, columns = shape.columns;
+    const auto x = test::random_values(many * columns, 1);
+    for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+      const auto w = test::random_matrix(dtype, high, columns, 2);
+      std::vector<double> expected;
+      for (std::int64_t t = 0; t < many; ++t) {
+        for (std::int64_t o = 0; o < high; ++o) {
+          double sum = 0;
+          for (std::int64_t i = 0; i < columns; ++i) {
+            sum += static_cast<double>(x[static_cast<std::size_t>(t * columns + i)]) * w.at(o, i);
+          }
+          expected.push_back(sum);
         }
-        expected.push_back(sum);
       }
+      test::on_every_isa([&](Isa isa) {
+        CAPTURE(ziya::name(dtype));
+        const auto whole = test::on_threads(
+            isa, [&](Context<Cpu>& ctx) { return product(ctx, x, many, w.weight); });
+        CHECK(test::row_error(whole, expected, high) < test::op_tolerance);
+        Context<Cpu> ctx({.threads = 1, .isa = isa});
+        for (const std::int64_t count : {1, 2, 3, 7, 24, 48, 50}) {
+          const std::vector<float> last(x.end() - count * columns, x.end());
+          const auto y = product(ctx, last, count, w.weight);
+          CHECK(test::same_bits(y, {whole.end() - count * high, whole.end()}));
+        }
+      });
     }
-    test::on_every_isa([&](Isa isa) {
-      CAPTURE(ziya::name(dtype));
-      const auto whole =
-          test::on_threads(isa, [&](Context<Cpu>& ctx) { return product(ctx, x, many, w.weight); });
-      CHECK(test::row_error(whole, expected, high) < test::op_tolerance);
-      Context<Cpu> ctx({.threads = 1, .isa = isa});
-      for (const std::int64_t count : {1, 7, 24}) {
-        const std::vector<float> last(x.end() - count * columns, x.end());
-        const auto y = product(ctx, last, count, w.weight);
-        CHECK(test::same_bits(y, {whole.end() - count * high, whole.end()}));
-      }
-    });
   }
 }
 

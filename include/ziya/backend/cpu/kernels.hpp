@@ -26,15 +26,19 @@ struct MatmulArguments {
   /// (activation_groups(columns), tokens): x in 8 bits, in spans of activation_span(dtype), for a
   /// table that quantises
   const ActivationGroup* groups = nullptr;
-  /// (activation_groups(columns)): the same in fours, of a single token only
+  /// (activation_groups(columns), tokens): the same in fours, of tokens_in_fours or fewer; or null
   const ActivationFours* fours = nullptr;
   /// tiles of x of a table that packs, packed_floats(token_tile, columns) each; or null
   const float* packed = nullptr;
-  float* scratch = nullptr;  ///< (matmul_scratch_floats) of the calling thread, beside the others
+  /// (matmul_scratch_floats) of the calling thread; not null beside `packed` or many `groups`
+  float* scratch = nullptr;
 };
 
 /// Room for what a thread keeps in its second-level cache during a product of several tokens.
 inline constexpr std::int64_t matmul_scratch_floats = 192 * 1024;
+
+/// Up to this many tokens meet quantised weights one by one.
+inline constexpr std::int64_t tokens_in_fours = 3;
 
 constexpr std::int64_t packed_floats(std::int64_t token_tile, std::int64_t columns) {
   return token_tile * ((columns + 15) / 16 * 16);
@@ -71,10 +75,10 @@ struct CpuKernels {
   /// y[i] = gate[i] / (1 + e^(−gate[i])) · up[i]
   void (*silu_mul)(float* y, const float* gate, const float* up, std::int64_t count);
   /// One row of activations in 8 bits, its groups `stride` apart, a scale per `span` columns, and
-  /// in fours where that is not null; or null.
+  /// in fours, as far apart, where that is not null; or null.
   void (*quantise)(ActivationGroup* groups, std::int64_t stride, const float* x,
                    std::int64_t columns, int span, ActivationFours* fours);
-  /// How many tokens meet a row of 16-bit or 32-bit floats at once, if that many are packed.
+  /// How many tokens meet a row of 16-bit or 32-bit floats at once, at most, if they are packed.
   std::int64_t token_tile = 0;
   /// `tokens` ≤ token_tile rows of x in the order in which such products read them; or null.
   void (*pack)(float* packed, const float* x, std::int64_t x_stride, std::int64_t tokens,

@@ -17,7 +17,7 @@
 ZIYA_NAMESPACE_BEGIN
 namespace backend {
 
-/// x in 8 bits, and in fours where it is a single row; null where no weight wants it.
+/// x in 8 bits, and in fours where it is a few rows; null where no weight wants it.
 struct QuantisedRows {
   const ActivationGroup* groups = nullptr;
   const ActivationFours* fours = nullptr;
@@ -67,10 +67,13 @@ inline QuantisedRows quantised(Context<Cpu>& ctx, View<const float> x, int span)
   const auto quantise = ctx.kernels().quantise;
   const std::int64_t tokens = x.rows(), count = activation_groups(x.columns());
   auto* groups = ctx.workspace().take<ActivationGroup>({count, tokens}).data();
-  auto* fours = tokens == 1 ? ctx.workspace().take<ActivationFours>({count}).data() : nullptr;
+  auto* fours = tokens <= tokens_in_fours
+                    ? ctx.workspace().take<ActivationFours>({count, tokens}).data()
+                    : nullptr;
   ctx.parallel_for(tokens, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
-      quantise(groups + t, tokens, x.row(t), x.columns(), span, fours);
+      quantise(groups + t, tokens, x.row(t), x.columns(), span,
+               fours == nullptr ? nullptr : fours + t);
     }
   });
   return {groups, fours};
@@ -95,7 +98,7 @@ inline ActivationForms forms_of(Context<Cpu>& ctx, View<const float> x,
                                 std::span<const Weight<Cpu>* const> ws) {
   ActivationForms forms;
   const CpuKernels& kernels = ctx.kernels();
-  const bool packs = kernels.pack != nullptr && x.rows() >= kernels.token_tile;
+  const bool packs = kernels.pack != nullptr && x.rows() > 1;
   for (const Weight<Cpu>* w : ws) {
     if (is_plain_float(w->dtype)) {
       if (packs && forms.packed == nullptr) forms.packed = packed(ctx, x);

@@ -235,7 +235,7 @@ ZIYA_TARGET_AVX512 inline void quantise(ActivationGroup* groups, std::int64_t st
     } else {
       baseline::quantise(groups, stride, x + i, std::min(count, ActivationGroup::columns), span);
     }
-    if (fours != nullptr) order(*fours++, *groups, span);
+    if (fours != nullptr) order(*fours, *groups, span), fours += stride;
   }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One token and a quantised weight with AVX-512: four rows at a time, straight from where they are
-// stored.
+// A token, or a few, and a quantised weight with AVX-512: four rows at a time, straight from where
+// they are stored.
 #pragma once
 
 #include "ziya/config.hpp"
@@ -81,10 +81,11 @@ ZIYA_TARGET_AVX512 inline __m128i fold(__m512i v) {
 /// at pages and lag behind four streams.
 inline constexpr std::int64_t decode_ahead = 1024;
 
-/// Outputs of four rows each of which runs through memory from row to row: y[i · apart + k].
+/// Outputs of token t and four rows each of which runs through memory from row to row:
+/// y[t, row + k · apart].
 template <class Format>
-ZIYA_TARGET_AVX512 inline void decode_rows(const MatmulArguments& m, std::int64_t row,
-                                           std::int64_t apart, int count) {
+ZIYA_TARGET_AVX512 inline void decode_rows(const MatmulArguments& m, std::int64_t t,
+                                           std::int64_t row, std::int64_t apart, int count) {
   const std::int64_t row_bytes = bytes_of(m.dtype, m.weight_stride);
   const std::int64_t whole = m.columns / ActivationGroup::columns;
   FourRows rows;
@@ -98,8 +99,9 @@ ZIYA_TARGET_AVX512 inline void decode_rows(const MatmulArguments& m, std::int64_
     for (int r = 0; r < count; ++r) of_rows[r] = m.row_scales[row + r * apart];
     scales = _mm_load_ps(of_rows);
   }
-  const ActivationGroup* x = m.groups;
-  for (std::int64_t g = 0; g < whole; ++g, ++x) {
+  const ActivationGroup* x = m.groups + t;
+  const ActivationFours* fours = m.fours + t;
+  for (std::int64_t g = 0; g < whole; ++g, x += m.tokens, fours += m.tokens) {
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r) {
 #pragma GCC unroll 8
@@ -108,10 +110,10 @@ ZIYA_TARGET_AVX512 inline void decode_rows(const MatmulArguments& m, std::int64_
       }
     }
     if constexpr (Format::own_spans) {
-      sums = Format::add_group(sums, rows, *x, m.fours[g]);
+      sums = Format::add_group(sums, rows, *x, *fours);
       if (g % 2 == 1) y = _mm_add_ps(y, fold(sums)), sums = zero();
     } else {
-      y = Format::add_group(y, rows, *x, m.fours[g], scales);
+      y = Format::add_group(y, rows, *x, *fours, scales);
     }
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r) rows.at[r] += Format::group_size;
@@ -125,9 +127,9 @@ ZIYA_TARGET_AVX512 inline void decode_rows(const MatmulArguments& m, std::int64_
       rows.at[r] = scratch[r];
     }
     if constexpr (Format::own_spans) {
-      sums = Format::add_group(sums, rows, *x, m.fours[whole]);
+      sums = Format::add_group(sums, rows, *x, *fours);
     } else {
-      y = Format::add_group(y, rows, *x, m.fours[whole], scales);
+      y = Format::add_group(y, rows, *x, *fours, scales);
     }
   }
   if constexpr (Format::own_spans) {
@@ -135,17 +137,23 @@ ZIYA_TARGET_AVX512 inline void decode_rows(const MatmulArguments& m, std::int64_
   }
   alignas(16) float outputs[4];
   _mm_store_ps(outputs, y);
-  for (int r = 0; r < count; ++r) m.y[row + r * apart] = outputs[r];
+  for (int r = 0; r < count; ++r) m.y[t * m.y_stride + row + r * apart] = outputs[r];
 }
 
-/// Outputs [begin, end) of one token: four streams, a quarter of the rows each.
+/// Outputs [begin, end): four streams, a quarter of the rows each, from which rows go to the
+/// first-level cache for all tokens.
 template <class Format>
 ZIYA_TARGET_AVX512 inline void decode(const MatmulArguments& m, std::int64_t begin,
                                       std::int64_t end) {
-  const std::int64_t quarter = (end - begin) / 4;
-  for (std::int64_t k = 0; k < quarter; ++k) decode_rows<Format>(m, begin + k, quarter, 4);
-  const std::int64_t done = begin + 4 * quarter;
-  if (done < end) decode_rows<Format>(m, done, 1, static_cast<int>(end - done));
+  const std::int64_t quarter = (end - begin) / 4, done = begin + 4 * quarter;
+  for (std::int64_t k = 0; k < quarter; ++k) {
+    for (std::int64_t t = 0; t < m.tokens; ++t) {
+      decode_rows<Format>(m, t, begin + k, quarter, 4);
+    }
+  }
+  for (std::int64_t t = 0; t < m.tokens && done < end; ++t) {
+    decode_rows<Format>(m, t, done, 1, static_cast<int>(end - done));
+  }
 }
 
 }  // namespace avx512

@@ -85,14 +85,14 @@ ZIYA_TARGET_AVX512 inline void unpack_panel(UnpackedPanel& panel, const MatmulAr
   }
 }
 
-/// Outputs [begin, end): one token by Decode; more meet panels of 32 rows × 512 columns that are
-/// unpacked once for all of them. Few tokens stay in the second-level cache with all their columns,
-/// and the rows are done panel by panel; of many tokens 512 columns do, beside the sums of
+/// Outputs [begin, end): tokens in fours by Decode; others meet panels of 32 rows × 512 columns
+/// that are unpacked once for all of them. Few tokens stay in the second-level cache with all their
+/// columns, and the rows are done panel by panel; of many tokens 512 columns do, beside the sums of
 /// block_rows rows.
 template <class Format, class Decode>
 ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::int64_t begin,
                                                 std::int64_t end) {
-  if (m.tokens == 1) return decode<Decode>(m, begin, end);
+  if (m.fours != nullptr) return decode<Decode>(m, begin, end);
   constexpr std::int64_t panel_rows = 2 * tile_rows, block_rows = 256, most_tokens = 512;
   constexpr std::int64_t cached_groups = 600;
   static_assert(block_rows * most_tokens <= matmul_scratch_floats);

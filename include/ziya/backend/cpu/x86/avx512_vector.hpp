@@ -7,6 +7,7 @@
 #if ZIYA_X86
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -64,13 +65,43 @@ ZIYA_TARGET_AVX512 inline float largest_lane(__m512 v) {
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
-/// y[n] = sum of the n-th, by the same additions.
-ZIYA_TARGET_AVX512 inline void store_sums(float* y, __m512 v0, __m512 v1, __m512 v2, __m512 v3) {
-  const __m128 a = fold(v0), b = fold(v1), c = fold(v2), d = fold(v3);
-  const __m128 ab = _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
-  const __m128 cd = _mm_add_ps(_mm_movelh_ps(c, d), _mm_movehl_ps(d, c));
-  _mm_storeu_ps(y, _mm_add_ps(_mm_shuffle_ps(ab, cd, _MM_SHUFFLE(2, 0, 2, 0)),
-                              _mm_shuffle_ps(ab, cd, _MM_SHUFFLE(3, 1, 3, 1))));
+/// Part r of the result: four numbers whose sum, as that of fold(v[r]), is the sum of v[r].
+ZIYA_TARGET_AVX512 inline __m512 fold(const __m512 (&v)[4]) {
+  const __m512 ab = add(_mm512_maskz_shuffle_f32x4(all, v[0], v[1], 0x44),
+                        _mm512_maskz_shuffle_f32x4(all, v[0], v[1], 0xee));
+  const __m512 cd = add(_mm512_maskz_shuffle_f32x4(all, v[2], v[3], 0x44),
+                        _mm512_maskz_shuffle_f32x4(all, v[2], v[3], 0xee));
+  return add(_mm512_maskz_shuffle_f32x4(all, ab, cd, 0x88),
+             _mm512_maskz_shuffle_f32x4(all, ab, cd, 0xdd));
+}
+/// y[t][r] = sum of column t of v[r], by the same additions.
+template <int T>
+[[gnu::always_inline]] ZIYA_TARGET_AVX512 inline void store_sums(float (&y)[T][4],
+                                                                 const __m512 (&v)[4][T]) {
+  static_assert(T % 2 == 0);
+  __m512 pairs[T / 2];
+#pragma GCC unroll 4
+  for (int t = 0; t < T; t += 2) {
+    const __m512 a = fold({v[0][t], v[1][t], v[2][t], v[3][t]});
+    const __m512 b = fold({v[0][t + 1], v[1][t + 1], v[2][t + 1], v[3][t + 1]});
+    const __m512d da = _mm512_castps_pd(a), db = _mm512_castps_pd(b);
+    pairs[t / 2] = add(_mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xff, da, db)),
+                       _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xff, da, db)));
+  }
+  // part r, number t of the sums below, to number r, part t
+  const __m512i turned = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+#pragma GCC unroll 4
+  for (int t = 0; t < T; t += 4) {
+    const __m512 a = pairs[t / 2], b = pairs[std::min(t / 2 + 1, T / 2 - 1)];
+    const __m512 sums = _mm512_maskz_permutexvar_ps(
+        all, turned,
+        add(_mm512_maskz_shuffle_ps(all, a, b, 0x88), _mm512_maskz_shuffle_ps(all, a, b, 0xdd)));
+    if (t + 4 <= T) {
+      _mm512_storeu_ps(y[t], sums);
+    } else {
+      _mm512_mask_storeu_ps(y[t], 0xff, sums);
+    }
+  }
 }
 
 ZIYA_TARGET_AVX512 inline __m512 load(const float* p) { return _mm512_loadu_ps(p); }
