@@ -104,6 +104,7 @@ struct MergeOptions {
   std::string max_shard_size;  // "4GB"; empty: the library's default
   int threads = 0;
   bool low_cpu_mem = false;  // without effect: memory is always low
+  bool checksums = false;    // of the inputs are compared first
   bool strict = false;
   bool check = true;
   double min_cosine = 0.5, max_off_grid = 0.02, max_pairing = 0.75;  // ziya::MergeLimits

@@ -37,6 +37,8 @@ CLI::App* add_merge(CLI::App& app, MergeOptions& options) {
       ->capture_default_str();
   writing_options(*command, options.format, options.overwrite, options.resume,
                   options.max_shard_size, options.threads);
+  flag(*command, "--checksums", options.checksums,
+       "first compare the checksums that the inputs' .bin and .pth files record: one more reading");
   flag(*command, "--low-cpu-mem", options.low_cpu_mem,
        "accepted for the reference's sake; memory is always low");
   const char* group = "Checks (docs/merging.md says how the limits were found)";

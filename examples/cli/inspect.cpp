@@ -15,6 +15,7 @@
 #include "terminal.hpp"
 #include "ziya/backend/cpu/quantize/dequantise_row.hpp"
 #include "ziya/convert/fingerprint.hpp"
+#include "ziya/convert/verify_archives.hpp"
 #include "ziya/io/checkpoint.hpp"
 #include "ziya/io/json.hpp"
 #include "ziya/io/tensor_source.hpp"
@@ -128,6 +129,9 @@ void inspect_weights(Findings& found, const InspectOptions& options) {
   constexpr std::int64_t quick = 2'000'000'000;
   if (options.scan.value_or(found.checkpoint->bytes() < quick)) {
     found.scan = scan(*found.checkpoint);
+    for (const auto& file : found.checkpoint->files()) {
+      attempt(found, [&] { (void)ziya::verify_archives({file->file().path()}); });
+    }
     if (!found.scan->empty()) {
       const Unusual& first = found.scan->front();
       found.problems.emplace_back(

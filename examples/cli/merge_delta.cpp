@@ -77,6 +77,7 @@ int run(const MergeOptions& options) {
   ziya::MergeOptions merge = writing(options, bar);
   merge.type = mix.type;
   merge.check = options.check;
+  merge.checksums = options.checksums;
   merge.strict = options.strict;
   merge.limits = {options.min_cosine,
                   options.max_off_grid,

@@ -42,6 +42,7 @@
 #include "ziya/convert/stream.hpp"
 #include "ziya/convert/tensor_memory.hpp"
 #include "ziya/convert/typed_source.hpp"
+#include "ziya/convert/verify_archives.hpp"
 #include "ziya/io/gguf_writer.hpp"
 #include "ziya/io/journal.hpp"
 #include "ziya/io/output_directory.hpp"

@@ -928,6 +928,23 @@ class Merge(Case):
         self.bad(*self.merge("--overwrite", target=self.folder / "photos"), has="no model")
         self.assertEqual(sorted(x.name for x in self.folder.iterdir()), ["photos", "target"])
 
+    def test_a_wrong_byte_in_an_input(self):
+        """In the middle of the second .bin shard of the delta: its archive has a checksum."""
+        delta = self.folder / "delta"
+        shutil.copytree(DELTA, delta)
+        shard = sorted(delta.glob("*.bin"))[1]
+        data = bytearray(shard.read_bytes())
+        data[len(data) // 2] ^= 1
+        shard.write_bytes(data)
+        for target in [self.folder / "x", self.folder / "x.gguf"]:
+            self.bad(*self.merge("--checksums", delta=delta, target=target), has=[shard.name, "data/", "ZIYA-221"])
+        run = ziya("inspect", delta)
+        self.assertEqual(run.returncode, 1)
+        self.assertRegex(run.err, shard.name + r".*\[ZIYA-221\]")
+        self.assertEqual([x.name for x in self.folder.iterdir()], ["delta"])
+        run = self.good(*self.merge("--checksums", base=LLAMA / "3M"))
+        self.assertRegex(run.err, r"note: checksums of \d+ of \d+ files compared")
+
     def test_the_next_command_can_be_pasted(self):
         target = self.folder / "it's a model"
         line = self.good(*self.merge("--no-check", target=target)).err.splitlines()[-1]

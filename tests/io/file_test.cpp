@@ -78,6 +78,16 @@ TEST_CASE("a hub name is answered with the command that downloads it", "[file]")
   }
 }
 
+TEST_CASE("a file means its folder, unless it begins as a GGUF file", "[file]") {
+  const TemporaryDirectory folder;
+  const auto weights = folder.file("model.safetensors", "{}"), text = folder.file("a.gguf", "text"),
+             model = folder.file("named-anyhow", "GGUF\x03");
+  REQUIRE(ziya::resolve_model_folder(weights) == folder.path());
+  REQUIRE(ziya::resolve_model_folder(text) == folder.path());
+  REQUIRE(ziya::resolve_model_folder(model) == model);
+  REQUIRE(ziya::resolve_model_folder(folder.path()) == folder.path());
+}
+
 TEST_CASE("of a hub cache folder the snapshot of its main revision is taken", "[file]") {
   const TemporaryDirectory folder;
   folder.file("refs/main", "abc123\n");

@@ -130,6 +130,13 @@ def errors(root):
             yield f"{where} throws {identifier}, which docs/errors.md does not list"
     for identifier in sorted(set(documented) - set(used)):
         yield f"docs/errors.md lists {identifier}, which nothing throws"
+    pages = {path.name: set(re.findall(r"ZIYA-\d+", path.read_text(encoding="utf-8")))
+             for path in sorted((root / "docs").glob("merging*.md"))}
+    for name, named in pages.items():
+        if named != pages["merging.md"]:
+            yield f"docs/{name} and docs/merging.md do not name the same ids"
+        for identifier in sorted(named - set(documented)):
+            yield f"docs/{name} names {identifier}, which docs/errors.md does not list"
     tested = set()
     for path in (root / "tests").rglob("*"):
         if path.suffix in (".cpp", ".py") and path.name != "check.py":

@@ -33,8 +33,9 @@ struct MergeOptions {
   bool keep_unfinished = false;                   ///< an error leaves finished shards for `resume`
   bool check = true;                              ///< compare base and delta before writing
   bool strict = false;                            ///< what checks find is an error
-  std::int64_t max_shard_bytes = 4'000'000'000;   ///< of the tensors in one file
-  int threads = 0;                                ///< see StreamOptions
+  bool checksums = false;  ///< read the inputs once more before, comparing what archives record
+  std::int64_t max_shard_bytes = 4'000'000'000;  ///< of the tensors in one file
+  int threads = 0;                               ///< see StreamOptions
   MergeLimits limits{};
   /// Called before writing; may throw: that ends the merge.
   std::function<void(const ConversionNeeds&)> needs{};

@@ -16,6 +16,7 @@
 #include "ziya/convert/merge_options.hpp"
 #include "ziya/convert/merge_pair.hpp"
 #include "ziya/convert/stream.hpp"
+#include "ziya/convert/verify_archives.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/io/file.hpp"
 #include "ziya/io/output_directory.hpp"
@@ -50,9 +51,18 @@ inline void judge(MergeReport& report, std::vector<MergeFinding> findings, bool 
 }
 
 /// Compares base and delta, unless the options say not to, and counts the target's tensors.
+/// @throws FormatError as judge(), ZIYA-221; Error ZIYA-606
 inline MergeReport begin_merge(const MergePair& pair, const MergeOptions& options) {
   MergeReport report;
   report.notes = pair.notes;
+  if (options.checksums) {
+    std::vector<std::filesystem::path> files = pair.base.files;
+    files.insert(files.end(), pair.delta.files.begin(), pair.delta.files.end());
+    const std::int64_t compared = verify_archives(files, {}, options.cancel);
+    report.notes.push_back("checksums of " + std::to_string(compared) + " of " +
+                           std::to_string(files.size()) +
+                           " files compared; the others record none");
+  }
   if (options.check && pair.sign == MergeSign::add) {
     judge(report,
           MergeCheck(*pair.base.source, *pair.delta.source, pair.heads(), options.limits).run(),
