@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <span>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
