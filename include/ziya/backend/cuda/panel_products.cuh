@@ -272,7 +272,9 @@ ZIYA_HIDDEN void run_panel_products(Context<Cuda>& ctx, MatvecArguments<Half, st
 /// (measured on an H100).
 ZIYA_HIDDEN inline bool takes_panel_products(const Context<Cuda>& ctx, DType dtype,
                                              std::int64_t tokens) {
-  const std::int64_t most = info(dtype).block_elements == 256 ? 512 : 768;
+  const std::int64_t most = info(dtype).block_elements == 32 ? 768
+                            : dtype == DType::q5_k           ? 384
+                                                             : 512;
   if (tokens <= 8 || tokens > most || ctx.capability() != 9) return false;
   cudaFuncAttributes attributes{};
   check(cudaFuncGetAttributes(&attributes, panel_products<blocks::Q4_0, 16>), "matmul");
