@@ -12,7 +12,6 @@
 #include "ziya/backend/cuda/device.cuh"
 #include "ziya/backend/cuda/matvec.cuh"
 #include "ziya/backend/cuda/panel.cuh"
-#include "ziya/backend/cuda/panel_stream.cuh"
 #include "ziya/backend/cuda/warpgroup.cuh"
 
 ZIYA_NAMESPACE_BEGIN
