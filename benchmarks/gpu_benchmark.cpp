@@ -395,7 +395,7 @@ int main(int count, char** arguments) {
       if (wanted("brief")) continue;
       for (const std::int64_t rows : {16, 64, 512}) kernels(model, ctx, most, rows, 0);
       for (const int sequences : {2, 8, 16, 32, 64}) decode_together(model, ctx, most, sequences);
-      prefill(model, ctx, most, 512);
+      for (const std::int64_t tokens : {512, 2048}) prefill(model, ctx, most, tokens);
     }
     if (wanted("prefill") || wanted("kernels")) {
       const auto model = gpu_random_model::make<CudaBFloat16Config>(shape_13b());

@@ -19,6 +19,7 @@
 #include "ziya/convert/quantised_source.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/io/model_path.hpp"
+#include "ziya/io/output_directory.hpp"
 #include "ziya/model/importance.hpp"
 #include "ziya/model/model_kind.hpp"
 #include "ziya/text/tokenizer.hpp"

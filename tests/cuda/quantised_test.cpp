@@ -134,9 +134,11 @@ void check_products(Context<Cuda>& ctx, DType dtype, const Case& c) {
 
 TEST_CASE("cuda: products with quantised weights, plain, added, many, gated", "[cuda][small]") {
   // One to a few tokens, several operands of eight, several passes, and the library's products.
-  constexpr std::array cases{Case{1, 1, 8},  Case{1, 40, 33}, Case{2, 5, 16},
-                             Case{3, 8, 40}, Case{4, 11, 16}, Case{8, 3, 17},
-                             Case{9, 4, 48}, Case{33, 2, 7},  Case{70, 2, 24}};
+  constexpr std::array cases{Case{1, 1, 8}, Case{1, 40, 33}, Case{2, 5, 16}, Case{3, 8, 40},
+                             Case{4, 11, 16}, Case{8, 3, 17}, Case{9, 4, 48}, Case{33, 2, 7},
+                             Case{70, 2, 24},
+                             // The columns in several parts, several parts of rows and tokens.
+                             Case{12, 24, 40}, Case{20, 24, 40}, Case{130, 2, 270}};
   on_gpu([&]<class T>(Context<Cuda>& ctx, T) {
     for (const DType dtype : quantised_types()) {
       for (const Case& c : cases) check_products<T>(ctx, dtype, c);
@@ -151,7 +153,10 @@ TEST_CASE("cuda: products with quantised weights, few of them", "[cuda][small][r
   for (const DType dtype : {DType::q4_0, DType::q5_1, DType::q4_k, DType::q6_k}) {
     check_products<Half>(ctx, dtype, {2, 2, 24});
     check_products<Half>(ctx, dtype, {6, 2, 24});
+    check_products<Half>(ctx, dtype, {6, 24, 24});
   }
+  check_products<Half>(ctx, DType::q4_0, {20, 24, 24});
+  check_products<Half>(ctx, DType::q4_k, {66, 6, 24});
   check_products<float>(ctx, DType::q4_k, {1, 2, 24});
 }
 

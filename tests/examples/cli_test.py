@@ -335,13 +335,22 @@ class Generate(Case):
             self.assertRegex(result["stderr"], rf"copy in {dtype} takes [\d.]+ MB of memory")
 
     def test_devices_that_are_not_there(self):
-        run = ziya("generate", TINY, "-p", "x", "--device", "cuda")
-        if run.returncode != 0:  # where there is a GPU and the program can use it, it answers
-            self.assertRegex(run.err, r"cuda.*\[ZIYA-(151|702)\]")
-        for wrong in ["x", "-1", "1.5"]:
-            self.bad("generate", TINY, "-p", "x", f"--gpu-layers={wrong}", status=2, has="auto or all")
-        self.bad("generate", TINY, "-p", "x", "--max-memory", "4QB", status=2, has="4GB")
-        self.bad("generate", TINY, "-p", "x", "--device", "cpu", "--gpu-layers", "2", status=2, has="no GPU")
+        text = self.folder / "text.txt"
+        text.write_text("床前明月光 " * 20, encoding="utf-8")
+        placed = [["generate", TINY, "-p", "x"], ["perplexity", TINY, "--file", text, "--context", "16"],
+                  ["eval", TINY, "--file", SOURCE / "tests/data/golden/scoring/mmlu.csv"], ["embed", TINY, "x"]]
+        for command in [*placed, ["bench", TINY, "-n", "1", "-r", "1"], ["bench", "--random-weights", "tiny", "-n", "1", "-r", "1"]]:
+            run = ziya(*command, "--device", "cuda")
+            if run.returncode != 0:  # where there is a GPU and the program can use it, it answers
+                self.assertEqual((run.returncode, run.out), (1, ""), run.err)
+                self.assertRegex(run.err.splitlines()[-1], r"^error: .*cuda.*\[ZIYA-(151|702)\]$")
+            self.bad(*command, "--device", "tpu", has=["tpu", "ZIYA-702"])
+        for command in placed:
+            for wrong in ["x", "-1", "1.5"]:
+                self.bad(*command, f"--gpu-layers={wrong}", status=2, has="auto or all")
+            self.bad(*command, "--max-memory", "4QB", status=2, has="4GB")
+            self.bad(*command, "--device", "cpu", "--gpu-layers", "2", status=2, has="no GPU")
+        self.bad("bench", TINY, "--gpu-layers", "2", status=2, has="gpu-layers")
         self.bad("chat", TINY, "--device", "tpu", has=["tpu", "ZIYA-702"])
 
     def test_bad_settings(self):

@@ -72,8 +72,10 @@ class Context<Cuda> {
     const auto key = std::make_tuple(kernel, threads, shared_bytes);
     const auto found = resident_.find(key);
     if (found != resident_.end()) return found->second;
-    check(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_memory_));
+    cudaFuncAttributes attributes{};
+    check(cudaFuncGetAttributes(&attributes, kernel));
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               shared_memory_ - static_cast<int>(attributes.sharedSizeBytes)));
     int blocks = 0;
     check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads,
                                                         static_cast<std::size_t>(shared_bytes)));

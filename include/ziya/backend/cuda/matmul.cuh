@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 
 #include "ziya/backend/cuda/dequantise.cuh"
 #include "ziya/backend/cuda/device.cuh"
@@ -43,8 +44,9 @@ ZIYA_HIDDEN MatvecArguments<T, W> matvec_arguments(View<Y, Cuda> y, View<const T
   return a;
 }
 
-/// Products of so many tokens with quantised weights do without the library: two passes, one where
-/// unpacking takes longest (measured on an H100 with 16-bit activations).
+/// Products of so many tokens with quantised weights do without the library where there are no
+/// warpgroups: two passes, one where unpacking takes longest (measured on an H100 with 16-bit
+/// activations).
 template <class T>
 constexpr std::int64_t panel_token_limit(DType dtype) {
   const bool slow = sizeof(T) == 2 && info(dtype).block_elements == 256;
@@ -53,12 +55,15 @@ constexpr std::int64_t panel_token_limit(DType dtype) {
 
 /// Whether the kernels for weights in panels take all of `ws` with `x`.
 template <class T>
-ZIYA_HIDDEN bool panels_take(View<const T, Cuda> x, std::span<const Weight<Cuda>* const> ws) {
-  if (!in_panels(ws[0]->dtype) || x.rows() > panel_token_limit<T>(ws[0]->dtype)) return false;
+ZIYA_HIDDEN bool panels_take(const Context<Cuda>& ctx, View<const T, Cuda> x,
+                             std::span<const Weight<Cuda>* const> ws) {
+  if (!in_panels(ws[0]->dtype)) return false;
   for (const Weight<Cuda>* w : ws) {
     if (w->dtype != ws[0]->dtype) return false;
   }
-  return whole_packs(x.data(), x.rows() > 1 ? x.row_stride() : 0, x.columns());
+  if (!whole_packs(x.data(), x.rows() > 1 ? x.row_stride() : 0, x.columns())) return false;
+  return x.rows() <= panel_token_limit<T>(ws[0]->dtype) ||
+         (std::is_same_v<T, Half> && takes_panel_products(ctx, ws[0]->dtype, x.rows()));
 }
 
 inline constexpr std::int64_t converted_elements = std::int64_t{1} << 26;  // at a time
@@ -84,7 +89,7 @@ ZIYA_HIDDEN void product(Context<Cuda>& ctx, View<Y, Cuda> y, View<const T, Cuda
                          const Weight<Cuda>& w, bool add, bool made = false) {
   if (x.rows() == 0 || w.rows == 0) return;
   const Weight<Cuda>* const weights[] = {&w};
-  if (panels_take<T>(x, weights)) {
+  if (panels_take<T>(ctx, x, weights)) {
     auto a = matvec_arguments<T, std::byte, Y>(y, x, w);
     a.add = add;
     return run_panels<T>(ctx, w.dtype, a);
@@ -134,7 +139,7 @@ template <class T>
 void matmul_many(Context<Cuda>& ctx, std::span<const View<T, Cuda>> ys, View<const T, Cuda> x,
                  std::span<const Weight<Cuda>* const> ws) {
   if (!ws.empty() && ws.size() <= cuda::matvec_parts && x.rows() >= 1 &&
-      cuda::panels_take<T>(x, ws)) {
+      cuda::panels_take<T>(ctx, x, ws)) {
     auto a = cuda::matvec_arguments<T, std::byte, T>(ys[0], x, *ws[0]);
     for (std::size_t n = 1; n < ws.size(); ++n) {
       a.parts[n] = {ws[n]->data, ys[n].data(), ys[n].row_stride(), ws[n]->rows};
@@ -165,7 +170,14 @@ template <class T>
 void matmul_silu_mul(Context<Cuda>& ctx, View<T, Cuda> y, View<const T, Cuda> x,
                      const Weight<Cuda>& gate, const Weight<Cuda>& up) {
   const Weight<Cuda>* const both[] = {&gate, &up};
-  if (x.rows() >= 1 && cuda::panels_take<T>(x, both)) {
+  if (x.rows() >= 1 && cuda::panels_take<T>(ctx, x, both)) {
+    if (std::is_same_v<T, Half> && cuda::takes_panel_products(ctx, gate.dtype, x.rows())) {
+      Workspace<Cuda>::Scope scope(ctx.workspace());
+      const View<T, Cuda> product = ctx.workspace().template take<T>({y.rows(), y.columns()});
+      const std::array<View<T, Cuda>, 2> ys{y, product};
+      matmul_many<T>(ctx, ys, x, both);
+      return silu_mul<T>(ctx, y, y, product);
+    }
     auto a = cuda::matvec_arguments<T, std::byte, T>(y, x, gate);
     a.up = up.data;
     return cuda::run_panels<T>(ctx, gate.dtype, a);

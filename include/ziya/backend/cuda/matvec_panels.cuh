@@ -11,6 +11,7 @@
 #include "ziya/backend/cuda/matvec_digits.cuh"
 #include "ziya/backend/cuda/mma.cuh"
 #include "ziya/backend/cuda/panel.cuh"
+#include "ziya/backend/cuda/panel_products.cuh"
 #include "ziya/backend/cuda/panel_stream.cuh"
 
 ZIYA_NAMESPACE_BEGIN
@@ -200,6 +201,11 @@ ZIYA_HIDDEN void run_panels(Context<Cuda>& ctx, DType dtype, MatvecArguments<T, 
     using Block = decltype(block);
     const DigitPlan plan = digit_plan<T, Block>(ctx, a);
     if (plan.warps > 0) return launch_digits<T, Block>(ctx, a, plan);
+    if constexpr (std::is_same_v<T, Half>) {
+      if (takes_panel_products(ctx, dtype, a.tokens) && a.up == nullptr) {
+        return run_panel_products<Block>(ctx, a);
+      }
+    }
     for (std::int64_t done = 0; done < tokens;) {
       const std::int64_t left = tokens - done;
       const bool few = left <= 2 * panel_tokens<T, 1>;  // quicker in two passes of few than in one

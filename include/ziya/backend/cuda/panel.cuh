@@ -147,6 +147,32 @@ struct Panel : FormatOf<Block> {
     }
   }
 
+  /// Weights rounded to f16 as the first operand of two products of 16 columns of a group, as
+  /// `multiply` has it.
+  __device__ void operands(unsigned (&out)[2][4], int group) const {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      std::uint32_t pairs[4];
+      unpack<Half>(pairs, r, group);
+      const float min = minimum ? -scales.min(r, group) : 0.0f;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const float scale = scales.scale(r, 2 * group + (run == 8 ? 0 : j / 2));
+        const __half2 q = as<__half2>(pairs[j]);
+        __half2 w;
+        if constexpr (super && minimum) {  // 16 bits do not hold the scale
+          w = __floats2half2_rn(fmaf(__low2float(q), scale, min),
+                                fmaf(__high2float(q), scale, min));
+        } else if constexpr (minimum) {
+          w = __hfma2(q, __float2half2_rn(scale), __float2half2_rn(min));
+        } else {
+          w = __hmul2(q, __float2half2_rn(scale));
+        }
+        out[j / 2][j % 2 * 2 + r] = *reinterpret_cast<const std::uint32_t*>(&w);
+      }
+    }
+  }
+
   /// Bits of a byte below an integer that `integers` gives.
   static constexpr int below = 8 - low_bits - high_bits;
   /// The element in byte `i` of word k of `integers`.

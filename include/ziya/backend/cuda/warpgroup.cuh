@@ -26,6 +26,15 @@ __device__ inline void finish_products(float (&sums)[N]) {
   for (int i = 0; i < N; ++i) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
+__device__ inline void commit_products() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+/// Waits for all but the last `Pending` groups that were committed.
+template <int Pending>
+__device__ inline void wait_for_products() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
+}
+
 /// A matrix in shared memory in rows of 128 bytes, their 16 bytes exchanged by row % 8; eight rows
 /// are 1024 bytes, which is the alignment. `apart`: from 64 columns to the next 64, for a matrix
 /// whose rows are summed over.
@@ -41,6 +50,7 @@ __device__ inline std::uint64_t describe(const void* matrix, unsigned apart = 16
 #define ZIYA_SUMS_32(c, i) \
   ZIYA_SUMS_8(c, i), ZIYA_SUMS_8(c, i + 8), ZIYA_SUMS_8(c, i + 16), ZIYA_SUMS_8(c, i + 24)
 
+#define ZIYA_NAMES_8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define ZIYA_NAMES_32                                                                          \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, " \
   "%20, "                                                                                      \
@@ -84,8 +94,33 @@ __device__ inline void multiply_columns(float (&c)[64], const unsigned (&a)[4], 
 #undef ZIYA_PRODUCT
 }
 
+/// c (64 × N) += a (64 × 16, as `multiply` has it, 16 rows per warp) · bᵀ (N × 16, in rows), of
+/// f16.
+template <int N>
+__device__ inline void multiply_registers(float (&c)[N / 2], const unsigned (&a)[4],
+                                          std::uint64_t b) {
+  static_assert(N == 16 || N == 64 || N == 128);
+  if constexpr (N == 16) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16 {" ZIYA_NAMES_8
+                 "}, {%8, %9, %10, %11}, %12, 1, 1, 1, 0;"
+                 : ZIYA_SUMS_8(c, 0)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  } else if constexpr (N == 64) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" ZIYA_NAMES_32
+                 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 0;"
+                 : ZIYA_SUMS_32(c, 0)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  } else {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {" ZIYA_NAMES_64
+                 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
+                 : ZIYA_SUMS_32(c, 0), ZIYA_SUMS_32(c, 32)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  }
+}
+
 #undef ZIYA_SUMS_8
 #undef ZIYA_SUMS_32
+#undef ZIYA_NAMES_8
 #undef ZIYA_NAMES_32
 #undef ZIYA_NAMES_64
 

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of more than a few tokens with weights in panels: blocks become f16 operands in
+// registers, where the tensor cores meet them with up to 128 tokens at a time. For compute
+// capability 9.0, compiled for `sm_90a`.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "ziya/backend/cuda/bulk_copy.cuh"
+#include "ziya/backend/cuda/device.cuh"
+#include "ziya/backend/cuda/matvec.cuh"
+#include "ziya/backend/cuda/panel.cuh"
+#include "ziya/backend/cuda/warpgroup.cuh"
+
+ZIYA_NAMESPACE_BEGIN
+namespace cuda {
+
+/// A block's share: 64 rows of each of its groups of four warps × N tokens, 128 columns at a time.
+template <class Block, int N>
+struct PanelTile {
+  using Form = Panel<Block>;
+  static constexpr int columns = 128, steps = Form::columns / columns;  // of a panel
+  static constexpr int groups = N == 16 ? 2 : N == 128 && Form::bytes > 3000 ? 3 : 4;
+  static constexpr int warps = 4 * groups, threads = 32 * warps, rows = 64 * groups;
+  static constexpr int x_bytes = N * columns * 2;
+  static constexpr int x_stages = N == 16 ? 6 : N == 64 ? 5 : 4;
+  /// Two blocks share a multiprocessor where there are few tokens.
+  static constexpr int budget = N == 16 ? 110 * 1024 : 225 * 1024;
+  static constexpr int fitting = (budget - x_stages * x_bytes) / (warps * Form::bytes);
+  static constexpr int w_stages = std::clamp(fitting, 2, 6);
+  static constexpr int shared =
+      std::max(x_stages * x_bytes + w_stages * warps * Form::bytes, N*(rows + 4) * 4) + 1024;
+  static_assert(shared <= 226 * 1024);
+};
+
+/// x in tiles of `tile` tokens × 128 columns as they lie in shared memory: two halves of 64
+/// columns, rows of 128 bytes as `describe` wants them, the columns of each 32 in the order in
+/// which the lanes of a panel have them. Zeros up to whole tiles and panels. Grid: tokens of whole
+/// tiles. A thread per eight columns.
+template <int Run>
+ZIYA_KERNEL void make_tiles(Half* y, const Half* x, std::int64_t x_stride, int tokens, int columns,
+                            int padded, int tile) {
+  release_next();
+  wait_for_previous();
+  const int token = static_cast<int>(blockIdx.x), row = token % tile;
+  const auto* from = reinterpret_cast<const std::uint32_t*>(x + token * x_stride);
+  auto* to = reinterpret_cast<uint4*>(y + std::int64_t{token / tile} * tile * padded);
+  for (int i = static_cast<int>(threadIdx.x); i < padded / 8; i += static_cast<int>(blockDim.x)) {
+    const int group = i / 4, step = i % 4 / 2, half = i % 2;
+    uint4 pairs{};
+    if (32 * group < columns && token < tokens) {
+      const auto pair = [&](int t) {
+        return from[16 * group + (Run == 8 ? 4 * t + 2 * step + half : 8 * step + 2 * t + half)];
+      };
+      pairs = {pair(0), pair(1), pair(2), pair(3)};
+    }
+    to[(i / 8 * tile + row) * 8 + (i % 8 ^ row % 8)] = pairs;
+  }
+}
+
+/// Grid: (parts of the tokens, parts of the rows, parts of the columns). Parts of the columns leave
+/// their sums in `partial`, and the last block to do so adds them up in order.
+/// @param a x as `make_tiles` makes it, `x_stride` columns of whole panels
+template <class Block, int N>
+ZIYA_KERNEL void __launch_bounds__(PanelTile<Block, N>::threads)
+    panel_products(MatvecArguments<Half, std::byte> a, float4* partial, std::uint32_t* counters) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  using Form = Panel<Block>;
+  using Tile = PanelTile<Block, N>;
+  __shared__ bool is_last;
+  __shared__ CopyBarrier x_full[Tile::x_stages], x_empty[Tile::x_stages];
+  __shared__ CopyBarrier w_full[Tile::warps][Tile::w_stages];
+  extern __shared__ std::byte unaligned[];
+  const auto start = static_cast<unsigned>(__cvta_generic_to_shared(unaligned));
+  std::byte* const shared = unaligned + (1024 - start % 1024) % 1024;
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
+  std::byte* const ring =
+      shared + Tile::x_stages * Tile::x_bytes + warp * Tile::w_stages * Form::bytes;
+
+  int tile = static_cast<int>(blockIdx.y), index = 0;
+  const auto tiles_of = [&](int i) {
+    return static_cast<int>((a.parts[i].rows + Tile::rows - 1) / Tile::rows);
+  };
+  while (index + 1 < matvec_parts && tile >= tiles_of(index)) tile -= tiles_of(index++);
+  const auto part = a.parts[index];
+  const int panels = static_cast<int>(a.x_stride / Form::columns);
+  const int split = static_cast<int>(blockIdx.z), splits = static_cast<int>(gridDim.z);
+  const int begin = panels * split / splits, count = panels * (split + 1) / splits - begin;
+  const int bands = static_cast<int>((part.rows + panel_rows - 1) / panel_rows);
+  const int band = min(tile * Tile::warps + warp, bands - 1);  // of rows past the end: any
+  const std::byte* const w = part.w + (std::int64_t{band} * panels + begin) * Form::bytes;
+  const Half* const x = a.x + (std::int64_t{blockIdx.x} * panels + begin) * N * Form::columns;
+
+  const auto fetch_w = [&](int panel) {
+    if (panel >= count) return;
+    w_full[warp][panel % Tile::w_stages].fetch(ring + panel % Tile::w_stages * Form::bytes,
+                                               w + std::int64_t{panel} * Form::bytes, Form::bytes);
+  };
+  const int all_steps = count * Tile::steps;
+  const auto fetch_x = [&](int step) {
+    if (step >= all_steps) return;
+    x_full[step % Tile::x_stages].fetch(shared + step % Tile::x_stages * Tile::x_bytes,
+                                        x + std::int64_t{step} * N * Tile::columns, Tile::x_bytes);
+  };
+  if (lane == 0) {
+    for (int i = 0; i < Tile::w_stages; ++i) w_full[warp][i].init(1);
+    if (thread == 0) {
+      for (int i = 0; i < Tile::x_stages; ++i) x_full[i].init(1), x_empty[i].init(Tile::warps);
+    }
+    CopyBarrier::publish();
+    for (int i = 0; i < Tile::w_stages; ++i) fetch_w(i);
+  }
+  __syncthreads();
+  release_next();
+  wait_for_previous();
+  if (thread == 0) {
+    for (int i = 0; i < Tile::x_stages; ++i) fetch_x(i);
+  }
+
+  float sums[N / 2] = {};
+  unsigned operands[2][2][4];
+  int step = 0;
+  for (int panel = 0; panel < count; ++panel) {
+    Form form;
+    w_full[warp][panel % Tile::w_stages].wait(panel / Tile::w_stages % 2);
+    form.load(ring + panel % Tile::w_stages * Form::bytes, lane);
+    __syncwarp();
+    if (lane == 0) fetch_w(panel + Tile::w_stages);
+    form.open();
+#pragma unroll
+    for (int part_of = 0; part_of < Tile::steps; ++part_of, ++step) {
+      const int stage = step % Tile::x_stages;
+      x_full[stage].wait(step / Tile::x_stages % 2);
+      const std::uint64_t tokens = describe(shared + stage * Tile::x_bytes);
+#pragma unroll
+      for (int g = 0; g < 4; ++g) {
+        unsigned(&now)[2][4] = operands[g % 2];
+        form.operands(now, 4 * part_of + g);
+        begin_products();
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int bytes = g / 2 * N * 128 + g % 2 * 64 + half * 32;
+          multiply_registers<N>(sums, now[half], tokens + (bytes >> 4));
+        }
+        commit_products();
+        if (g < 3) wait_for_products<1>();
+      }
+      wait_for_products<0>();
+      if (lane > 0) continue;
+      x_empty[stage].arrive();  // the tile may be replaced when all warps are done with it
+      const int free = step - 1;
+      if (thread == 0 && free >= 0 && free + Tile::x_stages < all_steps) {
+        x_empty[free % Tile::x_stages].wait(free / Tile::x_stages % 2);
+        fetch_x(free + Tile::x_stages);
+      }
+    }
+  }
+#pragma unroll
+  for (float& sum : sums) asm volatile("" : "+f"(sum)::"memory");
+
+  if (splits > 1) {
+    const int unit = static_cast<int>(blockIdx.y * gridDim.x + blockIdx.x);
+    float4* const own = partial + std::int64_t{unit} * splits * (N / 8) * Tile::threads + thread;
+#pragma unroll
+    for (int n = 0; n < N / 8; ++n) {
+      own[(split * (N / 8) + n) * Tile::threads] = {sums[4 * n], sums[4 * n + 1], sums[4 * n + 2],
+                                                    sums[4 * n + 3]};
+    }
+    __threadfence();
+    __syncthreads();
+    if (thread == 0) {
+      is_last = atomicAdd(counters + unit, 1u) == static_cast<unsigned>(splits - 1);
+      if (is_last) counters[unit] = 0;
+    }
+    __syncthreads();
+    if (!is_last) return;
+    __threadfence();
+#pragma unroll
+    for (int n = 0; n < N / 8; ++n) {
+      float4 total = __ldcg(own + n * Tile::threads);
+      for (int s = 1; s < splits; ++s) {
+        const float4 more = __ldcg(own + (s * (N / 8) + n) * Tile::threads);
+        total.x += more.x, total.y += more.y, total.z += more.z, total.w += more.w;
+      }
+      sums[4 * n] = total.x, sums[4 * n + 1] = total.y;
+      sums[4 * n + 2] = total.z, sums[4 * n + 3] = total.w;
+    }
+  }
+
+  // Through shared memory, so that a token's rows are written side by side.
+  auto* const result = reinterpret_cast<float*>(shared);
+  constexpr int stride = Tile::rows + 4;
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < N / 2; ++i) {
+    const int row = warp * 16 + lane / 4 + i / 2 % 2 * 8, token = i / 4 * 8 + lane % 4 * 2 + i % 2;
+    result[token * stride + row] = sums[i];
+  }
+  __syncthreads();
+  const int first_token = static_cast<int>(blockIdx.x) * N;
+  const int tokens = min(N, static_cast<int>(a.tokens) - first_token);
+  for (int i = thread; i < tokens * Tile::rows; i += Tile::threads) {
+    const std::int64_t row = std::int64_t{tile} * Tile::rows + i % Tile::rows;
+    if (row >= part.rows) continue;
+    finish_row(a, part, row, first_token + i / Tile::rows,
+               result[i / Tile::rows * stride + i % Tile::rows]);
+  }
+#else
+  (void)a, (void)partial, (void)counters;
+#endif
+}
+
+/// Into how many parts the columns are divided: what leaves the fewest multiprocessors idle.
+inline int panel_splits(std::int64_t units, std::int64_t slots, int panels) {
+  int best = 1;
+  double least = 1e30;
+  for (int splits = 1; splits <= std::min(8, panels / 3); ++splits) {
+    const std::int64_t waves = (units * splits + slots - 1) / slots;
+    const int longest = (panels + splits - 1) / splits;
+    const double cost = static_cast<double>(waves) * (longest + 3 + (splits > 1 ? 2 : 0));
+    if (cost < least) best = splits, least = cost;
+  }
+  return best;
+}
+
+template <class Block, int N>
+ZIYA_HIDDEN void launch_panel_products(Context<Cuda>& ctx, MatvecArguments<Half, std::byte> a) {
+  using Tile = PanelTile<Block, N>;
+  std::int64_t tiles = 0;
+  for (const auto& part : a.parts) tiles += (part.rows + Tile::rows - 1) / Tile::rows;
+  const std::int64_t token_parts = (a.tokens + N - 1) / N;
+  const auto kernel = panel_products<Block, N>;
+  const int resident =
+      ctx.resident_blocks(reinterpret_cast<const void*>(kernel), Tile::threads, Tile::shared);
+  const std::int64_t units = tiles * token_parts;
+  const int splits = units > Context<Cuda>::counter_count
+                         ? 1
+                         : panel_splits(units, std::int64_t{ctx.multiprocessors()} * resident,
+                                        static_cast<int>(a.x_stride / Panel<Block>::columns));
+  const auto partial = ctx.workspace().template take<float4>(
+      Shape{splits > 1 ? units * splits * (N / 8) * Tile::threads : 1});
+  launch(ctx, "matmul", kernel,
+         dim3(static_cast<unsigned>(token_parts), static_cast<unsigned>(tiles),
+              static_cast<unsigned>(splits)),
+         dim3(Tile::threads), static_cast<std::size_t>(Tile::shared), a, partial.data(),
+         ctx.counters());
+}
+
+/// Any number of tokens.   @param a x in whole packs, not gated
+template <class Block>
+ZIYA_HIDDEN void run_panel_products(Context<Cuda>& ctx, MatvecArguments<Half, std::byte> a) {
+  using Form = Panel<Block>;
+  Workspace<Cuda>::Scope scope(ctx.workspace());
+  const std::int64_t padded = (a.columns + Form::columns - 1) / Form::columns * Form::columns;
+  const int tile = a.tokens <= 16 ? 16 : a.tokens <= 64 ? 64 : 128;
+  const std::int64_t rows = (a.tokens + tile - 1) / tile * tile;
+  const auto tiles = ctx.workspace().template take<Half>(Shape{rows, padded});
+  launch(ctx, "matmul", make_tiles<Form::run>, dim3(static_cast<unsigned>(rows)), dim3(256), 0,
+         tiles.data(), a.x, a.x_stride, a.tokens, a.columns, padded, tile);
+  a.x = tiles.data();
+  a.x_stride = padded;
+  if (tile == 16) return launch_panel_products<Block, 16>(ctx, a);
+  if (tile == 64) return launch_panel_products<Block, 64>(ctx, a);
+  launch_panel_products<Block, 128>(ctx, a);
+}
+
+/// Whether so many tokens are theirs: the kernels are there, built for `sm_90a` and on such a GPU,
+/// and quicker than those of a few tokens and than the library's behind weights made into f16
+/// (measured on an H100).
+ZIYA_HIDDEN inline bool takes_panel_products(const Context<Cuda>& ctx, DType dtype,
+                                             std::int64_t tokens) {
+  const std::int64_t most = info(dtype).block_elements == 32 ? 768
+                            : dtype == DType::q5_k           ? 384
+                                                             : 512;
+  if (tokens <= 8 || tokens > most || ctx.capability() != 9) return false;
+  cudaFuncAttributes attributes{};
+  check(cudaFuncGetAttributes(&attributes, panel_products<blocks::Q4_0, 16>), "matmul");
+  return attributes.sharedSizeBytes > 0;
+}
+
+}  // namespace cuda
+ZIYA_NAMESPACE_END
