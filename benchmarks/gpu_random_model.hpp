@@ -81,8 +81,7 @@ LlamaModel<Config> make(const LlamaShape& shape, DType dtype = dtype_of<typename
   const bool blocks = is_quantised(dtype);
   const auto memory =
       blocks ? nullptr : random_bytes(dtype, bytes_of(dtype, shape.parameters()) + 2 * 256 * 512);
-  RandomBlocks random(blocks ? dtype : DType::q8_0,
-                            blocks ? shape.vocabulary * shape.hidden : 0);
+  RandomBlocks random(blocks ? dtype : DType::q8_0, blocks ? shape.vocabulary * shape.hidden : 0);
   std::int64_t used = 0;
   const auto matrix = [&](std::int64_t rows, std::int64_t columns) {
     if (blocks) return random.matrix(rows, columns);
