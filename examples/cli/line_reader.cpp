@@ -61,6 +61,7 @@ void catch_interrupts() {
   }
   struct sigaction action {};
   action.sa_handler = on_interrupt;
+  action.sa_flags = SA_RESTART;  // or a terminal that is slow to take the answer would lose some of it
   sigaction(SIGINT, &action, nullptr);
 }
 
