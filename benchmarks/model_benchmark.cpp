@@ -15,6 +15,7 @@
 
 #include "ceilings.hpp"
 #include "random_model.hpp"
+#include "ziya/convert/delta_merger.hpp"
 
 namespace {
 
