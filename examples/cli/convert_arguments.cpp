@@ -64,6 +64,11 @@ CLI::App* add_merge_lora(CLI::App& app, ConvertOptions& options) {
       ->required();
   option(*command, "--type", options.type, "type of the weights (default: as they are stored)",
          "stored|f32|f16|bf16");
+  option(*command, "--to", options.to, "format of the output (default: by its name)",
+         "hf|fengshen|gguf");
+  option(*command, "--parts", options.parts, "tensor-parallel parts of a Fengshen output", "N")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{4096}).description(""))
+      ->capture_default_str();
   flag(*command, "--strict", options.strict, "refuse an adapter that records another base");
   flag(*command, "--overwrite", options.overwrite, "replace an output that exists");
   flag(*command, "--resume", options.resume, "go on where an interrupted run has left off");

@@ -1214,6 +1214,12 @@ class Layouts(Case):
         result = json.loads(self.good("generate", merged, "--ids", "--greedy", "-p", CAPITAL,
                                       "--max-new-tokens", 8).out)
         self.assertEqual(result["generated_ids"], beside)
+        parts, joined = self.folder / "parts", self.folder / "joined"
+        self.good("merge-lora", "--base", TINY, "--adapter", much, "--output", parts, "--type", "f32",
+                  "--to", "fengshen", "--parts", 2)
+        self.good("convert", "--input", parts, "--output", joined)
+        self.assertEqual(self.good("fingerprint", joined).out.splitlines()[-1],
+                         self.good("fingerprint", merged).out.splitlines()[-1])
         for again in [merged, self.folder / "merged.gguf"]:
             if again.suffix:
                 self.good("convert", "--input", merged, "--output", again)

@@ -83,8 +83,10 @@ TEST_CASE("safetensors is preferred, and a folder without weights is told", "[ch
   REQUIRE(!Checkpoint::exists(folder.path()));
   REQUIRE(!Checkpoint::exists(folder / "absent"));
   REQUIRE_ERROR(Checkpoint::open(folder.path()), "ZIYA-232", "looked for model.safetensors, ");
+  folder.file("other.bin", "x");
+  REQUIRE_ERROR(Checkpoint::open(folder.path()), "ZIYA-232", "it holds other.bin");
   folder.file("consolidated.00.pth", "x");
-  REQUIRE_ERROR(Checkpoint::open(folder.path()), "ZIYA-232", "it holds consolidated.00.pth");
+  REQUIRE_ERROR(Checkpoint::open(folder.path()), "ZIYA-232", "ziya convert --from meta");
   std::filesystem::copy(ZIYA_TEST_DATA "/torch/module.bin", folder / "pytorch_model.bin");
   REQUIRE(Checkpoint::exists(folder.path()));
   REQUIRE(Checkpoint::open(folder.path()).format() == ziya::CheckpointFormat::pytorch);

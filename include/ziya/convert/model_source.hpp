@@ -45,7 +45,7 @@ struct ModelSource {
 
 /// Names, sizes and times of files, for ModelSource::identity.
 inline nlohmann::json files_identity(const std::vector<std::filesystem::path>& files) {
-  nlohmann::json json = nlohmann::json::array();
+  nlohmann::json json = json_array();
   for (const auto& file : files) {
     std::error_code ignored;
     const auto time = std::filesystem::last_write_time(file, ignored).time_since_epoch();

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -119,7 +118,8 @@ class BeamScorer {
         std::min(std::max<std::size_t>(2, 1 + config_.eos_ids.size()) * width(), all.size());
     if (config_.do_sample) perturb(all, count);
     const auto better = [](const Choice& a, const Choice& b) {
-      return std::tuple(-a.score, a.beam, a.id) < std::tuple(-b.score, b.beam, b.id);
+      if (a.score != b.score) return a.score > b.score;
+      return a.beam != b.beam ? a.beam < b.beam : a.id < b.id;
     };
     std::partial_sort(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(count), all.end(),
                       better);

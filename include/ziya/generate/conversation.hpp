@@ -111,7 +111,7 @@ class Conversation {
     nlohmann::json json;
     json["template"] = template_.name;
     json["start"] = list(start_);
-    json["turns"] = nlohmann::json(nlohmann::json::value_t::array);
+    json["turns"] = json_array();
     for (const auto& turn : turns_) json["turns"].push_back(list(turn));
     if (system_) json["system"] = replace_invalid_utf8(*system_);
     return json;

@@ -23,7 +23,7 @@ class GenerationConfigFile {
  public:
   /// A file that may be absent. @throws IoError, FormatError
   explicit GenerationConfigFile(const std::filesystem::path& file)
-      : source_(utf8_from_path(file)), json_(nlohmann::json::object()) {
+      : source_(utf8_from_path(file)), json_(json_object()) {
     std::error_code ignored;
     if (!std::filesystem::exists(file, ignored)) return;
     json_ = read_json_file(file);

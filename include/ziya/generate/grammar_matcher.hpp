@@ -5,11 +5,11 @@
 
 #include <algorithm>
 #include <array>
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <tuple>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -93,7 +93,7 @@ class GrammarMatcher {
   struct Partial {
     char32_t bits = 0;
     std::uint8_t missing = 0, low = 0x80, high = 0xBF;
-    [[nodiscard]] auto key() const { return std::tuple(bits, missing, low, high); }
+    friend auto operator<=>(const Partial&, const Partial&) = default;
   };
   struct State {
     std::vector<std::int32_t> stacks;  ///< nodes that wait for characters, ascending
@@ -101,7 +101,7 @@ class GrammarMatcher {
     bool whole = false;
     bool operator<(const State& other) const {
       if (stacks != other.stacks) return stacks < other.stacks;
-      return std::tuple(partial.key(), whole) < std::tuple(other.partial.key(), other.whole);
+      return partial != other.partial ? partial < other.partial : whole < other.whole;
     }
   };
 

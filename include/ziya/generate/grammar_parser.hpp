@@ -73,7 +73,7 @@ class GrammarParser {
       Grammar::Rule rule{std::move(draft.name), {}};
       for (const Sequence& alternative : draft.alternatives) {
         rule.alternatives.push_back(static_cast<std::int32_t>(symbols.size()));
-        symbols.insert(symbols.end(), alternative.begin(), alternative.end());
+        for (const Symbol& symbol : alternative) symbols.push_back(symbol);
         symbols.push_back({});
       }
       rules.push_back(std::move(rule));
@@ -120,7 +120,7 @@ class GrammarParser {
         item = repetition(std::move(item));
         skip_space();
       }
-      result.insert(result.end(), item.begin(), item.end());
+      for (const Symbol& symbol : item) result.push_back(symbol);
       count(item.size());
     }
   }

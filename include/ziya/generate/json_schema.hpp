@@ -121,13 +121,13 @@ number ::= integer ("." [0-9]{1,16})? ([eE] [\-+]? [0-9]{1,2})?
       if (key == keyword || !restricting.contains(key) || (values && key == "type")) continue;
       refuse("\"" + key + "\" beside \"" + keyword + "\" is not supported");
     }
-    const Json& value = schema.at(keyword);
+    const Json& value = *json_find(schema, keyword);
     if (keyword == "$ref") {
       if (!value.is_string()) refuse("$ref is no string");
       return reference(value.get<std::string>());
     }
     if (keyword == "const") {
-      Json only = Json(Json::value_t::array);
+      Json only = json_array();
       only.push_back(value);
       return one_of(schema, only);
     }
@@ -168,7 +168,7 @@ number ::= integer ("." [0-9]{1,16})? ([eE] [\-+]? [0-9]{1,2})?
   /// The list that `value` is, or that it alone makes.
   static Json list_of(const Json& value) {
     if (value.is_array()) return value;
-    Json result = Json(Json::value_t::array);
+    Json result = json_array();
     result.push_back(value);
     return result;
   }
@@ -279,7 +279,8 @@ number ::= integer ("." [0-9]{1,16})? ([eE] [\-+]? [0-9]{1,2})?
         if (forbidden && !members.contains(text)) {
           refuse("\"" + text + "\" is required, and additionalProperties forbids it");
         }
-        members.try_emplace(text, Member{text, additional, true}).first->second.required = true;
+        if (!members.contains(text)) members[text] = {text, additional, true};
+        members[text].required = true;
       }
     }
     std::string more = "\"\"", first = "\"\"";

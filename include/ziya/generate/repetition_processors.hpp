@@ -113,9 +113,7 @@ class Dry {
     }
     // Of each id the longest stretch counts; it stands first among equals.
     auto& amounts = state.amounts;
-    std::sort(amounts.begin(), amounts.end(), [](const Candidate& a, const Candidate& b) {
-      return a.id != b.id ? a.id < b.id : a.score > b.score;
-    });
+    std::sort(amounts.begin(), amounts.end(), longest_first);
     const auto same = [](const Candidate& a, const Candidate& b) { return a.id == b.id; };
     amounts.erase(std::unique(amounts.begin(), amounts.end(), same), amounts.end());
     for (Candidate& amount : amounts) {
@@ -127,6 +125,9 @@ class Dry {
   }
 
  private:
+  static bool longest_first(const Candidate& a, const Candidate& b) {
+    return a.id != b.id ? a.id < b.id : a.score > b.score;
+  }
   [[nodiscard]] bool breaks(std::int32_t id) const {
     return std::binary_search(options_.breakers.begin(), options_.breakers.end(), id);
   }

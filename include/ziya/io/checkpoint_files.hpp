@@ -132,7 +132,7 @@ inline std::optional<ShardName> parse_shard_name(std::string_view name, std::str
 /// the count that the names tell, each tensor once. Empty where there are none.
 inline std::vector<std::shared_ptr<const TensorFile>> open_shards_by_name(
     const std::filesystem::path& folder, std::string_view stem, std::string_view extension) {
-  std::map<std::int64_t, std::filesystem::path> paths;
+  std::vector<std::filesystem::path> paths;  // by number; those not found stay empty
   std::int64_t count = 0;
   std::error_code error;
   for (std::filesystem::directory_iterator item(folder, error), end; !error && item != end;
@@ -145,20 +145,21 @@ inline std::vector<std::shared_ptr<const TensorFile>> open_shards_by_name(
                                         std::to_string(shard->count) + ", and no index");
     }
     count = shard->count;
-    paths[shard->number] = item->path();
+    paths.resize(static_cast<std::size_t>(count));
+    paths[static_cast<std::size_t>(shard->number - 1)] = item->path();
   }
   std::vector<std::shared_ptr<const TensorFile>> files;
   std::set<std::string> names;
-  for (std::int64_t i = 1; i <= count; ++i) {
-    if (!paths.contains(i)) {
-      throw FormatError("ZIYA-233", utf8_from_path(folder) + ": shard " + std::to_string(i) +
-                                        " of " + std::to_string(count) +
-                                        " is missing (download not finished?)");
+  for (const std::filesystem::path& path : paths) {
+    if (path.empty()) {
+      throw FormatError(
+          "ZIYA-233", utf8_from_path(folder) + ": shard " + std::to_string(files.size() + 1) +
+                          " of " + std::to_string(count) + " is missing (download not finished?)");
     }
-    files.push_back(std::make_shared<const TensorFile>(paths[i]));
+    files.push_back(std::make_shared<const TensorFile>(path));
     for (const TensorEntry& tensor : files.back()->tensors()) {
       if (!names.insert(tensor.name).second) {
-        throw FormatError("ZIYA-233", utf8_from_path(paths[i]) + ": holds tensor " + tensor.name +
+        throw FormatError("ZIYA-233", utf8_from_path(path) + ": holds tensor " + tensor.name +
                                           ", which another shard holds too");
       }
     }
@@ -175,6 +176,14 @@ inline std::vector<std::shared_ptr<const TensorFile>> open_shards_by_name(
   for (std::filesystem::directory_iterator item(folder, error), end; !error && item != end;
        item.increment(error)) {
     const auto extension = item->path().extension();
+    if (extension == ".pth" &&
+        utf8_from_path(item->path().filename()).starts_with("consolidated.")) {
+      instead =
+          "; it is a model as Meta publishes LLaMA. To convert it: ziya convert --from meta "
+          "--input " +
+          utf8_from_path(folder) + " --output DIR";
+      break;
+    }
     if (extension == ".gguf") {
       instead = "; it holds several GGUF files: give the path of one";
     } else if (extension == ".safetensors" || extension == ".bin" || extension == ".pth") {

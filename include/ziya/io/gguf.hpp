@@ -244,7 +244,7 @@ inline std::int64_t read_alignment(const InputFile& file, const Metadata& metada
 inline void check_places(const InputFile& file, const std::vector<TensorEntry>& tensors,
                          std::int64_t data_begin, std::int64_t alignment) {
   std::vector<std::pair<std::int64_t, std::size_t>> order;
-  std::set<std::string_view> names;
+  std::set<std::string> names;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const TensorEntry& entry = tensors[i];
     if (!names.insert(entry.name).second) refuse_tensor(file, entry.name, "is named twice");

@@ -116,8 +116,10 @@ class Metadata {
 
   /// Adds a key or replaces its value. @returns false when it was there before
   bool set(std::string_view key, Value value) {
-    const auto [place, fresh] = places_.emplace(std::string(key), entries_.size());
+    const auto place = places_.find(key);
+    const bool fresh = place == places_.end();
     if (fresh) {
+      places_[std::string(key)] = entries_.size();
       entries_.emplace_back(std::string(key), std::move(value));
     } else {
       entries_[place->second].second = std::move(value);

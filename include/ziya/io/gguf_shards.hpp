@@ -84,7 +84,7 @@ inline std::vector<std::shared_ptr<const TensorFile>> open_shards(
     throw FormatError("ZIYA-256", utf8_from_path(file) + ": " + why);
   };
   std::vector<std::shared_ptr<const TensorFile>> files;
-  std::set<std::string_view> names;
+  std::set<std::string> names;
   for (std::int64_t number = 1; number <= shard.count; ++number) {
     const auto file = shard_path(path.parent_path(), shard, number);
     std::error_code ignored;

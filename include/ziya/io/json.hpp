@@ -98,6 +98,10 @@ bool json_is(const nlohmann::json& value) {
   }
 }
 
+/// {} and []; nlohmann::json's own functions compile a brace list for it.
+inline nlohmann::json json_object() { return nlohmann::json(nlohmann::json::value_t::object); }
+inline nlohmann::json json_array() { return nlohmann::json(nlohmann::json::value_t::array); }
+
 /// Member `key` of `object`, or null when there is none. (Asking nlohmann::json with a literal
 /// compiles anew for every length of one; so does a brace list of members.)
 inline const nlohmann::json* json_find(const nlohmann::json& object, const std::string& key) {

@@ -249,7 +249,7 @@ class Machine {
     if (target.kind != kind || (kind == Kind::dict && count % 2 != 0)) {
       in_.fail("adds to something that is no such container");
     }
-    target.items.insert(target.items.end(), items.begin(), items.end());
+    for (const Id item : items) target.items.push_back(item);
   }
 
   void mark() {

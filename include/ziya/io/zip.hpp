@@ -215,7 +215,7 @@ inline const Entry* find(const std::vector<Entry>& sorted, std::string_view name
 /// CRC-32 of `bytes` behind what `crc` covers; polynomial 0xEDB88320, as zip and PNG use it.
 /// Table k is the effect of a byte that k others follow, so eight bytes are taken at once.
 inline std::uint32_t crc32(std::span<const std::byte> bytes, std::uint32_t crc = 0) {
-  static constexpr auto tables = [] {
+  static const auto tables = [] {  // at run time: compilers take 0.1 s for it
     std::array<std::array<std::uint32_t, 256>, 8> result{};
     for (std::uint32_t i = 0; i < 256; ++i) {
       std::uint32_t value = i;

@@ -72,12 +72,12 @@ class ConfigMaker {
 
   /// generation_config.json: the ids of special tokens, and what our own files record of it.
   [[nodiscard]] nlohmann::json make_generation() const {
-    nlohmann::json config = nlohmann::json::object();
+    nlohmann::json config = json_object();
     for (const auto& [key, name] : token_keys) {
       if (const auto id = token(name)) config[key] = *id;
     }
     if (const auto turn = token("eot"), end = token("eos"); turn && end) {
-      config["eos_token_id"] = nlohmann::json::array();
+      config["eos_token_id"] = json_array();
       config["eos_token_id"].push_back(*end);
       config["eos_token_id"].push_back(*turn);
     }

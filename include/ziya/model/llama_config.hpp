@@ -83,24 +83,25 @@ class LlamaConfigReader {
   [[noreturn]] void fail(std::string_view id, const std::string& what) const {
     throw ConfigError(id, source_ + ": " + what);
   }
-  static bool present(const nlohmann::json& object, const char* key) {
+  /// Null where the field is absent or says null.
+  static const nlohmann::json* present(const nlohmann::json& object, const char* key) {
     const nlohmann::json* found = json_find(object, key);
-    return found != nullptr && !found->is_null();
+    return found != nullptr && !found->is_null() ? found : nullptr;
   }
   /// The limits of sizes keep every product of theirs within an int64.
   std::int64_t integer(const char* key, std::int64_t most,
                        std::optional<std::int64_t> fallback = {}) const {
-    if (!present(json_, key)) {
+    const nlohmann::json* value = present(json_, key);
+    if (value == nullptr) {
       if (fallback) return *fallback;
       fail("ZIYA-412", std::string("field ") + key + " is missing");
     }
-    const nlohmann::json& value = json_.at(key);
-    if (!json_is<std::int64_t>(value) || value.get<std::int64_t>() < 1 ||
-        value.get<std::int64_t>() > most) {
-      fail("ZIYA-413", std::string("field ") + key + " is " + shown(value) +
+    if (!json_is<std::int64_t>(*value) || value->get<std::int64_t>() < 1 ||
+        value->get<std::int64_t>() > most) {
+      fail("ZIYA-413", std::string("field ") + key + " is " + shown(*value) +
                            ", expected a whole number from 1 to " + std::to_string(most));
     }
-    return value.get<std::int64_t>();
+    return value->get<std::int64_t>();
   }
   std::int64_t vocabulary() const {
     if (present(json_, "vocab_size") && number(json_, "vocab_size") == -1)
@@ -109,23 +110,25 @@ class LlamaConfigReader {
   }
   double number(const nlohmann::json& object, const char* key,
                 std::optional<double> fallback = {}) const {
-    if (!present(object, key)) {
+    const nlohmann::json* value = present(object, key);
+    if (value == nullptr) {
       if (fallback) return *fallback;
       fail("ZIYA-412", std::string("field ") + key + " is missing");
     }
-    const nlohmann::json& value = object.at(key);
-    if (!value.is_number() || !std::isfinite(value.get<double>())) {
-      fail("ZIYA-413", std::string("field ") + key + " is " + shown(value) + ", expected a number");
+    if (!value->is_number() || !std::isfinite(value->get<double>())) {
+      fail("ZIYA-413",
+           std::string("field ") + key + " is " + shown(*value) + ", expected a number");
     }
-    return value.get<double>();
+    return value->get<double>();
   }
   bool boolean(const char* key) const {
-    if (!present(json_, key)) return false;
-    if (!json_.at(key).is_boolean()) {
-      fail("ZIYA-413", std::string("field ") + key + " is " + shown(json_.at(key)) +
-                           ", expected true or false");
+    const nlohmann::json* value = present(json_, key);
+    if (value == nullptr) return false;
+    if (!value->is_boolean()) {
+      fail("ZIYA-413",
+           std::string("field ") + key + " is " + shown(*value) + ", expected true or false");
     }
-    return json_.at(key).get<bool>();
+    return value->get<bool>();
   }
   static std::string shown(const nlohmann::json& value) {
     std::string text = value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
@@ -138,7 +141,8 @@ class LlamaConfigReader {
     refuse_unless("hidden_act", {"silu", "swish"});
     for (const char* key : {"sliding_window", "quantization_config", "logits_soft_cap",
                             "final_logit_softcapping", "num_experts", "num_local_experts"}) {
-      if (present(json_, key) && !(json_.at(key).is_boolean() && !boolean(key))) {
+      const nlohmann::json* value = present(json_, key);
+      if (value != nullptr && !(value->is_boolean() && !value->get<bool>())) {
         fail("ZIYA-415", std::string(key) + " is not supported");
       }
     }
@@ -147,21 +151,22 @@ class LlamaConfigReader {
     }
   }
   void refuse_unless(const char* key, std::initializer_list<std::string_view> supported) const {
-    if (!present(json_, key)) return;
-    const nlohmann::json& value = json_.at(key);
+    const nlohmann::json* value = present(json_, key);
+    if (value == nullptr) return;
     for (const std::string_view name : supported) {
-      if (value.is_string() && value.get_ref<const std::string&>() == name) return;
+      if (value->is_string() && value->get_ref<const std::string&>() == name) return;
     }
-    fail("ZIYA-415", std::string(key) + " " + shown(value) + " is not supported (only " +
+    fail("ZIYA-415", std::string(key) + " " + shown(*value) + " is not supported (only " +
                          std::string(*supported.begin()) + ")");
   }
 
   /// `rope_theta` and `rope_scaling` up to Transformers 4.x; `rope_parameters` holds both in 5.x.
   void read_rope(LlamaShape& shape) const {
-    const nlohmann::json none = nlohmann::json::object();
-    const bool joined = present(json_, "rope_parameters");
+    const nlohmann::json none = json_object();
+    const bool joined = present(json_, "rope_parameters") != nullptr;
     const char* key = joined ? "rope_parameters" : "rope_scaling";
-    const nlohmann::json& rope = present(json_, key) ? json_.at(key) : none;
+    const nlohmann::json* given = present(json_, key);
+    const nlohmann::json& rope = given != nullptr ? *given : none;
     if (!rope.is_object()) {
       fail("ZIYA-413", std::string("field ") + key + " is " + shown(rope) + ", expected an object");
     }
@@ -169,10 +174,10 @@ class LlamaConfigReader {
     if (!(shape.rope_base > 0)) fail("ZIYA-413", "rope_theta must be positive");
     std::string type = "default";
     for (const char* spelling : {"type", "rope_type"}) {
-      if (!present(rope, spelling)) continue;
-      if (!rope.at(spelling).is_string())
-        fail("ZIYA-413", std::string(key) + ": type is no string");
-      type = rope.at(spelling).get<std::string>();
+      const nlohmann::json* named = present(rope, spelling);
+      if (named == nullptr) continue;
+      if (!named->is_string()) fail("ZIYA-413", std::string(key) + ": type is no string");
+      type = named->get<std::string>();
     }
     RopeScaling& scaling = shape.rope_scaling;
     scaling.original_max_positions = shape.max_positions;

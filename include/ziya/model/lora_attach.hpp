@@ -74,12 +74,12 @@ inline nn::Lora<Cpu> stacked(const nn::Lora<Cpu>& first, const nn::Lora<Cpu>& se
 inline void attach_lora(LlamaWeights<Cpu>& weights, const LoraAdapter& adapter,
                         const std::string& model = "the model") {
   struct Place {
-    nn::Linear<Cpu>* linear;
-    std::int64_t pair_dim;  // of heads whose rows lie in pairs; 0: rows in Hugging Face's order
+    nn::Linear<Cpu>* linear = nullptr;
+    std::int64_t pair_dim = 0;  // of heads whose rows lie in pairs; 0: rows in Hugging Face's order
   };
   std::map<std::string, Place> places;
   const auto add = [&](std::string name, nn::Linear<Cpu>& linear, std::int64_t pair_dim = 0) {
-    places.emplace(std::move(name), Place{&linear, pair_dim});
+    places[std::move(name)] = {&linear, pair_dim};
   };
   for (std::size_t i = 0; i < weights.layers.size(); ++i) {
     LlamaLayer<Cpu>& layer = weights.layers[i];

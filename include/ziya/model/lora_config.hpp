@@ -228,7 +228,7 @@ class LoraConfigReader {
     if (found == nullptr || found->is_null()) return;
     nlohmann::json list = *found;
     if (!list.is_array()) {
-      list = nlohmann::json::array();
+      list = json_array();
       list.push_back(*found);
     }
     for (const auto& layer : list) {

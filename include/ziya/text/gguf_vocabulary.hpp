@@ -173,8 +173,8 @@ class VocabularyReader {
 
   /// What the keys say, as the files of a folder would say it.
   void add_documents(std::map<std::string, std::string>& files) const {
-    nlohmann::json added = nlohmann::json::object(), specials = nlohmann::json::object();
-    nlohmann::json additional = nlohmann::json::array();
+    nlohmann::json added = json_object(), specials = json_object();
+    nlohmann::json additional = json_array();
     const auto token = [](const std::string& content) {
       nlohmann::json result;
       result["content"] = content;

@@ -169,7 +169,7 @@ class Tokenizer {
         return piece.type == SentencePieceModel::PieceType::user_defined &&
                added.find(piece.text) != nullptr;
       };
-      if (std::ranges::any_of(model.pieces(), is_token)) {
+      if (std::any_of(model.pieces().begin(), model.pieces().end(), is_token)) {
         plain = std::make_unique<SentencePieceEncoder>(model.serialize(is_token), model.source());
       }
     }

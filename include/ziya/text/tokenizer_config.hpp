@@ -58,9 +58,9 @@ class TokenizerConfig {
     read_added_tokens(documents.added_tokens);
     read_special_tokens(config, true);
     read_special_tokens(documents.special_tokens_map, false);
-    default_special("bos_token", pieces.bos);
-    default_special("eos_token", pieces.eos);
-    default_special("unk_token", pieces.unk);
+    default_special(0, pieces.bos);
+    default_special(1, pieces.eos);
+    default_special(unknown, pieces.unk);
     mark_special_tokens();
     give_ids(documents.added_tokens, pieces);
   }
@@ -75,10 +75,11 @@ class TokenizerConfig {
 
   /// The id of "bos_token", "pad_token", …, if there is such a token.
   [[nodiscard]] std::optional<std::int32_t> special_id(std::string_view key) const {
-    const auto spelled = special_.find(key);
-    if (spelled == special_.end()) return std::nullopt;
-    for (const AddedToken& token : tokens_) {
-      if (token.content == spelled->second.content) return token.id;
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      if (key != keys[i] || special_[i].content.empty()) continue;
+      for (const AddedToken& token : tokens_) {
+        if (token.content == special_[i].content) return token.id;
+      }
     }
     return std::nullopt;
   }
@@ -91,6 +92,7 @@ class TokenizerConfig {
   // In the reference's order, which decides between spellings and numbers the unnumbered.
   static constexpr std::array keys = {"bos_token", "eos_token", "unk_token", "sep_token",
                                       "pad_token", "cls_token", "mask_token"};
+  static constexpr std::size_t unknown = 2;
   static constexpr std::size_t max_tokens = std::size_t{1} << 20;
 
   void read_decoder(const TokenizerDocument& config) {
@@ -123,15 +125,16 @@ class TokenizerConfig {
   }
 
   void read_special_tokens(const TokenizerDocument& document, bool is_config) {
-    for (const std::string_view key : keys) {
-      const nlohmann::json* value = document.find(std::string(key));
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      const std::string_view key = keys[i];
+      const nlohmann::json* value = document.find(keys[i]);
       if (value == nullptr) continue;
       Special token{TokenSpelling::read(*value, document)};
       // Old conversions spell "" where they mean the tokenizer's own.
       if (token.content.empty()) continue;
       const bool of_llama = key != "sep_token" && key != "cls_token" && key != "mask_token";
       token.flagged = !token.plain || (is_config && of_llama);
-      special_.insert_or_assign(std::string(key), token);
+      special_[i] = token;
     }
     const nlohmann::json* list = document.find("additional_special_tokens");
     if (list == nullptr) return;
@@ -145,12 +148,10 @@ class TokenizerConfig {
   }
 
   /// What LlamaTokenizer's constructor defaults to; such a token strips nothing.
-  void default_special(const std::string& key, const std::string& content) {
-    if (content.empty()) return;
-    Special token;
-    token.content = content;
-    token.flagged = true;
-    special_.emplace(key, token);
+  void default_special(std::size_t key, const std::string& content) {
+    if (content.empty() || !special_[key].content.empty()) return;
+    special_[key].content = content;
+    special_[key].flagged = true;
   }
 
   void mark_special_tokens() {
@@ -167,8 +168,8 @@ class TokenizerConfig {
       }
       token.special = true;
     };
-    for (const std::string_view key : keys) {
-      if (const auto found = special_.find(key); found != special_.end()) mark(found->second);
+    for (const Special& spelling : special_) {
+      if (!spelling.content.empty()) mark(spelling);
     }
     for (const Special& spelling : additional_) mark(spelling);
   }
@@ -178,7 +179,6 @@ class TokenizerConfig {
       document.refuse("the added token \"" + token.content + "\" with id " +
                       std::to_string(token.id) + " " + why);
     };
-    const auto unknown = special_.find("unk_token");
     std::vector<AddedToken> unnumbered;
     for (AddedToken& token : std::exchange(tokens_, {})) {
       if (const auto piece = pieces.find(token.content)) {
@@ -189,8 +189,7 @@ class TokenizerConfig {
       } else if (token.id >= 0 && token.id < pieces.count) {
         refuse(token, "takes the id of a piece; tokenizer.model has " +
                           std::to_string(pieces.count) + " pieces");
-      } else if (token.id < 0 && unknown != special_.end() &&
-                 token.content == unknown->second.content) {
+      } else if (token.id < 0 && token.content == special_[unknown].content) {
         continue;  // nothing stands for unknown text but the model's own piece
       }
       (token.id < 0 ? unnumbered : tokens_).push_back(std::move(token));
@@ -226,11 +225,12 @@ class TokenizerConfig {
       document.refuse(name + " has the id " + std::to_string(id) + " here and " +
                       std::to_string(token.id) + " in another place");
     }
-    const auto [found, fresh] = by_id_.emplace(id, content);
-    if (!fresh && found->second != content) {
+    std::string& owner = by_id_[id];
+    if (!owner.empty() && owner != content) {
       document.refuse("the id " + std::to_string(id) + " belongs to \"" + content + "\" and to \"" +
-                      found->second + "\"");
+                      owner + "\"");
     }
+    owner = content;
     if (token.id < 0) token.legacy = {true, true};
     token.id = id;
     return token;
@@ -241,7 +241,7 @@ class TokenizerConfig {
   std::map<std::string, std::size_t, std::less<>> index_;  // content → place, until ids are given
   std::map<std::int32_t, std::string> by_id_;
   std::set<std::string, std::less<>> decided_;  // tokens whose newer flags are known
-  std::map<std::string, Special, std::less<>> special_;
+  std::array<Special, keys.size()> special_;    // of keys; an empty one is not there
   std::vector<Special> additional_;
 };
 

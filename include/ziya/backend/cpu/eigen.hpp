@@ -98,31 +98,36 @@ inline void add_weighted(const WeightedSumArguments& s) {
   }
 }
 
-/// Eigen's exponential of −∞ is not quite 0.
+/// buffer[i] = exp(buffer[i]) for `lanes` elements; Eigen's exponential of −∞ is not quite 0.
+inline void exp_of(float* buffer) {
+  bool vanishes[lanes];
+  for (std::int64_t i = 0; i < lanes; ++i) vanishes[i] = buffer[i] < -87.33f;
+  Lanes values(buffer);
+  values = values.exp();
+  for (std::int64_t i = 0; i < lanes; ++i) buffer[i] = vanishes[i] ? 0.0f : buffer[i];
+}
+
 inline float exp_sum(float* values, float shift, std::int64_t count) {
-  float a[lanes], sums[lanes] = {};
-  Lanes v(a), total(sums);
+  float a[lanes], sums[lanes] = {}, sum = 0;
   for (std::int64_t i = 0; i < count; i += lanes) {
     const std::int64_t n = std::min(lanes, count - i);
     load(a, values + i, n);
-    v -= shift;
-    v = (v < -87.33f).select(0.0f, v.exp());
+    for (std::int64_t j = 0; j < lanes; ++j) a[j] -= shift;
+    exp_of(a);
     std::copy_n(a, n, values + i);
-    std::fill(a + n, a + lanes, 0.0f);
-    total += v;
+    for (std::int64_t j = 0; j < n; ++j) sums[j] += a[j];
   }
-  return total.sum();
+  for (const float part : sums) sum += part;
+  return sum;
 }
 
 inline void silu_mul(float* y, const float* gate, const float* up, std::int64_t count) {
-  float a[lanes], b[lanes];
-  Lanes g(a), u(b);
+  float a[lanes];
   for (std::int64_t i = 0; i < count; i += lanes) {
     const std::int64_t n = std::min(lanes, count - i);
-    load(a, gate + i, n);
-    load(b, up + i, n);
-    u *= g / (1.0f + (-g).exp());
-    std::copy_n(b, n, y + i);
+    for (std::int64_t j = 0; j < lanes; ++j) a[j] = j < n ? -gate[i + j] : 0.0f;
+    exp_of(a);
+    for (std::int64_t j = 0; j < n; ++j) y[i + j] = up[i + j] * (gate[i + j] / (1.0f + a[j]));
   }
 }
 

@@ -131,8 +131,7 @@ inline int nearest_iq4(float v) {
 /// nearest_iq4's values for v = −128, −127.875 … 127.875: near enough for a search.
 inline constexpr auto iq4_rounded = [] {
   std::array<std::int8_t, 2048> table{};
-  for (int i = 0; i < 2048; ++i) {
-    int index = 0;
+  for (int i = 0, index = 0; i < 2048; ++i) {
     while (index < 15 && i - 1024 > 4 * (iq4_values[index] + iq4_values[index + 1])) ++index;
     table[static_cast<std::size_t>(i)] = iq4_values[index];
   }
