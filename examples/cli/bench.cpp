@@ -99,6 +99,7 @@ void print_json(const BenchReport& report, const BenchOptions& options) {
     text += (text.size() == 1 ? "\n  {" : ",\n  {");
     text += "\"test\": " + json_text(test.name) + ", \"model\": " + json_text(model) +
             ", \"type\": " + json_text(std::string(ziya::name(report.dtype))) +
+            ", \"cache_type\": " + json_text(std::string(ziya::name(report.cache_dtype))) +
             ", \"threads\": " + std::to_string(report.threads) +
             ", \"isa\": " + json_text(report.isa) +
             ", \"batch\": " + std::to_string(test.name.starts_with("tg") ? options.batch : 1) +
@@ -150,6 +151,10 @@ BenchReport bench_on_cpu(const BenchOptions& options) {
   CpuMachine machine(ctx, dtype);
   const DType cache_dtype =
       ziya::dtype_from_name(options.model.cache_dtype).value_or(ziya::DType::f32);
+  const std::int64_t tokens =
+      std::max(options.prompt, options.batch * (options.depth + options.generate));
+  note("keys and values: " + bytes_text(tokens * model.shape().cache_bytes_per_token(cache_dtype)) +
+       " in " + std::string(name(cache_dtype)));
   BenchReport report = Bench(ctx, model, options, cache_dtype, machine).run();
   report.threads = ctx.threads();
   report.isa = std::string(ziya::name(ctx.isa()));

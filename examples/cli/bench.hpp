@@ -26,11 +26,12 @@ struct BenchTest {
 
 struct BenchReport {
   std::vector<BenchTest> tests{};
-  ziya::DType dtype = ziya::DType::f32;       ///< of most weights
-  int threads = 1;                            ///< of the host that compute
-  std::string isa{};                          ///< instruction set, or kind of GPU
-  double bandwidth = 0, arithmetic_rate = 0;  ///< bytes and operations per second, medians
-  std::string machine{};                      ///< the measured ceilings in words
+  ziya::DType dtype = ziya::DType::f32;        ///< of most weights
+  ziya::DType cache_dtype = ziya::DType::f32;  ///< of keys and values
+  int threads = 1;                             ///< of the host that compute
+  std::string isa{};                           ///< instruction set, or kind of GPU
+  double bandwidth = 0, arithmetic_rate = 0;   ///< bytes and operations per second, medians
+  std::string machine{};                       ///< the measured ceilings in words
 };
 
 BenchReport bench_on_cpu(const BenchOptions& options);
@@ -88,6 +89,7 @@ class Bench {
     if (options_.prompt > 0) report.tests.push_back(prompt());
     if (options_.generate > 0) report.tests.push_back(generation());
     report.dtype = work_of(model_).dtype;
+    report.cache_dtype = cache_dtype_;
     report.bandwidth = median(bandwidths_);
     report.arithmetic_rate = median(rates_);
     return report;
@@ -109,35 +111,44 @@ class Bench {
     ziya::KvCache<Device> cache = new_cache(1, tokens);
     repeat(test, static_cast<double>(tokens), operations, [&] {
       cache.release(0);
-      std::vector<std::int32_t> ids(static_cast<std::size_t>(tokens));
-      for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = id_at(i);
-      const std::vector<std::int32_t> slots(ids.size(), 0);
-      const auto last = static_cast<std::int32_t>(tokens - 1);
-      step(cache, ids, slots, std::span(&last, 1), 0);
+      fill(cache, 0, tokens);
     });
     return test;
   }
 
-  /// `batch` sequences from nothing, each token the likeliest after the last.
+  /// Tokens [begin, end) of the first slot in one pass.
+  void fill(ziya::KvCache<Device>& cache, std::int64_t begin, std::int64_t end) {
+    std::vector<std::int32_t> ids(static_cast<std::size_t>(end - begin));
+    for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = id_at(i);
+    const std::vector<std::int32_t> slots(ids.size(), 0);
+    const auto last = static_cast<std::int32_t>(end - begin - 1);
+    step(cache, ids, slots, std::span(&last, 1), begin);
+  }
+
+  /// `batch` sequences behind `depth` tokens, each token the likeliest after the last.
   BenchTest generation() {
-    const std::int64_t batch = options_.batch, tokens = options_.generate;
+    const std::int64_t batch = options_.batch, tokens = options_.generate, depth = options_.depth;
     BenchTest test{"tg" + std::to_string(tokens)};
+    if (depth > 0) test.name += " @ d" + std::to_string(depth);
     test.bytes_per_token = static_cast<double>(bytes_) / static_cast<double>(batch);
     const ziya::LlamaShape& shape = model_.shape();
-    const double attention =
-        static_cast<double>(shape.layers * 2 * shape.query_heads * shape.head_dim * (tokens + 1)) /
-        2;
+    const double attention = static_cast<double>(shape.layers * 2 * shape.query_heads *
+                                                 shape.head_dim * (2 * depth + tokens + 1)) /
+                             2;
     const double operations =
         2 * (static_cast<double>(shape.parameters_read_per_token()) + attention);
-    ziya::KvCache<Device> cache = new_cache(static_cast<int>(batch), tokens);
+    ziya::KvCache<Device> cache = new_cache(static_cast<int>(batch), depth + tokens);
     std::vector<std::int32_t> slots(static_cast<std::size_t>(batch)), all(slots.size());
     for (std::size_t i = 0; i < slots.size(); ++i) slots[i] = all[i] = static_cast<std::int32_t>(i);
+    constexpr std::int64_t chunk = 512;  // as generating reads a prompt
+    for (std::int64_t i = 0; i < depth; i += chunk) fill(cache, i, std::min(depth, i + chunk));
+    for (std::size_t i = 1; i < slots.size(); ++i) cache.share(0, slots[i], depth);
     repeat(test, static_cast<double>(batch * tokens), operations, [&] {
-      for (const std::int32_t slot : slots) cache.release(slot);
+      for (const std::int32_t slot : slots) cache.truncate(slot, depth);
       std::vector<std::int32_t> ids(slots.size());
       for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = id_at(i);
       for (std::int64_t t = 0; t < tokens; ++t) {
-        step(cache, ids, slots, all, t);
+        step(cache, ids, slots, all, depth + t);
         for (std::size_t i = 0; i < ids.size(); ++i) {
           ids[i] = machine_.best(logits_.view().row_range(static_cast<std::int64_t>(i), 1));
         }

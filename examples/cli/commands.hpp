@@ -187,6 +187,7 @@ struct BenchOptions {
   ModelOptions model;
   std::int64_t prompt = 512;    // tokens; 0: no such test
   std::int64_t generate = 128;  // tokens; 0: no such test
+  std::int64_t depth = 0;       // tokens in the cache before those that are generated
   std::int64_t batch = 1;       // sequences that generate together
   int repetitions = 5;
   std::string random_weights;  // tiny, 1b, 7b, 13b; empty: the model's

@@ -81,6 +81,9 @@ CLI::App* add_bench(CLI::App& app, BenchOptions& options) {
   option(*command, "-n", options.generate, "tokens to generate; 0: no such test", "N")
       ->check(CLI::Range(0, 1 << 20).description(""))
       ->capture_default_str();
+  option(*command, "-d", options.depth, "tokens that lie in the cache before", "N")
+      ->check(CLI::Range(0, 1 << 20).description(""))
+      ->capture_default_str();
   option(*command, "-b", options.batch, "sequences that generate together", "N")
       ->check(CLI::Range(1, 4096).description(""))
       ->capture_default_str();

@@ -79,10 +79,12 @@ inline void running_options(CLI::App& command, ModelOptions& options) {
                       "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl"}))
       ->capture_default_str()
       ->group("Running");
-  option(command, "--cache-dtype", options.cache_dtype,
-         "type of the cached keys and values; auto: f32, on a GPU the type of the activations",
-         "auto|f32|f16|bf16")
-      ->check(one_of({"auto", "f32", "f16", "bf16"}))
+  option(
+      command, "--cache-dtype", options.cache_dtype,
+      "type of the cached keys and values; auto: f32, on a GPU the type of the activations; q8_0: "
+      "on the CPU only",
+      "auto|f32|f16|bf16|q8_0")
+      ->check(one_of({"auto", "f32", "f16", "bf16", "q8_0"}))
       ->capture_default_str()
       ->group("Running");
   option(command, "--threads", options.threads, "default: the cores this program may use", "N")

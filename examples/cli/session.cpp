@@ -55,6 +55,10 @@ void say_memory(const std::filesystem::path& folder, std::optional<ziya::DType> 
     note("weights: a copy in " + std::string(name(*dtype)) + " takes " + bytes_text(need.copies) +
          " of memory");
   }
+  if (is_quantised(cache_dtype)) {
+    note("keys and values: " + bytes_text(need.cache) + " of memory for " +
+         std::to_string(need.tokens) + " tokens in " + std::string(name(cache_dtype)));
+  }
   const auto free = available_memory();
   if (free && need.total() > *free) {
     note("warning: running this takes about " + bytes_text(need.total()) + " of memory, but " +
@@ -257,7 +261,12 @@ bool wants_gpu(const ModelOptions& options) {
         "--device cuda: a model is merged while loading on the CPU only; write "
         "it with ziya merge-delta first");
   }
-  return device == "cuda" || (automatic && !merges && (layers.value_or(0) > 0 || has_gpu()));
+  const bool blocks = options.cache_dtype == "q8_0";
+  if (blocks && (device == "cuda" || layers.value_or(0) > 0)) {
+    throw UsageError("ZIYA-701", "--cache-dtype q8_0: no GPU reads it; use f16, or --device cpu");
+  }
+  return device == "cuda" ||
+         (automatic && !merges && !blocks && (layers.value_or(0) > 0 || has_gpu()));
 }
 
 std::unique_ptr<SessionParts> make_session(const SessionSetup& setup,

@@ -162,7 +162,10 @@ TEST_CASE("cuda: attention without a cache", "[cuda][small][race]") {
   });
 }
 
-TEST_CASE("cuda: head sizes that kernels do not take are refused", "[cuda][small]") {
+TEST_CASE("cuda: caches in blocks and head sizes that kernels do not take are refused",
+          "[cuda][small]") {
+  REQUIRE_ERROR(ziya::KvCache<Cuda>({1, 1, 32}, {.dtype = DType::q8_0, .max_tokens = 4}),
+                "ZIYA-153", "q8_0");
   if (!gpu()) return;
   ziya::Context<Cuda> ctx;
   const std::vector<std::int32_t> slots{0};

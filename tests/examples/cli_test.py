@@ -327,7 +327,7 @@ class Generate(Case):
     def test_how_it_runs_does_not_change_what_is_said(self):
         for options in [["--threads", "1"], ["--threads", "2"], ["--isa", "eigen"],
                         ["--isa", "baseline"], ["--cache-dtype", "f16"], ["--cache-dtype", "bf16"],
-                        ["--dtype", "f16"], ["--device", "cpu"], ["--device", "auto"]]:
+                        ["--cache-dtype", "q8_0"], ["--dtype", "f16"], ["--device", "cpu"], ["--device", "auto"]]:
             self.assertEqual(self.ids("-p", CAPITAL, *options)["text"], "Paris.", options)
         for dtype in ["f32", "bf16"]:
             result = self.ids("-p", CAPITAL, "--dtype", dtype)
@@ -351,6 +351,8 @@ class Generate(Case):
             self.bad(*command, "--max-memory", "4QB", status=2, has="4GB")
             self.bad(*command, "--device", "cpu", "--gpu-layers", "2", status=2, has="no GPU")
         self.bad("bench", TINY, "--gpu-layers", "2", status=2, has="gpu-layers")
+        self.bad("generate", TINY, "-p", "x", "--device", "cuda", "--cache-dtype", "q8_0", status=2,
+                 has="no GPU reads it")
         self.bad("chat", TINY, "--device", "tpu", has=["tpu", "ZIYA-702"])
 
     def test_bad_settings(self):
@@ -1567,6 +1569,14 @@ class Measuring(Case):
                     self.assertGreater(test[key], 0)
                 self.assertGreaterEqual(test["stddev_ts"], 0)
         self.assertIn("tg8", self.good("bench", TINY, "-p", "0", "-n", "8", "-r", "1").out)
+        deep = ["bench", TINY, "-p", "0", "-n", "2", "-d", "600", "-b", "2", "-r", "1", "--json"]
+        memory = {}
+        for dtype in ["f16", "q8_0"]:
+            run = self.good(*deep, "--cache-dtype", dtype)
+            test, = json.loads(run.out)
+            self.assertEqual((test["test"], test["cache_type"]), ("tg2 @ d600", dtype))
+            memory[dtype] = float(re.search(r"keys and values: ([\d.]+) MB in " + dtype, run.err)[1])
+        self.assertAlmostEqual(memory["q8_0"] / memory["f16"], 34 / 64, places=1)
         self.bad("bench", status=2, has="--random-weights")
         self.bad("bench", "--random-weights", "tiny", "--type", "q9", status=2, has="q9")
         self.bad("bench", TINY, "-p", "0", "-n", "0", status=2, has="nothing")

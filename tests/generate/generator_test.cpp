@@ -395,6 +395,18 @@ TEST_CASE("a cache in 16 bits recites too") {
   }
 }
 
+TEST_CASE("a cache in q8_0 recites every poem, alone and beside others that share its pages") {
+  auto generator = make_generator({.cache_dtype = DType::q8_0, .page_tokens = 4});
+  std::vector<Ids> prompts;
+  for (const auto& sample : tiny().expected().at("poems")) prompts.push_back(prompt_of(sample));
+  const auto together = generator.generate_batch(prompts, greedy);
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    INFO("poem " << i);
+    CHECK(together[i].text == answer_of(poem(i)));
+    if (i < 10) CHECK(generator.generate(prompts[i], greedy).text == answer_of(poem(i)));
+  }
+}
+
 TEST_CASE("rotary scaling extends the context") {
   LlamaShape shape;
   shape.max_positions = 2048;

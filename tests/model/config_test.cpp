@@ -72,6 +72,7 @@ TEST_CASE("the published Ziya config") {
   CHECK(shape.parameters() == 13'091'886'080);
   CHECK(shape.parameters_read_per_token() == 12'890'035'200);
   CHECK(shape.cache_bytes_per_token(DType::f16) == 819'200);
+  CHECK(shape.cache_bytes_per_token(DType::q8_0) == 435'200);
 }
 
 TEST_CASE("every required field: missing, of another kind, out of range") {

@@ -115,7 +115,7 @@ TEST_CASE("the number of threads changes nothing: the same bits") {
   }
 }
 
-void check_trained(const CpuModel& model) {
+void check_trained(const CpuModel& model, DType cache_dtype = DType::f32) {
   const auto ids = random_ids(20, 10), other = random_ids(9, 11);
   const auto vocabulary = static_cast<std::size_t>(model.shape().vocabulary);
   for (const Isa isa : available_isas()) {
@@ -123,7 +123,7 @@ void check_trained(const CpuModel& model) {
     for (const int threads : {1, 2, 5}) {
       INFO(name(isa) << ", " << threads << " threads");
       Context<Cpu> ctx({threads, isa});
-      KvCache<Cpu> cache = fixture::make_cache(model, 2);
+      KvCache<Cpu> cache = fixture::make_cache(model, 2, 128, cache_dtype);
       const auto whole = run(model, ctx, Rows(ids, 0, ids.size()), cache);
       if (threads == 1) first = whole;
       CHECK(whole == first);
@@ -143,6 +143,7 @@ void check_trained(const CpuModel& model) {
 
 TEST_CASE("trained models: threads, parts and neighbours change no bit") {
   check_trained(fixture::ZiyaTiny::instance().model());
+  check_trained(fixture::ZiyaTiny::instance().model(), DType::q8_0);
   const auto folder = golden::shared("stories260K-hf");
   if (!folder.empty()) check_trained(CpuModel::load(folder));
 }

@@ -48,7 +48,8 @@ TEST_CASE("split model: every division gives the whole model's answers") {
   const CpuModel whole = CpuModel::load(tiny);
   const std::int64_t layers = whole.shape().layers;
   REQUIRE(layers >= 2);
-  Generator expected(whole_ctx, whole, tokenizer, {.page_tokens = 4});
+  const DType cache = GENERATE(DType::f32, DType::q8_0);
+  Generator expected(whole_ctx, whole, tokenizer, {.cache_dtype = cache, .page_tokens = 4});
   GenerationConfig config;
   config.max_new_tokens = 24;
   config.seed = 5;
@@ -64,7 +65,7 @@ TEST_CASE("split model: every division gives the whole model's answers") {
     options.far.resize(parts.size(), {.threads = 1});
     Context<Split<Cpu>> ctx(options);
     const Model model = split(tiny, parts);
-    Generator<Model> generator(ctx, model, tokenizer, {.page_tokens = 4});
+    Generator<Model> generator(ctx, model, tokenizer, {.cache_dtype = cache, .page_tokens = 4});
     expected.reset();
     for (const bool draws : {false, true}) {
       config.do_sample = draws;

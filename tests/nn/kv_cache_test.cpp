@@ -4,6 +4,7 @@
 
 #include <catch2/catch.hpp>
 #include <set>
+#include <string>
 #include <vector>
 
 #include "support/errors.hpp"
@@ -76,6 +77,18 @@ TEST_CASE("a cache refuses what it cannot hold and stays as it was", "[kv_cache]
   REQUIRE_ERROR(KvCache<Cpu>({1, 1, 4}, {.dtype = ziya::DType::i8, .max_tokens = 4}), "ZIYA-401",
                 "i8");
   REQUIRE_ERROR(KvCache<Cpu>({1, 1, 4}, {.max_tokens = 0}), "ZIYA-402", "cache");
+  for (const std::int64_t head : {8, 80, 8192}) {
+    REQUIRE_ERROR(KvCache<Cpu>({1, 1, head}, {.dtype = ziya::DType::q8_0, .max_tokens = 4}),
+                  "ZIYA-407", std::to_string(head));
+  }
+}
+
+TEST_CASE("a cache in q8_0 takes 34 bytes where one in f16 takes 64", "[kv_cache]") {
+  const auto bytes = [](ziya::DType dtype) {
+    return KvCache<Cpu>({3, 2, 128}, {.dtype = dtype, .max_tokens = 100}).bytes_per_token();
+  };
+  REQUIRE(bytes(ziya::DType::f16) == 3 * 2 * 2 * 128 * 2);
+  REQUIRE(bytes(ziya::DType::q8_0) * 64 == bytes(ziya::DType::f16) * 34);
 }
 
 TEST_CASE("slots share pages, and copy a page before one of them changes it", "[kv_cache]") {

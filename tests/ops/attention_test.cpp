@@ -2,9 +2,12 @@
 // Attention over a paged cache and without one, forward and backward.
 #include "ziya/ops/attention.hpp"
 
+#include <algorithm>
 #include <array>
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <cstring>
+#include <limits>
 #include <vector>
 
 #include "support/contexts.hpp"
@@ -47,12 +50,20 @@ std::vector<double> attend(std::int64_t count, std::int64_t dim, double scale, Q
   return out;
 }
 
+/// Element i of a row in q8_0: 34 bytes a block, a half and 32 integers.
+double element_of_blocks(const std::byte* row, std::int64_t i) {
+  ziya::Half scale;
+  std::memcpy(&scale, row + i / 32 * 34, sizeof scale);
+  const auto quant = static_cast<std::int8_t>(row[i / 32 * 34 + 2 + i % 32]);
+  return static_cast<double>(ziya::to_float(scale)) * quant;
+}
+
 /// Sequences of different lengths in a cache whose pages lie in no order.
 struct Fixture {
   Fixture(Heads heads, DType stored, std::int64_t page)
       : h(heads), dtype(stored), page_tokens(page), stride((longest + page - 1) / page) {
     const std::int64_t pages = stride * static_cast<std::int64_t>(lengths.size());
-    page_bytes = h.kv * page * h.dim * ziya::info(dtype).block_bytes;
+    page_bytes = h.kv * page * ziya::bytes_of(dtype, h.dim);
     keys.resize(static_cast<std::size_t>(pages * page_bytes));
     values.resize(keys.size());
     for (std::int64_t i = 0; i < pages; ++i) {
@@ -104,6 +115,15 @@ struct Fixture {
                          options);
     return out;
   }
+  /// Element i of a key (or value) as the cache has it: rounded; of blocks, what was appended.
+  double stored(const std::vector<float>& from, const std::vector<std::byte>& pages,
+                std::int32_t slot, std::int64_t j, std::int64_t head, std::int64_t i) {
+    if (dtype != DType::q8_0) {
+      return static_cast<double>(
+          test::rounded(dtype, from[static_cast<std::size_t>((j * h.kv + head) * h.dim + i)]));
+    }
+    return element_of_blocks(pages.data() + layer().offset(slot, head, j), i);
+  }
   std::vector<double> expected(double scale) {
     std::vector<double> result;
     for (std::int64_t t = 0; t < rows(); ++t) {
@@ -111,18 +131,18 @@ struct Fixture {
       const auto slot = static_cast<std::size_t>(slots[at]);
       for (std::int64_t head = 0; head < h.queries; ++head) {
         const std::int64_t kv_head = head / (h.queries / h.kv);
-        const auto element = [&](const std::vector<float>& from, std::int64_t j, std::int64_t i) {
-          return static_cast<double>(test::rounded(
-              dtype, from[static_cast<std::size_t>((j * h.kv + kv_head) * h.dim + i)]));
-        };
         const auto out = attend(
             visible[at], h.dim, scale,
             [&](std::int64_t i) {
               return static_cast<double>(
                   q[static_cast<std::size_t>((t * h.queries + head) * h.dim + i)]);
             },
-            [&](std::int64_t j, std::int64_t i) { return element(k[slot], j, i); },
-            [&](std::int64_t j, std::int64_t i) { return element(v[slot], j, i); });
+            [&](std::int64_t j, std::int64_t i) {
+              return stored(k[slot], keys, slots[at], j, kv_head, i);
+            },
+            [&](std::int64_t j, std::int64_t i) {
+              return stored(v[slot], values, slots[at], j, kv_head, i);
+            });
         result.insert(result.end(), out.begin(), out.end());
       }
     }
@@ -143,8 +163,10 @@ struct Fixture {
 
 TEST_CASE("attention over a cache: every type, head size and instruction set", "[attention]") {
   on_every_isa([](Isa isa) {
-    for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
-      for (const Heads h : {Heads{2, 2, 8}, Heads{4, 2, 88}, Heads{3, 1, 64}, Heads{2, 2, 128}}) {
+    for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::q8_0}) {
+      for (const Heads h : {Heads{2, 2, 8}, Heads{4, 2, 88}, Heads{3, 1, 64}, Heads{2, 2, 128},
+                            Heads{1, 1, 1024}}) {
+        if (!ziya::can_cache(dtype, h.dim)) continue;
         INFO(name(dtype) << ", " << h.queries << " / " << h.kv << " heads of " << h.dim);
         Fixture f(h, dtype, 16);
         const auto out = on_threads(isa, [&](Context<Cpu>& ctx) {
@@ -161,20 +183,55 @@ TEST_CASE("attention over a cache: every type, head size and instruction set", "
 TEST_CASE("attention: neither the batch nor the size of a page changes a bit", "[attention]") {
   on_every_isa([](Isa isa) {
     Context<Cpu> ctx({.threads = 2, .isa = isa});
-    const Heads h{4, 2, 40};
-    Fixture f(h, DType::f16, 16);
-    f.append(ctx);
-    const auto out = f.run(ctx, 0, f.rows());
-    for (std::int64_t t = 0; t < f.rows(); ++t) {
-      REQUIRE(test::same_bits(f.run(ctx, t, 1), test::row_of(out, t, h.queries * h.dim)));
-    }
-    for (const std::int64_t page : {1, 48, 64, 256}) {
-      INFO(page << " tokens per page");
-      Fixture other(h, DType::f16, page);
-      other.append(ctx);
-      REQUIRE(test::same_bits(other.run(ctx, 0, f.rows()), out));
+    for (const DType dtype : {DType::f16, DType::q8_0}) {
+      INFO(name(dtype));
+      const Heads h{4, 2, dtype == DType::f16 ? 40 : 96};
+      Fixture f(h, dtype, 16);
+      f.append(ctx);
+      const auto out = f.run(ctx, 0, f.rows());
+      for (std::int64_t t = 0; t < f.rows(); ++t) {
+        REQUIRE(test::same_bits(f.run(ctx, t, 1), test::row_of(out, t, h.queries * h.dim)));
+      }
+      for (const std::int64_t page : {1, 48, 64, 256}) {
+        INFO(page << " tokens per page");
+        Fixture other(h, dtype, page);
+        other.append(ctx);
+        REQUIRE(test::same_bits(other.run(ctx, 0, f.rows()), out));
+      }
     }
   });
+}
+
+TEST_CASE("cache_append in q8_0: within half a step of the row, NaN where a number is none",
+          "[attention]") {
+  Context<Cpu> ctx({.threads = 1});
+  Fixture f({2, 2, 64}, DType::q8_0, 16);
+  std::vector<float>& k = f.k[1];
+  std::fill_n(k.begin(), 32, 0.0f);               // token 0, head 0, the first block
+  k[40] = 0.25f * ziya::to_float(ziya::Half{1});  // too small for any scale beside nothing
+  std::fill_n(k.begin() + 32, 8, 0.0f);
+  std::fill(k.begin() + 41, k.begin() + 64, 0.0f);
+  std::fill_n(k.begin() + 64, 32, 3e38f);  // head 1: too large for a scale of 16 bits
+  k[2 * 128] = std::numeric_limits<float>::infinity();
+  k[2 * 128 + 32] = std::numeric_limits<float>::quiet_NaN();
+  f.append(ctx);
+  const auto at = [&](std::int64_t j, std::int64_t head, std::int64_t i) {
+    return f.stored(k, f.keys, 1, j, head, i);
+  };
+  for (std::int64_t i = 0; i < 64; ++i) CHECK(at(0, 0, i) == 0);
+  CHECK(at(0, 1, 0) == 127 * 65504.0);
+  for (std::int64_t i = 0; i < 64; ++i) CHECK(std::isnan(at(2, 0, i)));
+  for (std::int64_t j = 3; j < 75; ++j) {
+    for (std::int64_t b = 0; b < 4; ++b) {  // two heads of two blocks
+      const float* row = k.data() + j * 128 + b * 32;
+      const auto size = [](float x, float y) { return std::abs(x) < std::abs(y); };
+      const double largest = std::abs(*std::max_element(row, row + 32, size));
+      for (std::int64_t i = 0; i < 32; ++i) {
+        const double error = std::abs(at(j, b / 2, b % 2 * 32 + i) - static_cast<double>(row[i]));
+        REQUIRE(error <= largest / 127 * 0.5 * 1.001);
+      }
+    }
+  }
 }
 
 TEST_CASE("attention: the scale is an option, no visible key gives zeros", "[attention]") {
@@ -342,8 +399,10 @@ TEST_CASE("attention refuses what does not fit", "[attention]") {
   cache.kv_heads = 0;
   REQUIRE(id({2, 2, 16}, 2) == "ZIYA-110");
   cache.kv_heads = 1;
-  cache.dtype = DType::i8;
-  REQUIRE(id({2, 2, 16}, 2) == "ZIYA-113");
+  for (const DType dtype : {DType::i8, DType::q4_0, DType::q8_0}) {  // q8_0: half a block
+    cache.dtype = dtype;
+    REQUIRE(id({2, 2, 16}, 2) == "ZIYA-113");
+  }
   const Segment outside{0, 2, 5, 3};
   const View<const float> keys(f.k[1].data(), Shape{7, 1, 16});
   REQUIRE_THROWS_AS(ziya::ops::attention(ctx, View<float>(out.data(), Shape{2, 2, 16}),

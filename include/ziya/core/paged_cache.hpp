@@ -11,12 +11,20 @@
 
 ZIYA_NAMESPACE_BEGIN
 
+/// Heads of a cache in q8_0 are whole blocks, and not larger than what a thread widens on its
+/// stack.
+inline constexpr std::int64_t largest_head_in_blocks = 4096;
+constexpr bool can_cache(DType dtype, std::int64_t head_dim) {
+  return is_plain_float(dtype) || (head_dim > 0 && head_dim % info(dtype).block_elements == 0 &&
+                                   head_dim <= largest_head_in_blocks);
+}
+
 /// Token t of slot s lies in page block_table[s · table_stride + t / page_tokens], which holds
 /// (kv_heads, page_tokens, head_dim) elements; keys and values have their own pages. A contiguous
 /// cache is the case of consecutive pages.
 template <class Device>
 struct CachedKeysValues {
-  DType dtype = DType::f32;  ///< f32, f16 or bf16
+  DType dtype = DType::f32;  ///< f32, f16, bf16 or q8_0
   std::int64_t kv_heads = 0;
   std::int64_t head_dim = 0;
   std::int64_t page_tokens = 0;

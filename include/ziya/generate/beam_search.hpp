@@ -173,7 +173,7 @@ std::vector<std::int32_t> take_over(CachedRows<Model>& rows, const std::vector<s
 
 /// The `num_return_sequences` best answers to a prompt, best first, with their scores.
 /// @param config num_beams, length_penalty, early_stopping, and what a policy takes
-/// @param cache_dtype of keys and values: f32, f16, bf16
+/// @param cache_dtype of keys and values, as CacheOptions::dtype
 /// @throws as Generator::generate
 template <class Model>
 std::vector<GenerationResult> beam_search(Context<typename Model::Device>& ctx, const Model& model,

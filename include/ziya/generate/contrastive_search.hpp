@@ -65,7 +65,7 @@ std::vector<float> last_logits(CachedRows<Model>& rows, const Tensor<T, Device>&
 /// highest (1 − α) p(v) − α max_j cos(h_v, h_j), α = penalty_alpha, h_v the normalised last hidden
 /// state that v would have, h_j those of prompt and answer.
 /// Source: Su et al., arXiv 2202.06417, section 3.2
-/// @param cache_dtype of keys and values: f32, f16, bf16   @throws as Generator::generate
+/// @param cache_dtype of keys and values, as CacheOptions::dtype   @throws as Generator::generate
 template <class Model>
 GenerationResult contrastive_search(Context<typename Model::Device>& ctx, const Model& model,
                                     const Tokenizer& tokenizer,

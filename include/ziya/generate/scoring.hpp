@@ -37,7 +37,7 @@ class Scorer {
   using Device = typename Model::Device;
   using T = typename Model::T;
 
-  /// @param cache_dtype of keys and values: f32, f16, bf16
+  /// @param cache_dtype of keys and values, as CacheOptions::dtype
   Scorer(Context<Device>& ctx, const Model& model, std::int64_t chunk_tokens = 256,
          DType cache_dtype = DType::f32)
       : ctx_(&ctx),

@@ -48,7 +48,7 @@ struct LlamaShape {
   }
   /// Bytes of keys and values that one token leaves in the cache.
   [[nodiscard]] std::int64_t cache_bytes_per_token(DType dtype = DType::f32) const {
-    return layers * 2 * kv_heads * head_dim * info(dtype).block_bytes;
+    return layers * 2 * kv_heads * bytes_of(dtype, head_dim);
   }
 };
 

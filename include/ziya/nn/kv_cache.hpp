@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "ziya/config.hpp"
@@ -25,7 +26,7 @@ struct CacheShape {
 };
 
 struct CacheOptions {
-  DType dtype = DType::f32;       ///< f32, f16 or bf16
+  DType dtype = DType::f32;       ///< f32, f16, bf16; on the CPU also q8_0
   int slots = 1;                  ///< sequences at a time
   std::int64_t max_tokens = 0;    ///< longest sequence
   std::int64_t page_tokens = 64;  ///< tokens per page
@@ -40,10 +41,14 @@ class KvCache {
  public:
   /// @throws ArgumentError for a type or size that no cache can have
   KvCache(const CacheShape& shape, const CacheOptions& options) : shape_(shape), options_(options) {
-    if (options.dtype != DType::f32 && options.dtype != DType::f16 &&
-        options.dtype != DType::bf16) {
-      throw ArgumentError("ZIYA-401", "cache: type " + std::string(name(options.dtype)) +
-                                          " is not one of f32, f16, bf16");
+    const std::string type(name(options.dtype));
+    if (!is_plain_float(options.dtype) && options.dtype != DType::q8_0) {
+      throw ArgumentError("ZIYA-401",
+                          "cache: type " + type + " is not one of f32, f16, bf16, q8_0");
+    }
+    if (!std::is_same_v<Device, Cpu> && is_quantised(options.dtype)) {
+      throw ArgumentError("ZIYA-153", "cache: keys and values of type " + type +
+                                          " are read by the CPU only; use f16");
     }
     if (shape.layers < 1 || shape.kv_heads < 1 || shape.head_dim < 1 || options.slots < 1 ||
         options.max_tokens < 1 || options.page_tokens < 1) {
@@ -51,10 +56,14 @@ class KvCache {
                           "cache: layers, heads, head size, slots, longest sequence "
                           "and page size must all be at least 1");
     }
+    if (!can_cache(options.dtype, shape.head_dim)) {
+      throw ArgumentError("ZIYA-407", "cache: head size " + std::to_string(shape.head_dim) +
+                                          ", expected for " + type + " a multiple of 32, at most " +
+                                          std::to_string(largest_head_in_blocks));
+    }
     table_stride_ = (options.max_tokens + options.page_tokens - 1) / options.page_tokens;
     if (options_.pages == 0) options_.pages = table_stride_ * options.slots;
-    page_bytes_ =
-        shape.kv_heads * options.page_tokens * shape.head_dim * info(options.dtype).block_bytes;
+    page_bytes_ = shape.kv_heads * options.page_tokens * bytes_of(options.dtype, shape.head_dim);
     pool_ = Tensor<std::byte, Device>(Shape{shape.layers, 2, options_.pages, page_bytes_});
     table_.assign(static_cast<std::size_t>(table_stride_ * options.slots), -1);
     lengths_.assign(static_cast<std::size_t>(options.slots), 0);

@@ -43,12 +43,19 @@ void check_heads(const char* op, const View<T, Device>& out, const View<const T,
   check_extent(op, "width of out", out.columns(), q.columns());
 }
 
-/// Every place is within [0, limit], the length of a slot.
+/// The cache is of a type that ops read, and every place is within [0, limit], the length of a
+/// slot.
 template <class Device>
 void check_places(const char* op, const CachedKeysValues<Device>& cache,
                   std::span<const std::int32_t> slots, std::span<const std::int64_t> places,
                   std::int64_t limit) {
-  check_stored_type(op, cache.dtype);
+  if ((!is_plain_float(cache.dtype) && cache.dtype != DType::q8_0) ||
+      !can_cache(cache.dtype, cache.head_dim)) {
+    throw ArgumentError("ZIYA-113", std::string(op) + ": a cache of type " +
+                                        std::string(name(cache.dtype)) + " and heads of " +
+                                        std::to_string(cache.head_dim) +
+                                        ", expected f32, f16, bf16, or q8_0 and whole blocks");
+  }
   for (std::size_t t = 0; t < places.size(); ++t) {
     if (slots[t] < 0 || places[t] < 0 || places[t] > limit) {
       throw ArgumentError("ZIYA-116", std::string(op) + ": token " + std::to_string(places[t]) +

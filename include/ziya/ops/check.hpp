@@ -22,14 +22,6 @@ inline void check_extent(const char* op, const char* what, std::int64_t found,
   }
 }
 
-/// Caches hold f32, f16 and bf16. @throws ArgumentError for other types
-inline void check_stored_type(const char* op, DType dtype) {
-  if (dtype != DType::f32 && dtype != DType::f16 && dtype != DType::bf16) {
-    throw ArgumentError("ZIYA-113", std::string(op) + ": type " + std::string(name(dtype)) +
-                                        " is not one of f32, f16, bf16");
-  }
-}
-
 /// Weights are f32, f16, bf16, i8 with scales, or quantised in whole blocks.
 /// @throws ArgumentError for other types; ShapeError when blocks do not divide the rows
 template <class Device>

@@ -12,8 +12,10 @@
 #include <vector>
 
 #include "ziya/backend/cpu/context.hpp"
+#include "ziya/backend/cpu/quantize/encode_32.hpp"
 #include "ziya/config.hpp"
 #include "ziya/core/attention_rows.hpp"
+#include "ziya/core/blocks.hpp"
 #include "ziya/core/paged_cache.hpp"
 #include "ziya/core/view.hpp"
 
@@ -23,6 +25,8 @@ namespace backend {
 inline constexpr std::int64_t attention_block = 64;  // keys whose scores are held at a time
 inline constexpr std::int64_t attention_rows = 6;    // queries that share a pass over the keys
 inline constexpr std::int64_t attention_part = 8;    // keys between two requests to memory
+// floats of rows in blocks that are widened at a time
+inline constexpr std::int64_t attention_widened = largest_head_in_blocks;
 
 /// Rows of one query head that attend to one sequence; row t sees its first visible[t] tokens.
 struct QueryRun {
@@ -48,7 +52,7 @@ struct KeyRun {
   std::int64_t count;
 };
 struct KeyLayout {
-  DType dtype;
+  DType dtype;  ///< f32, f16, bf16, or q8_0 with rows side by side
   std::int64_t head_dim, key_stride, value_stride;  ///< strides in elements
 };
 
@@ -71,8 +75,21 @@ inline void attend(const CpuKernels& kernels, const QueryRun& run, const KeyLayo
   // A single row is bound by memory: while it meets the keys its values are on their way, and
   // while it meets the values the next keys are.
   const bool streaming = rows == 1;
-  const std::int64_t part_limit = streaming ? attention_part : attention_block;
-  const std::int64_t size = info(layout.dtype).block_bytes;
+  const std::int64_t row_bytes = bytes_of(layout.dtype, head_dim);
+  const std::int64_t key_bytes = bytes_of(layout.dtype, layout.key_stride);
+  const std::int64_t value_bytes = bytes_of(layout.dtype, layout.value_stride);
+  // Blocks are widened in the first-level cache, exactly, and met as the floats that they are.
+  const bool in_blocks = is_quantised(layout.dtype);
+  alignas(64) float widened[attention_widened];
+  const DType read_as = in_blocks ? DType::f32 : layout.dtype;
+  const auto readable = [&](const std::byte* from, std::int64_t count) {
+    if (!in_blocks) return from;
+    kernels.dequantise(widened, from, count * head_dim);
+    return reinterpret_cast<const std::byte*>(static_cast<const float*>(widened));
+  };
+  const std::int64_t part_limit =
+      std::min(streaming ? attention_part : attention_block,
+               in_blocks ? attention_widened / head_dim : attention_block);
   for (std::int64_t t = 0; t < rows; ++t) {
     largest[t] = -std::numeric_limits<float>::infinity();
     sums[t] = 0;
@@ -86,10 +103,10 @@ inline void attend(const CpuKernels& kernels, const QueryRun& run, const KeyLayo
       const KeyRun part = place(begin + j);
       const std::int64_t count = std::min({part.count, n - j, part_limit});
       if (streaming) {
-        prefetch_rows(part.values, count, layout.value_stride * size, head_dim * size);
+        prefetch_rows(part.values, count, value_bytes, row_bytes);
       }
-      kernels.matmul({layout.dtype, part.keys, head_dim, run.q, run.q_stride, rows, scores + j,
-                      attention_block, layout.key_stride},
+      kernels.matmul({read_as, readable(part.keys, count), head_dim, run.q, run.q_stride, rows,
+                      scores + j, attention_block, layout.key_stride},
                      0, count);
       j += count;
     }
@@ -116,12 +133,12 @@ inline void attend(const CpuKernels& kernels, const QueryRun& run, const KeyLayo
         const std::int64_t ahead = begin + attention_block + j;
         if (streaming && ahead < run.visible[0]) {
           const KeyRun next = place(ahead);
-          prefetch_rows(next.keys, std::min({next.count, run.visible[0] - ahead, count}),
-                        layout.key_stride * size, head_dim * size);
+          prefetch_rows(next.keys, std::min({next.count, run.visible[0] - ahead, count}), key_bytes,
+                        row_bytes);
         }
-        kernels.add_weighted({layout.dtype, part.values, layout.value_stride, count, head_dim,
-                              scores + t * attention_block + j, attention_block, count_rows,
-                              run.out + t * run.out_stride, run.out_stride});
+        kernels.add_weighted({read_as, readable(part.values, count), layout.value_stride, count,
+                              head_dim, scores + t * attention_block + j, attention_block,
+                              count_rows, run.out + t * run.out_stride, run.out_stride});
         j += count;
       }
     };
@@ -255,9 +272,15 @@ inline void store_as(DType dtype, std::byte* to, const float* from, std::int64_t
     std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(float));
   } else if (dtype == DType::f16) {
     for (std::int64_t i = 0; i < count; ++i) reinterpret_cast<Half*>(to)[i] = to_half(from[i]);
-  } else {
+  } else if (dtype == DType::bf16) {
     for (std::int64_t i = 0; i < count; ++i) {
       reinterpret_cast<BFloat16*>(to)[i] = to_bfloat16(from[i]);
+    }
+  } else {
+    blocks::Q8_0 block;
+    for (std::int64_t i = 0; i < count; i += 32, to += sizeof block) {
+      quantize::encode_nearest(block, from + i);
+      std::memcpy(to, &block, sizeof block);
     }
   }
 }

@@ -93,8 +93,12 @@ inline void silu_mul(float* y, const float* gate, const float* up, std::int64_t 
   for (std::int64_t i = 0; i < count; ++i) y[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
 }
 
+inline void dequantise(float* y, const std::byte* x, std::int64_t count) {
+  quantize::dequantise_row(DType::q8_0, x, y, count);
+}
+
 inline constexpr CpuKernels kernels{&matmul,  &dot,      &add_scaled, &add_weighted,
-                                    &exp_sum, &silu_mul, nullptr};
+                                    &exp_sum, &silu_mul, nullptr,     &dequantise};
 
 }  // namespace baseline
 ZIYA_NAMESPACE_END

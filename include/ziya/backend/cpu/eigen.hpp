@@ -132,7 +132,7 @@ inline void silu_mul(float* y, const float* gate, const float* up, std::int64_t 
 }
 
 inline constexpr CpuKernels kernels{&matmul,  &dot,      &add_scaled, &add_weighted,
-                                    &exp_sum, &silu_mul, nullptr};
+                                    &exp_sum, &silu_mul, nullptr,     &baseline::dequantise};
 
 }  // namespace eigen
 ZIYA_NAMESPACE_END

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -116,6 +117,24 @@ inline void encode(blocks::Q8_0& block, const float* x, const float* w) {
   block.d = best;
   round_codes<32>(x, to_float(best), 0, -127, 127, codes);
   for (int i = 0; i < 32; ++i) block.quants[i] = static_cast<std::int8_t>(codes[i] - 127);
+}
+
+/// The same without a search, for what is written at every token: the largest element becomes ±127.
+/// A block with NaN or infinity becomes NaN. Integers find the largest, whatever the compiler may
+/// assume of floats.
+inline void encode_nearest(blocks::Q8_0& block, const float* x) {
+  std::int32_t largest = 0;
+  for (int i = 0; i < 32; ++i) {
+    const std::int32_t size = std::bit_cast<std::int32_t>(x[i]) & 0x7fffffff;
+    largest = size > largest ? size : largest;
+  }
+  const bool finite = largest < 0x7f800000;
+  block.d = finite ? finite_half(std::bit_cast<float>(largest) / 127) : Half{0x7e00};
+  const float inverse_scale = finite ? inverse(to_float(block.d)) : 0.0f;
+  for (int i = 0; i < 32; ++i) {
+    const float q = nearest_integer(x[i] * inverse_scale, -127, 127);
+    block.quants[i] = static_cast<std::int8_t>(static_cast<int>(q));
+  }
 }
 
 /// The table's value nearest to v, as its index: one comparison with each middle of neighbours.

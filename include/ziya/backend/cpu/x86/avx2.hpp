@@ -13,6 +13,7 @@
 #include "ziya/backend/cpu/kernels.hpp"
 #include "ziya/backend/cpu/x86/avx2_quantised.hpp"
 #include "ziya/backend/cpu/x86/avx2_vector.hpp"
+#include "ziya/core/blocks.hpp"
 #include "ziya/core/dtype.hpp"
 
 ZIYA_NAMESPACE_BEGIN
@@ -357,8 +358,22 @@ ZIYA_TARGET_AVX2 inline void silu_mul(float* y, const float* gate, const float* 
   }
 }
 
+ZIYA_TARGET_AVX2 inline void dequantise(float* y, const std::byte* x, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; i += 32, x += sizeof(blocks::Q8_0)) {
+    Half scale;
+    __builtin_memcpy(&scale, x, sizeof scale);
+    const __m256 d = set(_cvtsh_ss(scale.bits));
+#pragma GCC unroll 4
+    for (std::int64_t k = 0; k < 32; k += lanes) {
+      const __m128i quants =
+          _mm_loadl_epi64(reinterpret_cast<const __m128i*>(x + sizeof scale + k));
+      store(y + i + k, multiply(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(quants))));
+    }
+  }
+}
+
 inline constexpr CpuKernels kernels{&matmul,  &dot,      &add_scaled, &add_weighted,
-                                    &exp_sum, &silu_mul, &quantise};
+                                    &exp_sum, &silu_mul, &quantise,   &dequantise};
 
 }  // namespace avx2
 ZIYA_NAMESPACE_END

@@ -14,6 +14,7 @@
 #include "ziya/backend/cpu/x86/avx512_floats.hpp"
 #include "ziya/backend/cpu/x86/avx512_quantised.hpp"
 #include "ziya/backend/cpu/x86/avx512_vector.hpp"
+#include "ziya/core/blocks.hpp"
 #include "ziya/core/dtype.hpp"
 
 ZIYA_NAMESPACE_BEGIN
@@ -180,8 +181,23 @@ ZIYA_TARGET_AVX512 inline void silu_mul(float* y, const float* gate, const float
   }
 }
 
+ZIYA_TARGET_AVX512 inline void dequantise(float* y, const std::byte* x, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; i += 32, x += sizeof(blocks::Q8_0)) {
+    Half scale;
+    __builtin_memcpy(&scale, x, sizeof scale);
+    const __m512 d = set(_cvtsh_ss(scale.bits));
+#pragma GCC unroll 2
+    for (std::int64_t k = 0; k < 32; k += lanes) {
+      const __m128i quants =
+          _mm_loadu_si128(reinterpret_cast<const __m128i*>(x + sizeof scale + k));
+      store(y + i + k,
+            multiply(d, _mm512_maskz_cvtepi32_ps(all, _mm512_maskz_cvtepi8_epi32(all, quants))));
+    }
+  }
+}
+
 inline constexpr CpuKernels kernels{&matmul,   &dot,      &add_scaled, &add_weighted, &exp_sum,
-                                    &silu_mul, &quantise, token_tile,  &pack};
+                                    &silu_mul, &quantise, &dequantise, token_tile,    &pack};
 
 }  // namespace avx512
 ZIYA_NAMESPACE_END
