@@ -185,7 +185,7 @@ ziya::GenerationConfig generation_config(const SamplingOptions& options,
   if (options.early_stopping == "true") config.early_stopping = ziya::EarlyStopping::yes;
   if (options.early_stopping == "never") config.early_stopping = ziya::EarlyStopping::never;
   config.logprobs = options.logprobs;
-  config.stop = options.stop;
+  config.stop.insert(config.stop.end(), options.stop.begin(), options.stop.end());
   config.pad_id = options.pad_token_id;
   config.eos_ids = options.eos_token_ids;
   if (config.eos_ids.empty()) {

@@ -349,6 +349,9 @@ class Generate(Case):
         run = self.good("chat", folder, "--greedy", stdin=CAPITAL + "\n")
         self.assertEqual(run.out, "Paris.\n")
         self.assertIn("num_beams", run.err)
+        self.replace(folder / "generation_config.json", json.dumps(said | {"stop_strings": ["举头"]}))
+        run = self.good("generate", folder, "--greedy", "-p", poem["query"], "--stop", "xyz")
+        self.assertEqual(run.out.rstrip("\n"), poem["answer"].split("举头")[0].rstrip("\n"))
         visual = self.good("generate", TINY, "--preset", "visual", "--seed", "3", "--ids", "-p", poem["query"]).out
         self.assertEqual(visual, self.good(
             "generate", TINY, "--max-new-tokens", "128", "--top-p", "0.1", "--temperature", "0.7", "--repetition-penalty",
