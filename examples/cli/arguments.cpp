@@ -48,21 +48,20 @@ CLI::App* add_generate(CLI::App& app, GenerateOptions& options) {
   auto* prompt = option(*command, "-p,--prompt", options.prompt, "what to answer", "TEXT")
                      ->multi_option_policy(CLI::MultiOptionPolicy::Throw)  // none is passed over
                      ->group("Prompt");
-  auto* file = option(*command, "--prompt-file", options.prompt_file,
-                      "read the prompt from a file, - is standard input", "FILE")
-                   ->excludes(prompt)
-                   ->group("Prompt");
-  auto* many =
-      option(*command, "--prompts-file", options.prompts_file,
-             "many prompts: one a line, or JSON objects with \"prompt\"; - is standard input",
-             "FILE")
+  auto* file =
+      option(*command, "--prompt-file", options.prompt_file,
+             "read the prompt from a file, - is standard input; of a .jsonl file many", "FILE")
           ->excludes(prompt)
-          ->excludes(file)
           ->group("Prompt");
-  option(*command, "--parallel", options.parallel, "prompts of that file answered at a time", "N")
+  option(*command, "--prompts-file", options.prompts_file,
+         "many prompts: one a line, or JSON objects with \"prompt\"; - is standard input", "FILE")
+      ->excludes(prompt)
+      ->excludes(file)
+      ->group("Prompt");
+  option(*command, "--parallel", options.parallel,
+         "so many answers at a time, where there are many", "N")
       ->check(CLI::Range(1, 1024).description(""))
-      ->capture_default_str()
-      ->needs(many)
+      ->default_str("16")
       ->group("Prompt");
   flag(*command, "--echo", options.echo, "print the prompt before the answer")->group("Output");
   flag(*command, "--show-special", options.show_special, "print special tokens, </s> for one")

@@ -181,6 +181,11 @@ int run(const ChatOptions& options) {
   const auto folder = ziya::resolve_model_folder(ziya::path_from_utf8(options.model.model));
   const ziya::Tokenizer tokenizer = ziya::Tokenizer::load(folder);
   const ziya::GenerationConfig config = generation_config(options.sampling, folder, tokenizer);
+  if (config.num_beams > 1 || config.penalty_alpha > 0) {
+    note(
+        "note: answers of a conversation are not searched for: num_beams and penalty_alpha of the "
+        "model's generation_config.json count for nothing");
+  }
   SessionSetup setup{options.model, folder};
   setup.tokens = std::int64_t{1} << 40;
   setup.wrapping = chosen_template(options.model, tokenizer);

@@ -35,11 +35,12 @@ struct ModelOptions {
 
 /// What is not given is the preset's.
 struct SamplingOptions {
-  std::string preset = "ziya";
-  std::optional<std::int64_t> max_new_tokens, min_new_tokens;
+  std::string preset = "model";
+  std::optional<std::int64_t> max_new_tokens, min_new_tokens, min_length;
   std::optional<bool> do_sample;
   std::optional<double> temperature, top_p, min_p, typical_p;
   std::optional<int> top_k, mirostat;
+  std::optional<double> epsilon_cutoff, eta_cutoff;
   std::optional<double> mirostat_tau, mirostat_eta, xtc_probability, xtc_threshold;
   std::optional<double> repetition_penalty, presence_penalty, frequency_penalty;
   std::optional<int> no_repeat_ngram_size, dry_allowed_length, dry_penalty_last_n;
@@ -49,6 +50,9 @@ struct SamplingOptions {
   std::optional<double> length_penalty, penalty_alpha;
   std::string early_stopping;  // true, false, never; empty: false
   std::vector<std::string> bad_words, logit_bias;
+  std::vector<std::int32_t> suppress_tokens, begin_suppress_tokens, forced_eos_token_ids;
+  std::optional<std::int32_t> forced_bos_token_id;
+  std::string decay_length_penalty;  // START,FACTOR
   std::string grammar_file, json_schema;
   std::optional<std::uint64_t> seed;  // none: a new one each time, and said
   std::vector<std::string> stop;
@@ -62,8 +66,8 @@ struct GenerateOptions {
   SamplingOptions sampling;
   std::optional<std::string> prompt;
   std::string prompt_file;
-  std::string prompts_file;  // many prompts: lines, or JSONL
-  int parallel = 16;         // answered at a time
+  std::string prompts_file;     // many prompts: lines, or JSONL
+  std::optional<int> parallel;  // answered at a time; 16
   bool ids = false;
   bool echo = false;
   bool show_special = false;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// `ziya generate`: one prompt, one answer.
+// `ziya generate`: one prompt and its answers.
 #include <chrono>
 #include <string>
 #include <vector>
@@ -54,8 +54,18 @@ std::string shown_prompt(const ziya::PromptTemplate& wrapping, const std::string
 }  // namespace
 
 int run(const GenerateOptions& options) {
-  if (!options.prompts_file.empty()) return run_batch(options);
+  const bool is_list = options.prompt_file.ends_with(".jsonl");
+  if (is_list || !options.prompts_file.empty()) {
+    return run_batch(options, read_prompts(is_list ? options.prompt_file : options.prompts_file));
+  }
   const std::string text = read_prompt(options);
+  if (options.sampling.num_return_sequences.value_or(1) > 1 &&
+      options.sampling.num_beams.value_or(1) == 1) {
+    return run_batch(options, {{text, "the prompt"}});
+  }
+  if (options.parallel) {
+    throw UsageError("ZIYA-701", "--parallel: there is one answer; expected --prompts-file FILE");
+  }
   const auto folder = ziya::resolve_model_folder(ziya::path_from_utf8(options.model.model));
   const ziya::Tokenizer tokenizer = ziya::Tokenizer::load(folder);
   const ziya::PromptTemplate wrapping = chosen_template(options.model, tokenizer);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// `ziya generate --prompts-file`: many prompts, answered together, printed in their order.
+// `ziya generate` of many answers: computed together, printed in the order of their prompts.
 #include <chrono>
 #include <cstddef>
 #include <exception>
@@ -20,14 +20,8 @@
 #include "ziya/text/whitespace.hpp"
 
 namespace cli {
-namespace {
+namespace {}  // namespace
 
-struct PromptLine {
-  std::string text;
-  std::string where;  // FILE:LINE
-};
-
-/// One prompt a line, or one JSON object a line; empty lines are none.
 std::vector<PromptLine> read_prompts(const std::string& file) {
   const std::string name = file == "-" ? "standard input" : file;
   std::vector<PromptLine> prompts;
@@ -48,6 +42,8 @@ std::vector<PromptLine> read_prompts(const std::string& file) {
   if (prompts.empty()) throw ziya::ArgumentError("ZIYA-709", name + ": there is no prompt");
   return prompts;
 }
+
+namespace {
 
 /// Prints what is done, as far as all before it are done too.
 class AnswersInOrder {
@@ -82,11 +78,11 @@ class AnswersInOrder {
 
 }  // namespace
 
-int run_batch(const GenerateOptions& options) {
+int run_batch(const GenerateOptions& options, const std::vector<PromptLine>& prompts) {
   if (options.model.prompt_lookup > 0 || !options.model.draft.empty()) {
-    throw UsageError("ZIYA-701", "--prompts-file: many prompts at once are not guessed ahead");
+    throw UsageError("ZIYA-701", "many answers at once are not guessed ahead");
   }
-  const std::vector<PromptLine> prompts = read_prompts(options.prompts_file);
+  const int parallel = options.parallel.value_or(16);
   const auto folder = ziya::resolve_model_folder(ziya::path_from_utf8(options.model.model));
   const ziya::Tokenizer tokenizer = ziya::Tokenizer::load(folder);
   const ziya::PromptTemplate wrapping = chosen_template(options.model, tokenizer);
@@ -94,11 +90,16 @@ int run_batch(const GenerateOptions& options) {
   config.stop.insert(config.stop.end(), wrapping.stop.begin(), wrapping.stop.end());
   config.skip_special = !options.show_special;
 
-  AnswersInOrder answers(prompts.size(), config, options.ids);
+  const bool searched = config.num_beams > 1 || ziya::wants_contrastive_search(config);
+  const int draws = searched ? 1 : options.sampling.num_return_sequences.value_or(1);
+  const std::size_t count = prompts.size() * static_cast<std::size_t>(draws);
+
+  AnswersInOrder answers(count, config, options.ids);
   std::vector<ziya::Request> requests;
   std::int64_t longest = 0;
-  for (std::size_t i = 0; i < prompts.size(); ++i) {
-    ziya::Request request{prompt_ids(wrapping, prompts[i].text, tokenizer), config};
+  const auto line_of = [&](std::size_t i) { return prompts[i / static_cast<std::size_t>(draws)]; };
+  for (std::size_t i = 0; i < count; ++i) {
+    ziya::Request request{prompt_ids(wrapping, line_of(i).text, tokenizer), config};
     replace_bos(request.prompt, options.sampling, tokenizer);
     request.config.seed += i;  // the same question twice is not the same draw
     request.on_end = [&answers, i](const ziya::Outcome& outcome) {
@@ -111,23 +112,23 @@ int run_batch(const GenerateOptions& options) {
   }
   SessionSetup setup{options.model, folder};
   setup.tokens = longest;
-  setup.sequences = std::min(std::ssize(requests), std::ptrdiff_t{options.parallel});
+  setup.sequences = std::min(std::ssize(requests), std::ptrdiff_t{parallel});
   const auto session = make_session(setup, tokenizer);
-  for (std::size_t i = 0; i < prompts.size(); ++i) {
+  for (std::size_t i = 0; i < count; ++i) {
     try {
       session->check(requests[i]);
     } catch (const ziya::ArgumentError&) {
-      note("at " + printable(prompts[i].where));
+      note("at " + printable(line_of(i).where));
       throw;
     }
   }
   const auto begin = std::chrono::steady_clock::now();
-  if (config.num_beams > 1 || ziya::wants_contrastive_search(config)) {
-    for (std::size_t i = 0; i < prompts.size(); ++i) {
+  if (searched) {
+    for (std::size_t i = 0; i < count; ++i) {
       answers.done(i, session->search(requests[i].prompt, requests[i].config));
     }
   } else {
-    session->batch(std::move(requests), options.parallel);
+    session->batch(std::move(requests), parallel);
   }
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
   note("prompts: " + std::to_string(prompts.size()) +

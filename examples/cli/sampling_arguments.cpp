@@ -12,9 +12,10 @@ namespace {
 void choice_options(CLI::App& command, SamplingOptions& options) {
   const char* group = "Sampling (defaults are the model card's)";
   option(command, "--preset", options.preset,
-         "where the defaults come from: the cards of Ziya and of its visual model, or llama.cpp",
-         "ziya|visual|llama.cpp")
-      ->check(one_of({"ziya", "visual", "llama.cpp"}))
+         "where the defaults come from: the model's generation_config.json over Ziya's card, that "
+         "card, the visual model's, or llama.cpp",
+         "model|ziya|visual|llama.cpp")
+      ->check(one_of({"model", "ziya", "visual", "llama.cpp"}))
       ->capture_default_str()
       ->group(group);
   option(command, "--max-new-tokens", options.max_new_tokens, "stop after so many", "N")
@@ -43,6 +44,12 @@ void choice_options(CLI::App& command, SamplingOptions& options) {
       ->group(group);
   option(command, "--typical-p", options.typical_p, "draw from the most typical that sum up to p",
          "P")
+      ->group(group);
+  option(command, "--epsilon-cutoff", options.epsilon_cutoff,
+         "draw from what has this probability at least", "P")
+      ->group(group);
+  option(command, "--eta-cutoff", options.eta_cutoff,
+         "the same, less where the model is less certain", "P")
       ->group(group);
   option(command, "--mirostat", options.mirostat, "2: mirostat 2 instead of truncation; 0: off",
          "0|2")
@@ -100,7 +107,28 @@ void token_options(CLI::App& command, SamplingOptions& options) {
   repeated(command, "--logit-bias", options.logit_bias,
            "added to the score of a token, e.g. 13=-2; may be repeated", "ID=X")
       ->group(group);
+  repeated(command, "--suppress-tokens", options.suppress_tokens,
+           "never drawn; may be repeated, or separated by commas", "ID")
+      ->delimiter(',')
+      ->group(group);
+  repeated(command, "--begin-suppress-tokens", options.begin_suppress_tokens,
+           "not the first token of an answer; likewise", "ID")
+      ->delimiter(',')
+      ->group(group);
+  option(command, "--forced-bos-token-id", options.forced_bos_token_id,
+         "first token of an answer to a prompt of one token", "ID")
+      ->group(group);
+  repeated(command, "--forced-eos-token-id", options.forced_eos_token_ids,
+           "last token that --max-new-tokens allows; may be repeated", "ID")
+      ->delimiter(',')
+      ->group(group);
   option(command, "--min-new-tokens", options.min_new_tokens, "no end before so many", "N")
+      ->group(group);
+  option(command, "--min-length", options.min_length,
+         "no end before prompt and answer have so many tokens", "N")
+      ->group(group);
+  option(command, "--exponential-decay-length-penalty", options.decay_length_penalty,
+         "raise the end by FACTOR^n, n tokens behind START", "START,FACTOR")
       ->group(group);
   repeated(command, "--stop", options.stop, "stop before this text; may be repeated", "TEXT")
       ->group(group);
@@ -136,7 +164,8 @@ void search_options(CLI::App& command, SamplingOptions& options) {
   option(command, "--num-beams", options.num_beams, "beams of a beam search; 1: none", "N")
       ->group(group);
   option(command, "--num-return-sequences", options.num_return_sequences,
-         "answers of a beam search, at most as many as beams", "N")
+         "so many answers, drawn, or of a beam search: at most as many as beams", "N")
+      ->check(CLI::Range(1, 1024).description(""))
       ->group(group);
   option(command, "--length-penalty", options.length_penalty,
          "above 0 favours long answers of a beam search (1.0)", "X")

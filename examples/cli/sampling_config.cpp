@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Options of sampling made into a GenerationConfig.
 #include <algorithm>
+#include <cstdint>
+#include <cstdio>
 #include <limits>
 #include <memory>
 #include <random>
@@ -80,6 +82,45 @@ void add_logit_bias(ziya::GenerationConfig& config, const std::vector<std::strin
   }
 }
 
+void check_ids(const char* name, const std::vector<std::int32_t>& ids,
+               const ziya::Tokenizer& tokenizer) {
+  for (const std::int32_t id : ids) {
+    if (tokenizer.contains(id)) continue;
+    throw UsageError("ZIYA-701", std::string(name) + " " + std::to_string(id) +
+                                     ": expected an id of the tokenizer's " +
+                                     std::to_string(tokenizer.vocabulary_size()));
+  }
+}
+
+/// Lists that are not given stay as they are.
+void add_token_lists(ziya::GenerationConfig& config, const SamplingOptions& options,
+                     const ziya::Tokenizer& tokenizer) {
+  const auto take = [&](const char* name, std::vector<std::int32_t>& target,
+                        const std::vector<std::int32_t>& given) {
+    check_ids(name, given, tokenizer);
+    if (!given.empty()) target = given;
+  };
+  take("--suppress-tokens", config.suppress_tokens, options.suppress_tokens);
+  take("--begin-suppress-tokens", config.begin_suppress_tokens, options.begin_suppress_tokens);
+  take("--forced-eos-token-id", config.forced_eos_ids, options.forced_eos_token_ids);
+  if (const auto id = options.forced_bos_token_id) {
+    check_ids("--forced-bos-token-id", {*id}, tokenizer);
+    config.forced_bos_id = id;
+  }
+}
+
+void add_decay(ziya::GenerationConfig& config, const std::string& text) {
+  if (text.empty()) return;
+  int used = 0;
+  long long start = 0;
+  if (std::sscanf(text.c_str(), "%lld,%lf%n", &start, &config.decay_factor, &used) != 2 ||
+      static_cast<std::size_t>(used) != text.size()) {
+    throw UsageError("ZIYA-701", "--exponential-decay-length-penalty " + text +
+                                     ": expected START,FACTOR, two numbers");
+  }
+  config.decay_start = start;
+}
+
 void add_constraint(ziya::GenerationConfig& config, const SamplingOptions& options,
                     const ziya::Tokenizer& tokenizer) {
   if (options.grammar_file.empty() && options.json_schema.empty()) return;
@@ -110,7 +151,9 @@ void add_dry(ziya::DryOptions& dry, const SamplingOptions& options,
 ziya::GenerationConfig generation_config(const SamplingOptions& options,
                                          const std::filesystem::path& folder,
                                          const ziya::Tokenizer& tokenizer) {
-  ziya::GenerationConfig config = ziya::generation_preset(options.preset);
+  ziya::GenerationConfig config = options.preset == "model"
+                                      ? ziya::GenerationConfig::load(folder)
+                                      : ziya::generation_preset(options.preset);
   set(config.max_new_tokens, options.max_new_tokens);
   set(config.do_sample, options.do_sample);
   set(config.temperature, options.temperature);
@@ -118,6 +161,8 @@ ziya::GenerationConfig generation_config(const SamplingOptions& options,
   set(config.top_p, options.top_p);
   set(config.min_p, options.min_p);
   set(config.typical_p, options.typical_p);
+  set(config.epsilon_cutoff, options.epsilon_cutoff);
+  set(config.eta_cutoff, options.eta_cutoff);
   set(config.xtc_probability, options.xtc_probability);
   set(config.xtc_threshold, options.xtc_threshold);
   config.mirostat.enabled = options.mirostat.value_or(0) == 2;
@@ -128,14 +173,19 @@ ziya::GenerationConfig generation_config(const SamplingOptions& options,
   set(config.frequency_penalty, options.frequency_penalty);
   set(config.no_repeat_ngram_size, options.no_repeat_ngram_size);
   set(config.min_new_tokens, options.min_new_tokens);
+  set(config.min_length, options.min_length);
   set(config.num_beams, options.num_beams);
-  set(config.num_return_sequences, options.num_return_sequences);
+  // One answer is drawn at a time; `generate` draws as many as are wanted.
+  if (config.num_beams > 1 || !config.do_sample) {
+    set(config.num_return_sequences, options.num_return_sequences);
+  }
   set(config.length_penalty, options.length_penalty);
   set(config.penalty_alpha, options.penalty_alpha);
+  if (options.early_stopping == "false") config.early_stopping = ziya::EarlyStopping::no;
   if (options.early_stopping == "true") config.early_stopping = ziya::EarlyStopping::yes;
   if (options.early_stopping == "never") config.early_stopping = ziya::EarlyStopping::never;
   config.logprobs = options.logprobs;
-  config.stop = options.stop;
+  config.stop.insert(config.stop.end(), options.stop.begin(), options.stop.end());
   config.pad_id = options.pad_token_id;
   config.eos_ids = options.eos_token_ids;
   if (config.eos_ids.empty()) {
@@ -148,6 +198,8 @@ ziya::GenerationConfig generation_config(const SamplingOptions& options,
   add_dry(config.dry, options, tokenizer);
   add_bad_words(config, options.bad_words, tokenizer);
   add_logit_bias(config, options.logit_bias, tokenizer);
+  add_token_lists(config, options, tokenizer);
+  add_decay(config, options.decay_length_penalty);
   add_constraint(config, options, tokenizer);
   config.check();
   if (options.seed) {

@@ -148,8 +148,16 @@ std::unique_ptr<SessionParts> make_session(const SessionSetup& setup,
 /// The same of what scores.
 std::unique_ptr<ScoringParts> make_scoring(const ScoringSetup& setup);
 
-/// `ziya generate --prompts-file`. @returns the exit status
-int run_batch(const GenerateOptions& options);
+struct PromptLine {
+  std::string text;
+  std::string where;  // FILE:LINE
+};
+
+/// One prompt a line, or one JSON object a line; empty lines are none.
+std::vector<PromptLine> read_prompts(const std::string& file);
+
+/// `ziya generate` of many answers. @returns the exit status
+int run_batch(const GenerateOptions& options, const std::vector<PromptLine>& prompts);
 
 /// "speculation: 42 of 60 guesses right, 3.1 tokens per pass, 2.4 times as fast as without"; empty
 /// when nothing was guessed.

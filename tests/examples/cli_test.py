@@ -324,6 +324,67 @@ class Generate(Case):
         plain = self.ids("-p", counting)["text"]
         self.assertNotEqual(self.ids("-p", counting, "--repetition-penalty", "5")["text"], plain)
 
+    def test_generation_config_is_honoured_and_presets_are_the_cards(self):
+        folder = self.model()
+        said = json.loads((TINY / "generation_config.json").read_text())
+        self.replace(folder / "generation_config.json",
+                     json.dumps(said | {"do_sample": False, "max_new_tokens": 3, "repetition_penalty": 5.0}))
+        poem = EXPECTED["poems"][1]
+
+        def ids(*options):
+            run = self.good("generate", folder, "--ids", "-p", poem["query"], *options)
+            return json.loads(run.out)["generated_ids"], run.err
+        three, err = ids()
+        self.assertEqual(len(three), 3)
+        self.assertNotIn("seed: ", err)  # do_sample
+        self.assertEqual(ids("--max-new-tokens", "5")[0][:3], three)
+        penalised = self.ids("-p", poem["query"], "--repetition-penalty", "5", "--max-new-tokens", "9")["generated_ids"]
+        self.assertEqual(ids("--max-new-tokens", "9")[0], penalised)
+        self.assertNotEqual(poem["answer_ids"][:9], penalised)
+        answer, err = ids("--preset", "ziya", "--seed", "1", "--top-k", "1")
+        self.assertEqual(answer, poem["answer_ids"])
+        self.replace(folder / "generation_config.json", json.dumps(said | {"num_beams": 3, "num_return_sequences": 2}))
+        run = self.good("generate", folder, "--greedy", "--ids", "-p", CAPITAL)
+        self.assertEqual(len([json.loads(line)["score"] for line in run.out.splitlines()]), 2)
+        run = self.good("chat", folder, "--greedy", stdin=CAPITAL + "\n")
+        self.assertEqual(run.out, "Paris.\n")
+        self.assertIn("num_beams", run.err)
+        self.replace(folder / "generation_config.json", json.dumps(said | {"stop_strings": ["举头"]}))
+        run = self.good("generate", folder, "--greedy", "-p", poem["query"], "--stop", "xyz")
+        self.assertEqual(run.out.rstrip("\n"), poem["answer"].split("举头")[0].rstrip("\n"))
+        visual = self.good("generate", TINY, "--preset", "visual", "--seed", "3", "--ids", "-p", poem["query"]).out
+        self.assertEqual(visual, self.good(
+            "generate", TINY, "--max-new-tokens", "128", "--top-p", "0.1", "--temperature", "0.7", "--repetition-penalty",
+            "1.18", "--seed", "3", "--ids", "-p", poem["query"]).out)
+
+    def test_tokens_that_are_forced_and_suppressed(self):
+        poem = EXPECTED["poems"][1]
+
+        def ids(*options):
+            return self.ids("-p", poem["query"], *options)["generated_ids"]
+        self.assertEqual(ids("--max-new-tokens", "4", "--forced-eos-token-id", "2"), poem["answer_ids"][:3] + [2])
+        self.assertEqual(ids("--max-new-tokens", "2", "--forced_eos_token_id", "2,7")[1:], [2])
+        first, second = poem["answer_ids"][:2]
+        self.assertNotEqual(ids("--begin-suppress-tokens", str(first))[0], first)
+        self.assertNotIn(second, ids("--suppress-tokens", f"{second},5", "--max-new-tokens", "8"))
+        folder = self.model()
+        settings = json.loads((TINY / "tokenizer_config.json").read_text()) | {"add_bos_token": False}
+        self.replace(folder / "tokenizer_config.json", json.dumps(settings))
+        forced = json.loads(self.good("generate", folder, "--greedy", "--ids", "--raw", "-p", "a", "--forced-bos-token-id",
+                                      "7", "--max-new-tokens", "2").out)
+        self.assertEqual((len(forced["prompt_ids"]), forced["generated_ids"][0]), (1, 7))
+        short = ids("--exponential-decay-length-penalty", "2,9")
+        self.assertLess(len(short), len(poem["answer_ids"]))
+        self.assertEqual(short[-1], 2)
+        prompt = len(poem["prompt_ids"])
+        self.assertGreaterEqual(len(ids("--min-length", str(prompt + 60), "--max-new-tokens", "80")), 60)
+        draw = ["generate", TINY, "-p", CAPITAL, "--temperature", "4", "--top-p", "1", "--top-k", "0", "--seed", "5"]
+        self.assertEqual(self.good(*draw, "--epsilon-cutoff", "0.9").out, "Paris.\n")
+        self.assertEqual(self.good(*draw, "--eta-cutoff", "0.9", "--temperature", "0.1").out, "Paris.\n")
+        for wrong in [["--suppress-tokens", "99999"], ["--forced-bos-token-id=-1"], ["--forced-eos-token-id", "99999"],
+                      ["--exponential-decay-length-penalty", "3"], ["--exponential-decay-length-penalty", "3,1.5x"]]:
+            self.bad("generate", TINY, "-p", "x", *wrong, status=2, has=wrong[0].split("=")[0])
+
     def test_how_it_runs_does_not_change_what_is_said(self):
         for options in [["--threads", "1"], ["--threads", "2"], ["--isa", "eigen"],
                         ["--isa", "baseline"], ["--cache-dtype", "f16"], ["--cache-dtype", "bf16"],
@@ -404,6 +465,12 @@ class Batch(Case):
         alone = [self.good("generate", TINY, *wild, "--seed", str(7 + i), "-p", CAPITAL).out for i in range(4)]
         self.assertEqual(run.out, "".join(alone))
         self.assertEqual(len(set(alone)), 4)
+        several = ["--seed", "7", "--num-return-sequences", "4", "--parallel", "3", "-p", CAPITAL]
+        self.assertEqual(self.good("generate", TINY, *wild, *several).out, run.out)
+        self.bad("generate", TINY, "--greedy", *several, has="num_return_sequences")
+        two = self.write("two.jsonl", [json.dumps({"prompt": CAPITAL})] * 2)
+        run = self.good("generate", TINY, *wild, "--seed", "7", "--num-return-sequences", "2", "--prompt-file", two)
+        self.assertEqual(run.out, "".join(alone))
 
     def test_searches_take_the_prompts_too(self):
         file = self.write("two.txt", [CAPITAL, "What is 2 + 2?"])
@@ -498,7 +565,7 @@ class Chat(Case):
         self.assertIn("(loaded: 2 turns)", err)
         self.assertEqual(out, answers[2].splitlines())
         out, err = self.chat(f"/load {file}", "Hello there", model=BASE, options=["--max-new-tokens", "2"])
-        self.assertIn("ZIYA-58", err)
+        self.assertIn("ZIYA-584", err)
         for bad, has in [("/load", "expected /load FILE"), (f"/load {self.folder}/none", "none"),
                          (f"/save {self.folder}/none/x", "ZIYA-")]:
             self.assertIn(has, self.chat(bad)[1])

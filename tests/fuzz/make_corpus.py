@@ -368,11 +368,15 @@ def schemas():
 
 def sessions():
     good = {"format": "ziya-session", "version": 1, "model": "0123456789abcdef", "seed": 7,
-            "conversation": {"template": "ziya", "start": [1], "turns": [[4377, 5, 2]],
+            "conversation": {"template": "ziya", "start": [1], "turns": [[285, 5, 2], [], [7] * 20],
                              "system": "s"}}
     put("session", "good", json.dumps(good))
     put("session", "format", json.dumps({**good, "format": "other"}))
     put("session", "version", json.dumps({**good, "version": 2}))
+    for name, change in {"template": {"template": "vicuna"}, "id_large": {"turns": [[287]]}, "id_negative": {"start": [-1]},
+                         "id_text": {"turns": [["a"]]}, "turn_number": {"turns": [1]}, "no_turns": {"turns": None},
+                         "system_number": {"system": 1}}.items():
+        put("session", name, json.dumps({**good, "conversation": {**good["conversation"], **change}}))
     put("session", "no_conversation", json.dumps({**good, "conversation": [1]}))
     put("session", "seed_negative", json.dumps({**good, "seed": -1}))
     put("session", "seed_largest", json.dumps({**good, "seed": 2**64 - 1}))

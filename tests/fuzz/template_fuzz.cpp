@@ -5,39 +5,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
-#include <map>
-#include <string>
+#include <string_view>
 #include <vector>
 
-namespace {
-
-/// LLaMA's first 259 pieces and 26 letters; "<human>" and "<bot>" are added.
-ziya::Tokenizer tokenizer() {
-  using PieceType = ziya::SentencePieceModel::PieceType;
-  std::vector<ziya::SentencePieceModel::Piece> pieces{
-      {"<unk>", PieceType::unknown}, {"<s>", PieceType::control}, {"</s>", PieceType::control}};
-  for (int byte = 0; byte < 256; ++byte) {
-    constexpr const char* digits = "0123456789ABCDEF";
-    pieces.push_back(
-        {std::string("<0x") + digits[byte / 16] + digits[byte % 16] + ">", PieceType::byte});
-  }
-  for (char letter = 'a'; letter <= 'z'; ++letter) {
-    pieces.push_back({std::string(1, letter)});
-  }
-  std::string trainer, settings;
-  ziya::append_protobuf_integer(trainer, 3, 2);   // model type: BPE
-  ziya::append_protobuf_integer(trainer, 35, 1);  // byte fallback
-  ziya::append_protobuf_bytes(settings, 2, trainer);
-  return ziya::Tokenizer::from_files(
-      {{"tokenizer.model", ziya::SentencePieceModel::assemble(pieces, settings)},
-       {"added_tokens.json", R"({"<human>": 285, "<bot>": 286})"}},
-      "fuzz");
-}
-
-}  // namespace
+#include "fuzz/small_tokenizer.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const ziya::Tokenizer tokens = tokenizer();
+  static const ziya::Tokenizer tokens = fuzz::small_tokenizer();
   try {
     const std::string_view text(reinterpret_cast<const char*>(data), size);
     const auto made = ziya::PromptTemplate::parse(text, "fuzz");

@@ -48,6 +48,10 @@ TEST_CASE("what generation_config.json says holds, then config.json, then the de
   CHECK(config.repetition_penalty == 1.18f);
   CHECK(config.max_new_tokens == 128);
   CHECK(load("", R"({"temperature": 1, "top_k": null})").top_k == 50);
+  CHECK(load("", R"({"stop_strings": "a"})").stop == std::vector<std::string>{"a"});
+  CHECK(load("", R"({"stop_strings": ["a", "b"]})").stop == std::vector<std::string>{"a", "b"});
+  const auto biases = load("", R"({"sequence_bias": [[[5], 1], [[3, 4], 2], [[5], -3]]})");
+  CHECK(biases.sequence_bias == std::vector<SequenceBiasEntry>{{{3, 4}, 2}, {{5}, -3}});
 }
 
 TEST_CASE("the published files of ziya-tiny and stories") {
@@ -67,7 +71,7 @@ TEST_CASE("values of other kinds are refused, with file and key") {
        {R"({"eos_token_id": "2"})", R"({"eos_token_id": -5})", R"({"eos_token_id": [2, null]})",
         R"({"bos_token_id": 1.5})", R"({"eos_token_id": 99999999999})", R"({"top_k": 1.5})",
         R"({"top_k": 99999999999})", R"({"do_sample": 1})", R"({"temperature": "hot"})", "[]", "{",
-        "3"}) {
+        "3", R"({"stop_strings": [1]})", R"({"stop_strings": 1})"}) {
     INFO(text);
     try {
       (void)load("", text);

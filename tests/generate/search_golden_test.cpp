@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Searches against Transformers': ids and scores of 50 prompts for each of two models.
+// Searches and processors against Transformers': ids and scores of 50 prompts for each of two
+// models.
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <utility>
+#include <vector>
 
 #include "model/fixture.hpp"
 #include "model/golden.hpp"
@@ -9,9 +13,11 @@
 #include "support/errors.hpp"
 #include "ziya/backend/cpu/context.hpp"
 #include "ziya/generate/beam_search.hpp"
+#include "ziya/generate/cached_rows.hpp"
 #include "ziya/generate/contrastive_search.hpp"
 #include "ziya/generate/generation_config_file.hpp"
 #include "ziya/generate/generator.hpp"
+#include "ziya/generate/processor_list.hpp"
 
 namespace search_golden_test {
 
@@ -33,7 +39,7 @@ void check_model(const std::string& name, const CpuModel& model, const Tokenizer
   Generator generator(ctx, model, tokenizer);
   const auto folder = golden::folder("search");
   const nlohmann::json beams = read_json_file(folder / (name + ".beam.json"));
-  REQUIRE(beams.size() >= 45);
+  REQUIRE(beams.size() == 50);
   for (const nlohmann::json& entry : beams) {
     const GenerationConfig config = config_of(entry);
     const Ids prompt = entry.at("prompt");
@@ -54,7 +60,9 @@ void check_model(const std::string& name, const CpuModel& model, const Tokenizer
             Approx(entry.at("scores")[i].get<double>() * scale).epsilon(0).margin(1e-4));
     }
   }
-  for (const nlohmann::json& entry : read_json_file(folder / (name + ".contrastive.json"))) {
+  const nlohmann::json contrastive = read_json_file(folder / (name + ".contrastive.json"));
+  REQUIRE(contrastive.size() == 50);
+  for (const nlohmann::json& entry : contrastive) {
     const GenerationConfig config = config_of(entry);
     INFO(name << " " << entry.at("settings").dump() << " " << entry.at("prompt").dump());
     CHECK(wants_contrastive_search(config));
@@ -64,15 +72,67 @@ void check_model(const std::string& name, const CpuModel& model, const Tokenizer
   }
 }
 
-TEST_CASE("searches give the reference's ids and scores: ziya-tiny") {
-  const auto& tiny = fixture::ZiyaTiny::instance();
-  check_model("ziya-tiny", tiny.model(), tiny.tokenizer());
+/// What is left of a model's own logits: how many ids and which, and their scores.
+void check_processors(const std::string& name, const CpuModel& model, const Tokenizer& tokenizer) {
+  Context<Cpu> ctx({.threads = 1});
+  const nlohmann::json cases =
+      read_json_file(golden::folder("search") / (name + ".processors.json"));
+  REQUIRE(cases.size() == 50 * 17);
+  const fixture::TemporaryFolder folder;
+  SamplerState state;  // one for all, as rows of a batch have one after another
+  Ids prompt;
+  std::vector<float> logits;
+  for (const nlohmann::json& entry : cases) {
+    INFO(name << " " << entry.at("settings").dump() << " " << entry.at("prompt").dump());
+    if (Ids next = entry.at("prompt"); next != prompt) {
+      prompt = std::move(next);
+      CachedRows<CpuModel> rows(ctx, model, 1, std::ssize(prompt));
+      logits = logits_row(rows.logits(rows.append(0, prompt, false)), 0, tokenizer);
+    }
+    nlohmann::json settings{{"top_k", 0}, {"top_p", 1.0}, {"eos_token_id", 2}};
+    settings.update(entry.at("settings"));
+    fixture::write_file(folder.path() / "generation_config.json", settings.dump());
+    state.history = prompt;
+    state.prompt_size = 1;
+    state.limit = prompt.size() + 1;
+    const Shape shape{static_cast<std::int64_t>(logits.size())};
+    std::vector<Candidate> left;
+    std::int64_t ids = 0;
+    double scores = 0;
+    processors_of(GenerationConfig::load(folder.path()))
+        .run({logits.data(), shape}, state)
+        .for_each([&](const Candidate& candidate) {
+          left.push_back(candidate);
+          ids += candidate.id;
+          scores += double{candidate.score};
+        });
+    const auto count = static_cast<double>(left.size());
+    REQUIRE(left.size() == entry.at("kept").get<std::size_t>());
+    CHECK(ids == entry.at("ids").get<std::int64_t>());
+    CHECK(scores / count == Approx(entry.at("scores").get<double>() / count).margin(1e-4));
+    std::ranges::sort(left, [](const Candidate& a, const Candidate& b) {
+      return std::pair(-a.score, a.id) < std::pair(-b.score, b.id);
+    });
+    for (std::size_t i = 0; i < entry.at("best").size(); ++i) {
+      CHECK(left[i].id == entry.at("best")[i][0].get<std::int32_t>());
+      CHECK(left[i].score == Approx(entry.at("best")[i][1].get<double>()).epsilon(0).margin(1e-4));
+    }
+  }
 }
 
-TEST_CASE("searches give the reference's ids and scores: stories260K") {
+TEST_CASE("processors and searches give the reference's ids and scores: ziya-tiny") {
+  const auto& tiny = fixture::ZiyaTiny::instance();
+  check_model("ziya-tiny", tiny.model(), tiny.tokenizer());
+  check_processors("ziya-tiny", tiny.model(), tiny.tokenizer());
+}
+
+TEST_CASE("processors and searches give the reference's ids and scores: stories260K") {
   const auto folder = golden::shared("stories260K-hf");
   if (folder.empty()) return;
-  check_model("stories260K", CpuModel::load(folder), Tokenizer::load(folder));
+  const CpuModel model = CpuModel::load(folder);
+  const Tokenizer tokenizer = Tokenizer::load(folder);
+  check_model("stories260K", model, tokenizer);
+  check_processors("stories260K", model, tokenizer);
 }
 
 TEST_CASE("one beam is greedy; sampled beams follow the seed; stop strings end beams") {

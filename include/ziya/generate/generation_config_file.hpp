@@ -2,6 +2,7 @@
 // generation_config.json of a model folder, as a GenerationConfig.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -71,6 +72,7 @@ class GenerationConfigFile {
     read_list("suppress_tokens", config.suppress_tokens);
     read_list("begin_suppress_tokens", config.begin_suppress_tokens);
     read_early_stopping(config);
+    read_stop(config);
     read_sequences(config);
     refuse_others();
   }
@@ -116,6 +118,21 @@ class GenerationConfigFile {
       refuse("early_stopping", *value, "true, false or \"never\"");
     }
   }
+  void read_stop(GenerationConfig& config) const {
+    const auto* value = find("stop_strings");
+    if (value == nullptr) return;
+    const char* expected = "a text or a list of texts";
+    if (value->is_string()) {
+      config.stop = {value->get<std::string>()};
+    } else if (value->is_array()) {
+      for (const auto& text : *value) {
+        if (!text.is_string()) refuse("stop_strings", text, expected);
+        config.stop.push_back(text.get<std::string>());
+      }
+    } else {
+      refuse("stop_strings", *value, expected);
+    }
+  }
   void read_sequences(GenerationConfig& config) const {
     if (const auto* value = find("bad_words_ids")) {
       if (!value->is_array()) refuse("bad_words_ids", *value, "a list of lists of ids");
@@ -130,6 +147,7 @@ class GenerationConfigFile {
         }
         config.sequence_bias.push_back({ids(entry[0], "sequence_bias"), entry[1].get<float>()});
       }
+      keep_last(config.sequence_bias);
     }
     if (const auto* value = find("exponential_decay_length_penalty")) {
       if (!value->is_array() || value->size() != 2 || !json_is<std::int64_t>((*value)[0]) ||
@@ -139,6 +157,14 @@ class GenerationConfigFile {
       config.decay_start = (*value)[0].get<std::int64_t>();
       config.decay_factor = (*value)[1].get<double>();
     }
+  }
+  /// Of the same ids twice the last counts, as in the reference's dictionary.
+  static void keep_last(std::vector<SequenceBiasEntry>& entries) {
+    std::reverse(entries.begin(), entries.end());
+    std::stable_sort(entries.begin(), entries.end(),
+                     [](const auto& a, const auto& b) { return a.ids < b.ids; });
+    const auto same = [](const auto& a, const auto& b) { return a.ids == b.ids; };
+    entries.erase(std::unique(entries.begin(), entries.end(), same), entries.end());
   }
   /// Settings that would change the text and that nothing here implements, unless they are neutral.
   void refuse_others() const {
@@ -157,7 +183,7 @@ class GenerationConfigFile {
     }
     for (const char* key :
          {"watermarking_config", "force_words_ids", "constraints", "dola_layers", "top_h",
-          "stop_strings", "remove_invalid_values", "renormalize_logits", "token_healing"}) {
+          "remove_invalid_values", "renormalize_logits", "token_healing"}) {
       refuse_unless(key, [](const nlohmann::json& value) {
         return value.is_boolean() && !value.get<bool>();
       });
