@@ -70,11 +70,11 @@ class BeamScorer {
         if (next.size() < width()) next.push_back(std::move(beam));
       } else if (rank < width()) {
         beam.score /= length_factor(beam.ids.size());
-        ends_.push_back(std::move(beam));
+        const auto place = std::find_if(ends_.begin(), ends_.end(),
+                                        [&](const Beam& end) { return end.score < beam.score; });
+        ends_.insert(place, std::move(beam));
       }
     }
-    std::stable_sort(ends_.begin(), ends_.end(),
-                     [](const Beam& a, const Beam& b) { return a.score > b.score; });
     if (ends_.size() > width()) ends_.resize(width());
     const bool enough = ends_.size() == width();
     beams_ = std::move(next);
@@ -84,6 +84,7 @@ class BeamScorer {
 
  private:
   struct Choice {
+    double key;  // the best are chosen by it
     float score;
     int beam;
     std::int32_t id;
@@ -110,15 +111,16 @@ class BeamScorer {
     std::vector<Choice> all;
     for (std::size_t beam = 0; beam < scores.size(); ++beam) {
       for (const Candidate& candidate : scores[beam]) {
-        all.push_back({beams_[beam].score + candidate.score, static_cast<int>(beam), candidate.id});
+        const float score = beams_[beam].score + candidate.score;
+        all.push_back({config_.do_sample ? perturbed(score) : score, score, static_cast<int>(beam),
+                       candidate.id});
       }
     }
     if (all.empty()) throw BackendError("ZIYA-503", "beam search: every token is masked");
     const std::size_t count =
         std::min(std::max<std::size_t>(2, 1 + config_.eos_ids.size()) * width(), all.size());
-    if (config_.do_sample) perturb(all, count);
     const auto better = [](const Choice& a, const Choice& b) {
-      if (a.score != b.score) return a.score > b.score;
+      if (a.key != b.key) return a.key > b.key;
       return a.beam != b.beam ? a.beam < b.beam : a.id < b.id;
     };
     std::partial_sort(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(count), all.end(),
@@ -127,18 +129,11 @@ class BeamScorer {
     return all;
   }
 
-  /// Keeps `count` drawn without replacement from softmax(score): those with the highest
-  /// score − log(−log u).   Source: Kool et al., arXiv 1903.06059, section 2
-  void perturb(std::vector<Choice>& all, std::size_t count) {
-    std::vector<std::pair<double, std::size_t>> keys;
-    for (std::size_t i = 0; i < all.size(); ++i) {
-      const double uniform = std::max(random_.uniform(), 0x1p-60);
-      keys.emplace_back(-(all[i].score - std::log(-std::log(uniform))), i);
-    }
-    std::partial_sort(keys.begin(), keys.begin() + static_cast<std::ptrdiff_t>(count), keys.end());
-    std::vector<Choice> drawn;
-    for (std::size_t i = 0; i < count; ++i) drawn.push_back(all[keys[i].second]);
-    all = std::move(drawn);
+  /// score − log(−log u): those where it is highest are drawn without replacement from
+  /// softmax(score).   Source: Kool et al., arXiv 1903.06059, section 2
+  double perturbed(float score) {
+    const double uniform = std::max(random_.uniform(), 0x1p-60);
+    return score - std::log(-std::log(uniform));
   }
 
   GenerationConfig config_;

@@ -25,6 +25,11 @@ struct Candidate {
   friend bool operator==(const Candidate&, const Candidate&) = default;
 };
 
+/// Ascending ids; of equal ones the highest score first.
+inline bool in_order_of_ids(const Candidate& a, const Candidate& b) {
+  return a.id != b.id ? a.id < b.id : a.score > b.score;
+}
+
 /// Starts as a whole row of logits, index = id, and becomes a short list, best first, once
 /// something narrows it. Masked tokens (score −infinity) do not count. Its buffers are kept, so a
 /// row of the same width allocates nothing.

@@ -2,6 +2,7 @@
 // JSON Schema as a grammar whose texts are JSON that satisfies the schema.
 #pragma once
 
+#include <charconv>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -155,15 +156,26 @@ number ::= integer ("." [0-9]{1,16})? ([eE] [\-+]? [0-9]{1,2})?
 
   std::string reference(const std::string& pointer) {
     if (!pointer.starts_with("#")) refuse("$ref " + pointer + " leads out of the document");
-    const Json* target = nullptr;
+    std::vector<std::string> keys;  // the last one first
     try {
-      target = &document_.at(Json::json_pointer(pointer.substr(1)));
+      Json::json_pointer path(pointer.substr(1));
+      for (; !path.empty(); path.pop_back()) keys.push_back(path.back());
     } catch (const Json::exception&) {
-      refuse("$ref " + pointer + " leads nowhere");
+      refuse("$ref " + pointer + " is no JSON pointer");
     }
+    const Json* target = &document_;
+    for (; !keys.empty() && target != nullptr; keys.pop_back()) {
+      target = target->is_array() ? element(*target, keys.back()) : json_find(*target, keys.back());
+    }
+    if (target == nullptr) refuse("$ref " + pointer + " leads nowhere");
     return target == &document_ ? rule_for("#", document_) : sub(*target);
   }
 
+  static const Json* element(const Json& list, const std::string& index) {
+    std::size_t at = 0;
+    std::from_chars(index.data(), index.data() + index.size(), at);
+    return std::to_string(at) == index && at < list.size() ? &list[at] : nullptr;
+  }
   static bool has(const Json& schema, const char* key) { return json_find(schema, key) != nullptr; }
   /// The list that `value` is, or that it alone makes.
   static Json list_of(const Json& value) {

@@ -113,7 +113,7 @@ class Dry {
     }
     // Of each id the longest stretch counts; it stands first among equals.
     auto& amounts = state.amounts;
-    std::sort(amounts.begin(), amounts.end(), longest_first);
+    std::sort(amounts.begin(), amounts.end(), in_order_of_ids);
     const auto same = [](const Candidate& a, const Candidate& b) { return a.id == b.id; };
     amounts.erase(std::unique(amounts.begin(), amounts.end(), same), amounts.end());
     for (Candidate& amount : amounts) {
@@ -125,9 +125,6 @@ class Dry {
   }
 
  private:
-  static bool longest_first(const Candidate& a, const Candidate& b) {
-    return a.id != b.id ? a.id < b.id : a.score > b.score;
-  }
   [[nodiscard]] bool breaks(std::int32_t id) const {
     return std::binary_search(options_.breakers.begin(), options_.breakers.end(), id);
   }

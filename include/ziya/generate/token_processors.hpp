@@ -53,8 +53,7 @@ class SequenceBias {
       if (!std::equal(ending.begin(), ending.end(), entry.ids.begin())) continue;
       amounts.push_back({entry.ids.back(), entry.bias});
     }
-    std::stable_sort(amounts.begin(), amounts.end(),
-                     [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+    std::sort(amounts.begin(), amounts.end(), in_order_of_ids);
     std::size_t kept = 0;
     for (std::size_t i = 0; i < amounts.size(); ++i) {
       if (kept > 0 && amounts[kept - 1].id == amounts[i].id) {
