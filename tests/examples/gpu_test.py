@@ -91,6 +91,30 @@ class OnGpu(unittest.TestCase):
                 ids, _ = self.ids("--device", "cuda", "--gpu-layers", layers, "--dtype", "f32", *options)
                 self.assertEqual(ids, expected, (options, layers))
 
+    def test_guesses_constraints_and_penalties(self):
+        schema = '{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}'
+        for options in [["--prompt-lookup", "8"], ["--draft", TINY], ["--json-schema", schema, "--max-new-tokens", "30"],
+                        ["--repetition-penalty", "1.3", "--no-repeat-ngram-size", "3", "--dry-multiplier", "0.8",
+                         "--presence-penalty", "0.2", "--max-new-tokens", "30"],
+                        ["--bad-words", POEM["answer"][0], "--min-new-tokens", "20", "--max-new-tokens", "30"]]:
+            expected, _ = self.ids("--device", "cpu", *options)
+            ids, _ = self.ids("--device", "cuda", "--dtype", "f32", *options)
+            self.assertEqual(ids, expected, options)
+
+    def test_the_same_seed_draws_the_same(self):
+        for options in [[], ["--min-p", "0.02", "--typical-p", "0.9", "--xtc-probability", "0.3"], ["--mirostat", "2"],
+                        ["--preset", "llama.cpp"], ["--preset", "visual"]]:
+            first, again = [ziya("generate", TINY, "--device", "cuda", "--seed", "3", "--temperature", "2",
+                                 "--max-new-tokens", "30", "-p", POEM["query"], *options).out for _ in range(2)]
+            self.assertEqual(first, again, options)
+
+    def test_many_prompts(self):
+        file = self.folder / "prompts.txt"
+        file.write_text("".join(poem["query"] + "\n" for poem in EXPECTED["poems"][:8]), encoding="utf-8")
+        cpu, gpu = [ziya("generate", TINY, "--greedy", "--prompts-file", file, "--parallel", "3", "--device", *device).out
+                    for device in (["cpu"], ["cuda", "--dtype", "f32"])]
+        self.assertEqual(cpu, gpu)
+
     def test_a_model_quantised_while_it_loads(self):
         for dtype in ["q8_0", "q4_k"]:
             expected, _ = self.ids("--device", "cpu", "--dtype", dtype)

@@ -192,6 +192,21 @@ TEST_CASE("log-probabilities are those of the model's own logits") {
     CHECK(mass <= 1 + 1e-6);
     CHECK(each.logprob <= each.top[0].score + 1e-6);
   }
+  // A search says of the same answer the same.
+  const Ids prompt = result.prompt_ids;
+  config.repetition_penalty = 1;
+  const auto greedy = generator.generate(prompt, config);
+  config.top_k = 2, config.penalty_alpha = 1e-6f;
+  const auto beam = beam_search(ctx, tiny.model(), tiny.tokenizer(), prompt, config).front();
+  const auto contrastive = contrastive_search(ctx, tiny.model(), tiny.tokenizer(), prompt, config);
+  for (const auto* found : {&beam, &contrastive}) {
+    REQUIRE(found->generated_ids == greedy.generated_ids);
+    REQUIRE(found->logprobs.size() == greedy.logprobs.size());
+    for (std::size_t i = 0; i < greedy.logprobs.size(); ++i) {
+      CHECK(found->logprobs[i].logprob == greedy.logprobs[i].logprob);
+      CHECK(found->logprobs[i].top == greedy.logprobs[i].top);
+    }
+  }
   const TokenLogprobs known = token_logprobs(std::vector<float>{0, std::log(3.0f)}, 0, 9);
   CHECK(known.logprob == Approx(std::log(0.25)));
   REQUIRE(known.top.size() == 2);

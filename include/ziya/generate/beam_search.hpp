@@ -236,6 +236,7 @@ std::vector<GenerationResult> beam_search(Context<typename Model::Device>& ctx, 
     if (results.size() == static_cast<std::size_t>(config.num_return_sequences)) break;
     results.push_back(answer_of(tokenizer, config, prompt, end.ids, end.reason));
     results.back().score = end.score;
+    add_logprobs(ctx, model, tokenizer, config, cache_dtype, results.back());
   }
   return results;
 }

@@ -50,17 +50,6 @@ inline double most_alike(const std::vector<float>& past, const std::vector<float
   return most;
 }
 
-/// Logits of the last row of `hidden`; the other rows cost nothing.
-template <class Model, class T, class Device>
-std::vector<float> last_logits(CachedRows<Model>& rows, const Tensor<T, Device>& hidden,
-                               const Tokenizer& tokenizer) {
-  const std::int64_t size = hidden.view().columns();
-  Tensor<T, Device> last(Shape{1, size});
-  copy(Device{}, last.data(), Device{}, hidden.view().row(hidden.view().rows() - 1),
-       static_cast<std::size_t>(size) * sizeof(T));
-  return logits_row(rows.logits(last), 0, tokenizer);
-}
-
 /// Each step takes, of the top_k tokens that are likeliest after the processors, the one with the
 /// highest (1 − α) p(v) − α max_j cos(h_v, h_j), α = penalty_alpha, h_v the normalised last hidden
 /// state that v would have, h_j those of prompt and answer.
@@ -89,13 +78,16 @@ GenerationResult contrastive_search(Context<typename Model::Device>& ctx, const 
   std::vector<float> past;  // unit vectors (ids, hidden)
   const auto hidden = rows.append(0, prompt, true);
   for (std::size_t i = 0; i < prompt.size(); ++i) append_unit(past, hidden, i, size);
-  std::vector<float> row = last_logits(rows, hidden, tokenizer);
+  std::vector<float> row = logits_of(rows, hidden, std::ssize(prompt) - 1, tokenizer);
   std::vector<std::int32_t> ids = prompt;
 
+  const auto answered = [&](FinishReason reason) {
+    GenerationResult result = answer_of(tokenizer, config, prompt, answer, reason);
+    add_logprobs(ctx, model, tokenizer, config, cache_dtype, result);
+    return result;
+  };
   while (true) {
-    if (cancellation.requested()) {
-      return answer_of(tokenizer, config, prompt, answer, FinishReason::cancelled);
-    }
+    if (cancellation.requested()) return answered(FinishReason::cancelled);
     state.history = ids;
     Candidates& left =
         processors.run({row.data(), Shape{static_cast<std::int64_t>(row.size())}}, state);
@@ -131,10 +123,7 @@ GenerationResult contrastive_search(Context<typename Model::Device>& ctx, const 
                      config.eos_ids.end();
     const bool stop = ends_with_stop(tokenizer, config, answer);
     if (eos || stop || static_cast<std::int64_t>(answer.size()) == limit) {
-      return answer_of(tokenizer, config, prompt, answer,
-                       stop  ? FinishReason::stop
-                       : eos ? FinishReason::eos
-                             : FinishReason::length);
+      return answered(stop ? FinishReason::stop : eos ? FinishReason::eos : FinishReason::length);
     }
   }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the searches have in common: limits, rows of log-probabilities, and answers out of ids.
+// What the searches have in common: limits, rows of logits, and answers out of ids.
 #pragma once
 
 #include <algorithm>
@@ -12,8 +12,10 @@
 #include "ziya/config.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/core/tensor.hpp"
+#include "ziya/generate/cached_rows.hpp"
 #include "ziya/generate/generation_config.hpp"
 #include "ziya/generate/generator.hpp"
+#include "ziya/generate/logprobs.hpp"
 #include "ziya/generate/sequence.hpp"
 #include "ziya/generate/stopping.hpp"
 #include "ziya/text/detokenizer.hpp"
@@ -50,6 +52,17 @@ std::vector<float> logits_row(const Tensor<float, Device>& logits, std::size_t r
   copy(Cpu{}, result.data(), Device{}, logits.view().row(static_cast<std::int64_t>(row)),
        result.size() * sizeof(float));
   return result;
+}
+
+/// Logits of one row of `hidden`; the other rows cost nothing.
+template <class Model, class T, class Device>
+std::vector<float> logits_of(CachedRows<Model>& rows, const Tensor<T, Device>& hidden,
+                             std::int64_t row, const Tokenizer& tokenizer) {
+  const std::int64_t size = hidden.view().columns();
+  Tensor<T, Device> one(Shape{1, size});
+  copy(Device{}, one.data(), Device{}, hidden.view().row(row),
+       static_cast<std::size_t>(size) * sizeof(T));
+  return logits_row(rows.logits(one), 0, tokenizer);
 }
 
 /// log softmax of row `row`, over all columns as the reference has it, and then without those that
@@ -95,6 +108,23 @@ inline GenerationResult answer_of(const Tokenizer& tokenizer, const GenerationCo
   result.context_exhausted = reason == FinishReason::length &&
                              static_cast<std::int64_t>(ids.size()) < config.max_new_tokens;
   return result;
+}
+
+/// Says the log-probabilities that `config` asks for, by one pass over prompt and answer.
+template <class Model>
+void add_logprobs(Context<typename Model::Device>& ctx, const Model& model,
+                  const Tokenizer& tokenizer, const GenerationConfig& config, DType cache_dtype,
+                  GenerationResult& result) {
+  if (!config.logprobs || result.generated_ids.empty()) return;
+  std::vector<std::int32_t> ids = result.prompt_ids;
+  ids.insert(ids.end(), result.generated_ids.begin(), result.generated_ids.end() - 1);
+  CachedRows<Model> rows(ctx, model, 1, std::ssize(ids), cache_dtype);
+  const auto hidden = rows.append(0, ids, true);
+  std::int64_t row = std::ssize(result.prompt_ids) - 1;
+  for (const std::int32_t id : result.generated_ids) {
+    result.logprobs.push_back(
+        token_logprobs(logits_of(rows, hidden, row++, tokenizer), id, *config.logprobs));
+  }
 }
 
 ZIYA_NAMESPACE_END
