@@ -146,6 +146,11 @@ TEST_CASE("schemas accept what satisfies them") {
       "required": ["value"]}}})";
   CHECK(satisfies(tree, R"({"next":{"value":-1.5e3},"value":null})"));
   CHECK_FALSE(satisfies(tree, R"({"next":{},"value":null})"));
+  const std::string pair = R"({"anyOf": [{"type": "null"}, {"type": "object", "properties": {
+      "a/b": {"$ref": "#/anyOf/0"}, "c": {"$ref": "#/anyOf/1/properties/a~1b"}},
+      "required": ["a/b", "c"]}]})";
+  CHECK(satisfies(pair, R"({"a/b":null,"c":null})"));
+  CHECK_FALSE(satisfies(pair, R"({"a/b":null,"c":1})"));
   const std::string few = R"({"type": "array", "items": {"type": "boolean"}, "minItems": 1,
                               "maxItems": 2})";
   CHECK_FALSE(satisfies(few, "[]"));
@@ -175,6 +180,10 @@ TEST_CASE("what a schema asks and nothing here implements is refused by name") {
                           R"({"enum": [1], "minLength": 2})",
                           R"({"$ref": "other.json"})",
                           R"({"$ref": "#/nothing"})",
+                          R"({"$ref": "#nothing"})",
+                          R"({"anyOf": [true, {"$ref": "#/anyOf/2"}]})",
+                          R"({"anyOf": [true, {"$ref": "#/anyOf/00"}]})",
+                          R"({"anyOf": [true, {"$ref": "#/anyOf/0x"}]})",
                           R"({"minItems": 3, "maxItems": 2})",
                           R"({"minLength": -1})",
                           R"({"required": ["a"], "additionalProperties": false})",
