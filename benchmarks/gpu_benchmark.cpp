@@ -15,6 +15,7 @@
 #include "random_model.hpp"
 #include "ziya/model/decode_graph.hpp"
 #include "ziya/model/llama.hpp"
+#include "ziya/ops/cross_entropy.hpp"
 #include "ziya/ops/top_k.hpp"
 
 namespace {
@@ -317,6 +318,13 @@ void kernels(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings
       time_of(ctx, [&](int) { ops::silu_mul(ctx, wide.view(), wide.view(), wide2.view()); }));
   say("down", weight * tall + row_bytes + wide_bytes, 2 * tall * r, time_of(ctx, [&](int i) {
         ops::matmul(ctx, y.view(), wide2.view(), layer(i).mlp.down.weight);
+      }));
+  Tensor<float, Cuda> scores(Shape{rows, s.vocabulary}), loss(Shape{rows});
+  model.logits(ctx, scores.view(), x.view());
+  const std::vector<std::int32_t> labels(static_cast<std::size_t>(rows), 5);
+  say("cross entropy", r * static_cast<double>(s.vocabulary) * sizeof(float), 0,
+      time_of(ctx, [&](int) {
+        ops::cross_entropy(ctx, loss.view(), View<const float, Cuda>(scores.view()), labels);
       }));
 }
 

@@ -9,8 +9,10 @@
 #include "cuda/devices.hpp"
 #include "cuda/products.hpp"
 #include "support/errors.hpp"
+#include "ziya/core/label.hpp"
 #include "ziya/nn/linear.hpp"
 #include "ziya/ops/add_bias.hpp"
+#include "ziya/ops/cross_entropy.hpp"
 #include "ziya/ops/embedding.hpp"
 #include "ziya/ops/matmul.hpp"
 #include "ziya/ops/rms_norm.hpp"
@@ -131,6 +133,36 @@ TEST_CASE("cuda: silu_mul, add_bias, softmax", "[cuda][small][race]") {
       }
       CHECK(row_error(values_of(y), expected, s.columns) < tolerance<T>);
     }
+  });
+}
+
+TEST_CASE("cuda: cross_entropy", "[cuda][small][race]") {
+  on_both_devices([]<class Device, class T>(Context<Device>& ctx, T) {
+    for (const Size& s : sizes) {
+      CAPTURE(s.rows, s.columns);
+      auto logits = random_values(s.rows * s.columns, 1, 20);
+      const auto x = on<T, Device>(logits, {s.rows, s.columns});
+      std::vector<std::int32_t> labels;
+      std::vector<double> expected;
+      for (std::int64_t i = 0; i < s.rows; ++i) {
+        const std::int64_t label = (i * 37 + 5) % s.columns;
+        double sum = 0;
+        for (std::int64_t j = 0; j < s.columns; ++j) sum += std::exp(at(logits, i * s.columns + j));
+        const bool ignored = i % 3 == 1;
+        labels.push_back(ignored ? ziya::ignored_label : static_cast<std::int32_t>(label));
+        expected.push_back(ignored ? 0 : std::log(sum) - at(logits, i * s.columns + label));
+      }
+      auto loss = poisoned<T, Device>(Shape{s.rows});
+      ops::cross_entropy(ctx, loss.view(), View<const T, Device>(x.view()), labels);
+      CHECK(row_error(values_of(loss), expected, 1) < tolerance<T>);
+    }
+    // Greater than what e^x holds; a class that cannot be; a part of wider rows.
+    std::vector<float> extreme{9, 3e4f, 0, 9, 9, -INFINITY, 5, 9};
+    const auto x = on<T, Device>(extreme, {2, 4});
+    auto loss = poisoned<T, Device>(Shape{2});
+    ops::cross_entropy(ctx, loss.view(), View<const T, Device>(x.view()).column_range(1, 2),
+                       std::vector<std::int32_t>{1, 1});
+    CHECK(values_of(loss) == std::vector<float>{extreme[1], 0});
   });
 }
 

@@ -167,6 +167,30 @@ TEST_CASE("cuda: rows that are too wide to be kept beside the weights", "[cuda][
   check_products<float>(ctx, DType::q4_k, {2, 128, 16});
 }
 
+TEST_CASE("cuda: products of nine and more tokens give the same bits in every run", "[cuda]") {
+  if (!gpu()) return;
+  Context<Cuda> ctx;
+  // Every size of a tile of tokens, whole and not; the columns of the weight in several parts,
+  // whose blocks end in another order in every run.
+  constexpr std::int64_t out = 640, columns = 5120;
+  for (const DType dtype : {DType::q4_0, DType::q8_0, DType::q4_k, DType::q5_k, DType::q6_k}) {
+    const auto on_device = ziya::weight_on<Cuda>(quantised(dtype, out, columns, 2).weight);
+    for (const std::int64_t tokens : {9, 16, 17, 64, 65, 128, 200, 384, 512, 768}) {
+      INFO(name(dtype) << " " << tokens);
+      auto values = random_values(tokens * columns, 1);
+      const auto x = on<Half, Cuda>(values, {tokens, columns});
+      std::vector<float> first;
+      for (int run = 0; run < 8; ++run) {
+        auto y = poisoned<Half, Cuda>({tokens, out});
+        ops::matmul(ctx, y.view(), View<const Half, Cuda>(x.view()), on_device);
+        const auto found = values_of(y);
+        if (run == 0) first = found;
+        CHECK(found == first);
+      }
+    }
+  }
+}
+
 TEST_CASE("cuda: a token's product with quantised weights", "[cuda][small]") {
   constexpr std::int64_t tokens = 4, out = 40, in = 1280;
   const auto not_a_number = std::numeric_limits<float>::quiet_NaN();

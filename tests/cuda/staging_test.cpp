@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Weights that go to the GPU in pieces arrive whole.
+#include <algorithm>
+#include <atomic>
 #include <catch2/catch.hpp>
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include "cuda/devices.hpp"
+#include "support/errors.hpp"
 #include "ziya/backend/cuda/staging.hpp"
 
 namespace staging_test {
@@ -38,6 +42,24 @@ TEST_CASE("cuda: staged copies arrive, small and large, in any order", "[cuda]")
     const auto back = copies[i].to<Cpu>();
     CHECK((sizes[i] == 0 || std::memcmp(back.data(), sources[i].data(), sizes[i]) == 0));
   }
+}
+
+TEST_CASE("cuda: what cannot be read while it is staged is an exception", "[cuda]") {
+  if (!test::gpu()) return;
+  constexpr std::int64_t bytes = std::int64_t{600} << 20;
+  Tensor<std::byte, Cuda> there(Shape{bytes});
+  const std::vector<std::byte> from(bytes);
+  std::atomic<int> pieces{0};
+  Staging<Cuda> staging({}, [&](const std::byte* at, std::span<std::byte> out) {
+    if (++pieces > 20) throw IoError("ZIYA-202", "a disk that fails");
+    std::copy_n(at, out.size(), out.data());
+  });
+  const auto load = [&] {
+    staging.copy(there.data(), from.data(), from.size());
+    staging.finish();
+  };
+  REQUIRE_ERROR(load(), "ZIYA-202", "a disk that fails");
+  REQUIRE_ERROR(load(), "ZIYA-202", "a disk that fails");  // and not a wait for ever
 }
 
 }  // namespace staging_test

@@ -84,6 +84,19 @@ class OnGpu(unittest.TestCase):
         self.assertRegex(err, r"what would fit: ")
         self.assertRegex(err.splitlines()[-1], r"error: .*layers need \d+ MiB .*free for it are \d+ MiB.*\[ZIYA-156\]$")
 
+    def test_layers_on_two_gpus(self):
+        gpus = subprocess.run(["nvidia-smi", "-L"], stdout=subprocess.PIPE).stdout.splitlines()
+        if len(gpus) < 2:
+            self.skipTest("there is one NVIDIA GPU")
+        expected, _ = self.ids("--device", "cpu")
+        seen = set()
+        for limit in range(130, 185, 5):
+            ids, err = self.ids("--device", "cuda", "--max-memory", f"{limit}MB,40GB", "--dtype", "f32")
+            self.assertEqual(ids, expected, limit)
+            seen.add(tuple(sorted(re.findall(r"^plan: (CPU|GPU \d+)", err, re.M))))
+        self.assertIn(("GPU 0", "GPU 1"), seen)
+        self.assertIn(("GPU 1",), seen)
+
     def test_searches(self):
         for options in [["--num-beams", "3"], ["--penalty-alpha", "0.4", "--top-k", "4"]]:
             expected, _ = self.ids("--device", "cpu", *options)

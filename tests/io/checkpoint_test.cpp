@@ -10,6 +10,7 @@
 #include "support/errors.hpp"
 #include "support/temporary_directory.hpp"
 #include "ziya/io/safetensors_writer.hpp"
+#include "ziya/io/tensor_source.hpp"
 
 namespace checkpoint_test {
 
@@ -162,6 +163,24 @@ TEST_CASE("a mapped tensor outlives its checkpoint; a misaligned one is copied",
     REQUIRE(values[0] == 1.0f);
     REQUIRE(values[1] == 2.0f);
   }
+}
+
+TEST_CASE("mapped bytes are read from the file they lie in", "[checkpoint]") {
+  const Sharded folder;
+  const ziya::CheckpointSource source(folder.open(R"("b":"2.safetensors","a":"1.safetensors")"));
+  const auto a = source.map(0), b = source.map(1);
+  const auto read = [&](const std::byte* from, std::size_t bytes) {
+    std::vector<std::byte> out(bytes);
+    source.read_mapped(from, out);
+    return std::vector<int>{std::to_integer<int>(out.front()), std::to_integer<int>(out.back())};
+  };
+  CHECK(read(a.data + 1, 5) == std::vector<int>{1, 5});
+  CHECK(read(b.data, 4) == std::vector<int>{0, 3});
+  const std::vector<std::byte> elsewhere{std::byte{7}, std::byte{8}};
+  CHECK(read(elsewhere.data(), 2) == std::vector<int>{7, 8});
+  std::filesystem::resize_file(folder / "2.safetensors", 20);
+  REQUIRE_ERROR(read(b.data, 4), "ZIYA-203", "2.safetensors");
+  CHECK(read(a.data + 1, 5) == std::vector<int>{1, 5});
 }
 
 TEST_CASE("a file cut off after opening is an exception", "[checkpoint]") {

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <utility>
 
 #include "ziya/config.hpp"
@@ -13,12 +14,15 @@
 
 ZIYA_NAMESPACE_BEGIN
 
+/// Fills `out` with the bytes at `from`, however they get there.
+using StagedRead = std::function<void(const std::byte* from, std::span<std::byte> out)>;
+
 /// Copies from the host, and says how much. Each backend may do it in pieces and in the background.
 template <class Device>
 class Staging {
  public:
   /// @param progress (bytes copied so far)
-  explicit Staging(std::function<void(std::int64_t)> progress = {})
+  explicit Staging(std::function<void(std::int64_t)> progress = {}, StagedRead = {})
       : progress_(std::move(progress)) {}
 
   void copy(std::byte* to, const std::byte* from, std::size_t bytes) {
@@ -26,6 +30,8 @@ class Staging {
     done_ += static_cast<std::int64_t>(bytes);
     if (progress_) progress_(done_);
   }
+  /// Waits until everything has been read.
+  void flush() {}
   /// Waits until everything has arrived.
   void finish() {}
 

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -75,6 +76,22 @@ class TensorFile {
     const std::lock_guard lock(mutex_);
     if (mapped_ == nullptr) mapped_ = std::make_shared<const MappedFile>(file_);
     return mapped_;
+  }
+  /// Fills `out` with the bytes at `from` if they lie in the mapping: read from the file, so that
+  /// no page has to be mapped, and what the disk cannot read is an exception. Returns whether they
+  /// do. @throws IoError
+  bool read_mapped(const std::byte* from, std::span<std::byte> out) const {
+    const auto begin = [&] {
+      const std::lock_guard lock(mutex_);
+      return mapped_ == nullptr ? nullptr : mapped_->bytes().data();
+    }();
+    const std::less_equal<const std::byte*> before;
+    if (begin == nullptr || !before(begin, from) ||
+        !before(from + out.size(), begin + file_.size())) {
+      return false;
+    }
+    file_.read(from - begin, out);
+    return true;
   }
 
  private:

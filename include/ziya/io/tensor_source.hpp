@@ -52,6 +52,12 @@ class TensorSource {
     return {tensor.dtype, tensor.shape, data, copy};
   }
 
+  /// Fills `out` with the bytes at `from`, which lie in tensors that were mapped. May be called
+  /// from several threads. @throws IoError
+  virtual void read_mapped(const std::byte* from, std::span<std::byte> out) const {
+    std::copy_n(from, out.size(), out.data());
+  }
+
   /// Everything will be read once, in the order of tensors(): see InputFile::expect_one_pass.
   virtual void expect_one_pass() const {}
 
@@ -85,6 +91,12 @@ class CheckpointSource final : public TensorSource {
     const auto count =
         static_cast<std::int64_t>(out.size()) / stored.block_bytes * stored.block_elements;
     checkpoint_.read_elements(tensor.name, first, count, out);
+  }
+  void read_mapped(const std::byte* from, std::span<std::byte> out) const override {
+    for (const auto& file : checkpoint_.files()) {
+      if (file->read_mapped(from, out)) return;
+    }
+    TensorSource::read_mapped(from, out);
   }
   [[nodiscard]] MappedTensor map(std::size_t index) const override {
     return checkpoint_.map(tensors_.at(index).name);

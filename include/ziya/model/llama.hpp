@@ -379,11 +379,14 @@ void LlamaModel<Config>::logits(Context<Device>& ctx, View<float, Device> logits
 template <class Config>
 LlamaModel<Config> LlamaModel<Config>::load(std::shared_ptr<const TensorSource> source,
                                             LlamaShape shape, const LoadOptions& options) {
-  LlamaWeights<Cpu> weights = load_llama_weights(std::move(source), shape, options);
+  LlamaWeights<Cpu> weights = load_llama_weights(source, shape, options);
   if constexpr (std::is_same_v<Device, Cpu>) {
     return LlamaModel(shape, std::move(weights));
   } else {
-    return LlamaModel(shape, weights_on<Device>(weights, options.progress));
+    const auto read = [&](const std::byte* from, std::span<std::byte> out) {
+      source->read_mapped(from, out);
+    };
+    return LlamaModel(shape, weights_on<Device>(weights, options.progress, read));
   }
 }
 

@@ -79,6 +79,7 @@ class SplitModel {
       LlamaWeights<Far> moved;
       for (std::int64_t i = 0; i < part.layers; ++i, ++layer) {
         moved.layers.push_back(layer_on(weights.layers[layer], staging));
+        staging.flush();
         weights.layers[layer] = {};  // what was converted in memory is not needed twice
       }
       moved.final_norm = norm_on(weights.final_norm, staging);

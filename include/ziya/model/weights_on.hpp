@@ -109,11 +109,13 @@ LlamaLayer<Device> layer_on(const LlamaLayer<Cpu>& layer, Staging<Device>& stagi
 /// A copy of `weights` on `Device`, in the types they are stored in; a tied head stays one with the
 /// embedding.
 /// @param progress (bytes so far, of all)
+/// @param read how the bytes of mapped matrices are read, if not where they are mapped
 /// @throws BackendError before anything is copied when they do not fit into its free memory
 template <class Device>
 LlamaWeights<Device> weights_on(
     const LlamaWeights<Cpu>& weights,
-    const std::function<void(std::int64_t, std::int64_t)>& progress = {}) {
+    const std::function<void(std::int64_t, std::int64_t)>& progress = {},
+    const StagedRead& read = {}) {
   std::int64_t bytes = 0, total = 0;
   weights.visit([&](const std::string&, const Weight<Cpu>& weight) {
     bytes += bytes_on<Device>(weight);
@@ -121,9 +123,10 @@ LlamaWeights<Device> weights_on(
   });
   Memory<Device>::require(static_cast<std::size_t>(bytes), "the weights");
 
-  Staging<Device> staging([&](std::int64_t done) {
+  const auto count = [&](std::int64_t done) {
     if (progress) progress(done, total);
-  });
+  };
+  Staging<Device> staging(count, read);
   LlamaWeights<Device> result;
   result.embedding = weight_on(weights.embedding, staging);
   for (const LlamaLayer<Cpu>& layer : weights.layers) {

@@ -7,8 +7,10 @@
 #include <string>
 
 #include "ziya/backend/cpu/cross_entropy.hpp"
+#include "ziya/backend/cuda/cross_entropy.hpp"
 #include "ziya/config.hpp"
 #include "ziya/core/error.hpp"
+#include "ziya/core/label.hpp"
 #include "ziya/core/view.hpp"
 #include "ziya/ops/check.hpp"
 
@@ -20,7 +22,7 @@ void check_labels(const char* op, const View<const T, Device>& logits,
                   std::span<const std::int32_t> labels) {
   check_extent(op, "number of labels", static_cast<std::int64_t>(labels.size()), logits.rows());
   for (const std::int32_t label : labels) {
-    if (label != backend::ignored_label && (label < 0 || label >= logits.columns())) {
+    if (label != ignored_label && (label < 0 || label >= logits.columns())) {
       throw ArgumentError("ZIYA-115", std::string(op) + ": label " + std::to_string(label) +
                                           " is outside " + std::to_string(logits.columns()) +
                                           " classes");

@@ -11,13 +11,11 @@
 #include "ziya/backend/cpu/context.hpp"
 #include "ziya/backend/cpu/softmax.hpp"
 #include "ziya/config.hpp"
+#include "ziya/core/label.hpp"
 #include "ziya/core/view.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 namespace backend {
-
-/// A row with this label does not count.
-inline constexpr std::int32_t ignored_label = -100;
 
 inline void cross_entropy(Context<Cpu>& ctx, View<float> loss, View<const float> logits,
                           std::span<const std::int32_t> labels) {

@@ -165,6 +165,7 @@ Weight<Device> quantised_on(const Weight<Cpu>& weight, Staging<Device>& staging)
   } else {
     std::byte* stored = staging.scratch(weight.bytes());
     staging.copy(stored, weight.data, static_cast<std::size_t>(weight.bytes()));
+    staging.flush();
     const std::int64_t bands = (weight.rows + cuda::panel_rows - 1) / cuda::panel_rows;
     const std::int64_t count = bands * cuda::panels_in(weight.dtype, weight.columns);
     cuda::with_panels(weight.dtype, [&](auto block) {

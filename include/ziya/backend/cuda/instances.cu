@@ -2,6 +2,7 @@
 // Every op of the CUDA backend for every type of activations: what `ziya::cuda` consists of.
 #include "ziya/backend/cuda/add_bias.hpp"
 #include "ziya/backend/cuda/attention.hpp"
+#include "ziya/backend/cuda/cross_entropy.hpp"
 #include "ziya/backend/cuda/dequantise.hpp"
 #include "ziya/backend/cuda/draw_token.hpp"
 #include "ziya/backend/cuda/embedding.hpp"
@@ -21,6 +22,8 @@ namespace backend {
                           const CachedKeysValues<Cuda>&, const AttentionRows&, float);             \
   template void attention(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>, View<const T, Cuda>, \
                           View<const T, Cuda>, std::span<const Segment>, bool, float);             \
+  template void cross_entropy(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>,                  \
+                              std::span<const std::int32_t>);                                      \
   template void dequantise(Context<Cuda>&, View<T, Cuda>, const Weight<Cuda>&);                    \
   template void embedding(Context<Cuda>&, View<T, Cuda>, const Weight<Cuda>&,                      \
                           std::span<const std::int32_t>);                                          \

@@ -8,12 +8,19 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <deque>
+#include <exception>
 #include <functional>
 #include <memory>
-#include <optional>
+#include <mutex>
+#include <new>
+#include <span>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -25,39 +32,45 @@
 
 ZIYA_NAMESPACE_BEGIN
 
-/// Threads read pieces into pinned memory, which for mapped files is also what reads the disk, and
-/// send them on, each at its own pace, while kernels of the default stream reorder what has
-/// arrived. Belongs to one thread and to its current GPU.
+/// Threads read pieces into pinned memory, which is also what reads the disk, and send them on,
+/// each at its own pace, while the caller allocates and kernels of the default stream reorder what
+/// has arrived. Belongs to one thread and to its current GPU.
 template <>
 class Staging<Cuda> {
  public:
-  /// @param progress (bytes read so far)
-  explicit Staging(std::function<void(std::int64_t)> progress = {})
-      : progress_(std::move(progress)) {}
+  /// @param progress (bytes read so far), called by the thread that copies
+  /// @param read how the bytes at an address get into memory; called by several threads
+  explicit Staging(std::function<void(std::int64_t)> progress = {}, StagedRead read = {})
+      : progress_(std::move(progress)), read_(std::move(read)) {}
   Staging(const Staging&) = delete;
   Staging& operator=(const Staging&) = delete;
-  ~Staging() { (void)cudaStreamSynchronize(nullptr); }
-
-  /// Returns when `from` has been read; the bytes arrive before later work of the default stream.
-  void copy(std::byte* to, const std::byte* from, std::size_t bytes) {
-    if (pinned_ == nullptr) {
-      if (bytes < small_bytes) {
-        ziya::copy(Cuda{}, to, Cpu{}, from, bytes);
-        return count_done(bytes);
-      }
-      prepare();
+  ~Staging() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+      drop_pieces();
     }
-    std::atomic<std::size_t> next{0};
-    pool_->run(pool_->size(), [&](std::int64_t first, std::int64_t end) {
-      set_current(Cuda{}, device_);
-      for (std::int64_t worker = first; worker < end; ++worker) {
-        Worker& own = workers_[static_cast<std::size_t>(worker)];
-        for (std::size_t begin; (begin = next.fetch_add(1) * piece_bytes) < bytes;) {
-          own.send(to + begin, from + begin, std::min(piece_bytes, bytes - begin));
-        }
-      }
-    });
-    count_done(bytes);
+    wake_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+    (void)cudaStreamSynchronize(nullptr);
+  }
+
+  /// Enqueues the copy, and waits where too much is enqueued. `from` stays as it is until `flush`;
+  /// the bytes arrive before work that the default stream is given after `flush`.
+  void copy(std::byte* to, const std::byte* from, std::size_t bytes) {
+    if (workers_.empty() && bytes < small_bytes) {
+      ziya::copy(Cuda{}, to, Cpu{}, from, bytes);
+      done_ += static_cast<std::int64_t>(bytes);
+    } else {
+      enqueue(to, from, bytes);
+      wait_until([&] { return pieces_.size() <= most_ahead; });
+    }
+    if (progress_) progress_(done_);
+  }
+  /// Waits until everything has been read and sent.   @throws what reading or sending threw
+  void flush() {
+    wait_until([&] { return waiting_ == 0; });
+    if (progress_) progress_(done_);
   }
   /// Memory of the GPU that the default stream uses before it is asked for again.
   std::byte* scratch(std::int64_t bytes) {
@@ -68,66 +81,152 @@ class Staging<Cuda> {
     return scratch_.data();
   }
   /// Waits until everything has arrived.   @throws BackendError for what failed on the way
-  void finish() { check(cudaStreamSynchronize(nullptr)); }
+  void finish() {
+    flush();
+    check(cudaStreamSynchronize(nullptr));
+  }
 
  private:
-  static constexpr std::size_t piece_bytes = std::size_t{2} << 20;
-  static constexpr std::size_t small_bytes = std::size_t{1} << 20;  ///< pinning is not worth it
-  static constexpr int most_threads = 16;
+  static constexpr std::size_t piece_bytes = std::size_t{4} << 20;
+  /// Pieces. A caller that goes on allocating keeps the driver from the threads that send.
+  static constexpr std::size_t most_ahead = 64;
+  static constexpr std::size_t small_bytes = std::size_t{1} << 20;  ///< not worth pinning
 
+  struct Piece {
+    std::byte* to;
+    const std::byte* from;
+    std::size_t bytes;
+  };
   struct Destroy {
     void operator()(cudaEvent_t event) const noexcept { (void)cudaEventDestroy(event); }
   };
   using Event = std::unique_ptr<CUevent_st, Destroy>;
 
   /// A thread's two pieces of pinned memory: one is filled while the other crosses the bus.
-  struct Worker {
-    std::byte* pinned = nullptr;
-    std::array<Event, 2> sent;
-    std::size_t turn = 0;
-
-    void send(std::byte* to, const std::byte* from, std::size_t bytes) {
-      std::byte* piece = pinned + turn * piece_bytes;
-      check(cudaEventSynchronize(sent[turn].get()));
-      std::memcpy(piece, from, bytes);
-      check(cudaMemcpyAsync(to, piece, bytes, cudaMemcpyHostToDevice, nullptr));
-      check(cudaEventRecord(sent[turn].get(), nullptr));
-      turn = 1 - turn;
-    }
-  };
-
-  void prepare() {
-    check(cudaGetDevice(&device_));
-    pool_.emplace(std::min(default_threads(), most_threads));
-    const auto count = static_cast<std::size_t>(pool_->size());
-    void* memory = nullptr;
-    check(cudaHostAlloc(&memory, count * 2 * piece_bytes, cudaHostAllocDefault));
-    pinned_.reset(static_cast<std::byte*>(memory));
-    for (std::size_t i = 0; i < count; ++i) {
-      Worker& worker = workers_.emplace_back();
-      worker.pinned = pinned_.get() + i * 2 * piece_bytes;
-      for (Event& event : worker.sent) {
+  class Buffers {
+   public:
+    Buffers() : memory_(static_cast<std::byte*>(::operator new(2 * piece_bytes, alignment))) {
+      std::memset(memory_.get(), 0, 2 * piece_bytes);  // every thread makes its own pages
+      check(cudaHostRegister(memory_.get(), 2 * piece_bytes, cudaHostRegisterDefault));
+      pinned_.reset(memory_.get());
+      for (Event& event : sent_) {
         cudaEvent_t made = nullptr;
         check(cudaEventCreateWithFlags(&made, cudaEventDisableTiming));
         event.reset(made);
       }
     }
+    void send(const Piece& piece, const StagedRead& read) {
+      std::byte* pinned = memory_.get() + turn_ * piece_bytes;
+      check(cudaEventSynchronize(sent_[turn_].get()));
+      if (read) {
+        read(piece.from, {pinned, piece.bytes});
+      } else {
+        std::memcpy(pinned, piece.from, piece.bytes);
+      }
+      check(cudaMemcpyAsync(piece.to, pinned, piece.bytes, cudaMemcpyHostToDevice, nullptr));
+      check(cudaEventRecord(sent_[turn_].get(), nullptr));
+      turn_ = 1 - turn_;
+    }
+    /// Until the last copies have left the memory.
+    ~Buffers() {
+      for (const Event& event : sent_) (void)cudaEventSynchronize(event.get());
+    }
+    Buffers(const Buffers&) = delete;
+    Buffers& operator=(const Buffers&) = delete;
+
+   private:
+    static constexpr std::align_val_t alignment{4096};
+    struct Free {
+      void operator()(std::byte* memory) const noexcept { ::operator delete(memory, alignment); }
+    };
+    struct Unpin {
+      void operator()(std::byte* memory) const noexcept { (void)cudaHostUnregister(memory); }
+    };
+    std::unique_ptr<std::byte, Free> memory_;
+    std::unique_ptr<std::byte, Unpin> pinned_;
+    std::array<Event, 2> sent_;
+    std::size_t turn_ = 0;
+  };
+
+  /// @throws what reading or sending threw
+  template <class Condition>
+  void wait_until(Condition condition) {
+    std::unique_lock lock(mutex_);
+    const auto ready = [&] { return error_ != nullptr || condition(); };
+    while (!sent_.wait_for(lock, std::chrono::milliseconds(20), ready)) {
+      if (progress_) progress_(done_);
+    }
+    if (error_ != nullptr) std::rethrow_exception(error_);
   }
-  void count_done(std::size_t bytes) {
-    done_ += static_cast<std::int64_t>(bytes);
-    if (progress_) progress_(done_);
+  void enqueue(std::byte* to, const std::byte* from, std::size_t bytes) {
+    if (workers_.empty()) {
+      check(cudaGetDevice(&device_));
+      // Two processors are left to the caller and the driver.
+      most_workers_ = static_cast<std::size_t>(std::clamp(default_threads() - 2, 1, 14));
+    }
+    std::size_t pieces;
+    {
+      const std::lock_guard lock(mutex_);
+      for (std::size_t begin = 0; begin < bytes; begin += piece_bytes) {
+        pieces_.push_back({to + begin, from + begin, std::min(piece_bytes, bytes - begin)});
+        ++waiting_;
+      }
+      pieces = pieces_.size();
+    }
+    wake_.notify_all();
+    while (workers_.size() < std::min(most_workers_, pieces)) {
+      workers_.emplace_back([this] { work(); });
+    }
+  }
+  void work() {
+    bool holding = false;  // a piece
+    try {
+      set_current(Cuda{}, device_);
+      Buffers buffers;
+      std::unique_lock lock(mutex_);
+      for (;;) {
+        wake_.wait(lock, [&] { return stopping_ || !pieces_.empty(); });
+        if (pieces_.empty()) return;
+        const Piece piece = pieces_.front();
+        pieces_.pop_front();
+        if (pieces_.size() == most_ahead) sent_.notify_all();
+        holding = true;
+        lock.unlock();
+        buffers.send(piece, read_);
+        done_ += static_cast<std::int64_t>(piece.bytes);
+        lock.lock();
+        holding = false;
+        if (--waiting_ == 0) sent_.notify_all();
+      }
+    } catch (...) {
+      const std::lock_guard lock(mutex_);
+      if (error_ == nullptr) error_ = std::current_exception();
+      if (holding) --waiting_;
+      drop_pieces();
+      sent_.notify_all();
+    }
+  }
+  void drop_pieces() {
+    waiting_ -= pieces_.size();
+    pieces_.clear();
   }
   static void check(cudaError_t status) { cuda::check(status, "copy of weights to the GPU"); }
-  struct Unpin {
-    void operator()(std::byte* memory) const noexcept { (void)cudaFreeHost(memory); }
-  };
+
   std::function<void(std::int64_t)> progress_;
-  std::int64_t done_ = 0;
-  std::unique_ptr<std::byte, Unpin> pinned_;
-  std::vector<Worker> workers_;
+  StagedRead read_;
+  std::atomic<std::int64_t> done_{0};
   int device_ = 0;
+  std::size_t most_workers_ = 0;
   Tensor<std::byte, Cuda> scratch_;
-  std::optional<ThreadPool> pool_;
+
+  std::mutex mutex_;
+  std::condition_variable wake_;  ///< there are pieces, or there will be none
+  std::condition_variable sent_;  ///< few pieces wait, or none is left
+  std::deque<Piece> pieces_;
+  std::size_t waiting_ = 0;  ///< pieces that have not been sent
+  std::exception_ptr error_;
+  bool stopping_ = false;
+  std::vector<std::thread> workers_;
 };
 
 ZIYA_NAMESPACE_END

@@ -31,8 +31,8 @@ inline std::int64_t key_splits(std::int64_t visible) {
 }
 
 /// What an array says; each kind has one place on the GPU.
-enum class Upload { ids, positions, slots, places, visible, table, tiles };
-inline constexpr std::size_t upload_kinds = 7;
+enum class Upload { ids, positions, slots, places, visible, table, tiles, labels };
+inline constexpr std::size_t upload_kinds = 8;
 
 /// Every layer of a step asks for the same positions and places: they cross the bus once. A CUDA
 /// graph that was captured with an array finds new contents at the same address.
