@@ -261,6 +261,60 @@ TEST_CASE("every answer that ends parses and satisfies the schema") {
   CHECK(bytes > 50);  // characters in pieces
 }
 
+/// A random text of a grammar, byte by byte; after `enough` bytes it closes what it can. Empty when
+/// it does not end.
+std::string random_text(GrammarMatcher& matcher, std::mt19937& draw, std::size_t enough) {
+  std::string text;
+  std::int32_t state = matcher.start();
+  while (text.size() < enough + 400) {
+    std::string bytes;
+    for (int byte = 0; byte < 256; ++byte) {
+      if (matcher.next(state, static_cast<std::uint8_t>(byte)) != GrammarMatcher::dead) {
+        bytes += static_cast<char>(byte);
+      }
+    }
+    const bool closing = text.size() >= enough;
+    if (matcher.may_end(state) && (bytes.empty() || closing || draw() % 8 == 0)) return text;
+    if (bytes.empty()) break;  // nothing goes on, and it may not end
+    char next = bytes[draw() % bytes.size()];
+    for (const char mark : {'t', '1', ']', '}', '"'}) {
+      if ((closing || draw() % 4 == 0) && bytes.find(mark) != std::string::npos) next = mark;
+    }
+    text += next;
+    state = matcher.next(state, static_cast<std::uint8_t>(next));
+  }
+  return {};
+}
+
+TEST_CASE("random texts of schemas of every kind parse, whatever bytes they are made of") {
+  std::mt19937 draw(9);
+  for (
+      const char* schema :
+      {"{}", R"({"type": "string"})", R"({"type": "string", "minLength": 2, "maxLength": 9})",
+       R"({"type": "number"})", R"({"type": ["integer", "null", "boolean"]})",
+       R"({"type": "array", "minItems": 1, "maxItems": 4})",
+       R"({"type": "object", "required": ["x", "\"\\中"]})",
+       R"({"properties": {"a": {"type": "string"}, "b": {}}, "additionalProperties": {"type": "array"}})",
+       R"({"anyOf": [{"enum": ["\u0007\\", 1.5, {"a": [null]}]}, {"type": "object"}]})",
+       R"({"$ref": "#/$defs/n", "$defs": {"n": {"type": "object", "required": ["v"], "properties":
+            {"n": {"$ref": "#/$defs/n"}, "v": {"const": "é"}}}}})"}) {
+    INFO(schema);
+    int ended = 0;
+    std::size_t longest = 0;
+    for (int round = 0; round < 60; ++round) {
+      GrammarMatcher matcher(std::make_shared<const Grammar>(JsonSchema::grammar(schema)));
+      const std::string text = random_text(matcher, draw, draw() % 60);
+      if (text.empty()) continue;
+      ++ended;
+      longest = std::max(longest, text.size());
+      INFO(text);
+      CHECK(nlohmann::json::accept(text));
+    }
+    CHECK(ended > 50);
+    CHECK(longest >= 4);
+  }
+}
+
 TEST_CASE("a model's own answers follow a grammar, greedy or drawn") {
   const auto& tiny = fixture::ZiyaTiny::instance();
   Context<Cpu> ctx({.threads = 1});
