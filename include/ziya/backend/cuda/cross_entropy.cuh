@@ -20,16 +20,28 @@ ZIYA_KERNEL void cross_entropy_rows(T* loss, const T* logits, std::int64_t strid
     if (threadIdx.x == 0) loss[blockIdx.x] = narrow<T>(0.0f);
     return;
   }
+  // One pass: a thread's sum is of e^(x − the largest it has met), −∞ adding nothing to it.
+  constexpr int at_once = 4;
   float largest = -INFINITY, sum = 0;
-  for (std::int64_t k = threadIdx.x; k < columns; k += blockDim.x) {
-    largest = fmaxf(largest, widen(row[k]));
+  for (std::int64_t k = threadIdx.x; k < columns; k += at_once * blockDim.x) {
+    float values[at_once], most = largest;
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) {
+      const std::int64_t at = k + i * blockDim.x;
+      values[i] = at < columns ? widen(row[at]) : -INFINITY;
+    }
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) most = fmaxf(most, values[i]);
+    if (most != largest) sum *= expf(largest - most);
+    largest = most;
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) {
+      if (values[i] != -INFINITY) sum += expf(values[i] - largest);
+    }
   }
-  largest = block_max(largest);
-  for (std::int64_t k = threadIdx.x; k < columns; k += blockDim.x) {
-    sum += expf(widen(row[k]) - largest);
-  }
-  sum = block_sum(sum);
-  if (threadIdx.x == 0) loss[blockIdx.x] = narrow<T>(logf(sum) + (largest - widen(row[label])));
+  const float most = block_max(largest);
+  sum = block_sum(largest == most ? sum : sum * expf(largest - most));
+  if (threadIdx.x == 0) loss[blockIdx.x] = narrow<T>(logf(sum) + (most - widen(row[label])));
 }
 
 }  // namespace cuda

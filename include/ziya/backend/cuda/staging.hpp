@@ -161,8 +161,8 @@ class Staging<Cuda> {
   void enqueue(std::byte* to, const std::byte* from, std::size_t bytes) {
     if (workers_.empty()) {
       check(cudaGetDevice(&device_));
-      // Two processors are left to the caller and the driver.
-      most_workers_ = static_cast<std::size_t>(std::clamp(default_threads() - 2, 1, 14));
+      // More buffers than this leave the processor's cache before they have crossed the bus.
+      most_workers_ = static_cast<std::size_t>(std::clamp(default_threads() * 3 / 4, 1, 12));
     }
     std::size_t pieces;
     {
