@@ -73,11 +73,20 @@ def shapes(layers, vocabulary, hidden=5120, intermediate=13824):
     return result
 
 
-def write_model(folder, tensors, norm, exponent, sparse, shard_bytes=4_000_000_000):
-    """Halves of random signs and fractions below 2^(exponent - 15); holes when sparse."""
-    folder.mkdir()
-    block = bytearray(random.Random(exponent).randbytes(64 << 20))
+def random_halves(exponent, size=64 << 20):
+    """Bytes of halves of random signs and fractions, from 2^(exponent - 15) to twice that."""
+    block = bytearray(random.Random(exponent).randbytes(size))
     block[1::2] = bytes(b & 0x83 | exponent << 2 for b in block[1::2])
+    return block
+
+
+WHOLE = 9  # exponent of a base's weights, and of the embedding and head that a delta holds whole
+
+
+def write_model(folder, tensors, norm, exponent, sparse, shard_bytes=4_000_000_000):
+    """Random halves, the same in every embedding and head; holes when sparse."""
+    folder.mkdir()
+    whole, block = random_halves(WHOLE), random_halves(exponent)
     shards, size = [{}], 0
     for name, shape in tensors.items():
         count = 2 * (shape[0] if len(shape) == 1 else shape[0] * shape[1])
@@ -105,8 +114,9 @@ def write_model(folder, tensors, norm, exponent, sparse, shard_bytes=4_000_000_0
                 elif sparse:
                     out.seek(count, os.SEEK_CUR)
                 else:
-                    for begin in range(0, count, len(block)):
-                        out.write(block[:min(len(block), count - begin)])
+                    halves = block if ".layers." in name else whole
+                    for begin in range(0, count, len(halves)):
+                        out.write(halves[:min(len(halves), count - begin)])
             out.truncate()
             out.flush()
             os.fsync(out.fileno())
@@ -206,7 +216,7 @@ def main():
     base, delta, target = folder / "base", folder / "delta", folder / "target"
     if not folder.exists():
         folder.mkdir()
-        write_model(base, shapes(layers, 32000), 1.0, 9, options.sparse)
+        write_model(base, shapes(layers, 32000), 1.0, WHOLE, options.sparse)
         write_model(delta, shapes(layers, 39424), 0.001, 3, options.sparse)
     if options.prepare:
         return

@@ -3,6 +3,7 @@
 // ziya::convert (libcrypto, for hashes).
 #pragma once
 
+#include "ziya/backend/cpu/x86/avx2_halves.hpp"
 #include "ziya/convert/audited_source.hpp"
 #include "ziya/convert/base_grid.hpp"
 #include "ziya/convert/buffer_pool.hpp"
@@ -54,4 +55,5 @@
 #include "ziya/io/tensor_file_writer.hpp"
 #include "ziya/io/work_directory.hpp"
 #include "ziya/io/zip_writer.hpp"
+#include "ziya/ops/add_halves.hpp"
 #include "ziya/text/gguf_vocabulary_writer.hpp"

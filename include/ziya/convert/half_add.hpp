@@ -12,6 +12,7 @@
 #include "ziya/config.hpp"
 #include "ziya/core/dtype.hpp"
 #include "ziya/core/error.hpp"
+#include "ziya/ops/add_halves.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 
@@ -64,7 +65,7 @@ inline void add_eight(Half* out, const Half* a, const Half* b) {
 /// out[i] = fp16(a[i] + b[i]): the sum in fp32, rounded once to nearest, ties to even, which is
 /// the sum in fp16. `out` may be `a` or `b`.
 inline void add_half(std::span<Half> out, std::span<const Half> a, std::span<const Half> b) {
-  std::size_t i = 0;
+  std::size_t i = ops::add_halves(out, a, b);
   for (; i + 8 <= out.size(); i += 8) {
     half_lanes::add_eight(out.data() + i, a.data() + i, b.data() + i);
   }
