@@ -20,7 +20,6 @@
 #include "ziya/text/whitespace.hpp"
 
 namespace cli {
-namespace {}  // namespace
 
 std::vector<PromptLine> read_prompts(const std::string& file) {
   const std::string name = file == "-" ? "standard input" : file;
