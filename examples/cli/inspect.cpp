@@ -19,6 +19,7 @@
 #include "ziya/io/checkpoint.hpp"
 #include "ziya/io/json.hpp"
 #include "ziya/io/tensor_source.hpp"
+#include "ziya/model/gguf_config.hpp"
 #include "ziya/model/llama_config.hpp"
 #include "ziya/model/model_kind.hpp"
 #include "ziya/text/tokenizer.hpp"

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "ziya/config.hpp"
-#if ZIYA_DEFINITIONS  // kernels, which ziya::compiled holds
+#if ZIYA_DEFINITIONS  // kernels and readers of formats, which ziya::compiled holds
 #include "ziya/backend/cpu/baseline.hpp"
 #include "ziya/backend/cpu/eigen.hpp"
 #include "ziya/backend/cpu/x86/avx2.hpp"
@@ -22,6 +22,12 @@
 #include "ziya/backend/cpu/x86/avx512_unpack_256.hpp"
 #include "ziya/backend/cpu/x86/avx512_unpack_32.hpp"
 #include "ziya/backend/cpu/x86/avx512_vector.hpp"
+#include "ziya/io/pickle.hpp"
+#include "ziya/io/pickle_value.hpp"
+#include "ziya/io/pytorch.hpp"
+#include "ziya/io/zip.hpp"
+#include "ziya/model/gguf_config.hpp"
+#include "ziya/text/gguf_vocabulary.hpp"
 #endif
 #include "ziya/backend/cpu/activations.hpp"
 #include "ziya/backend/cpu/add_bias.hpp"
@@ -137,10 +143,7 @@
 #include "ziya/io/gguf_types.hpp"
 #include "ziya/io/json.hpp"
 #include "ziya/io/model_path.hpp"
-#include "ziya/io/pickle.hpp"
-#include "ziya/io/pickle_value.hpp"
 #include "ziya/io/platform.hpp"
-#include "ziya/io/pytorch.hpp"
 #include "ziya/io/safetensors.hpp"
 #include "ziya/io/tensor_entry.hpp"
 #include "ziya/io/tensor_file.hpp"
@@ -148,10 +151,8 @@
 #include "ziya/io/tensor_source.hpp"
 #include "ziya/io/tensor_spec.hpp"
 #include "ziya/io/writer.hpp"
-#include "ziya/io/zip.hpp"
 #include "ziya/model/batch.hpp"
 #include "ziya/model/decode_graph.hpp"
-#include "ziya/model/gguf_config.hpp"
 #include "ziya/model/importance.hpp"
 #include "ziya/model/llama.hpp"
 #include "ziya/model/llama_config.hpp"
@@ -193,7 +194,6 @@
 #include "ziya/ops/top_k.hpp"
 #include "ziya/text/added_tokens.hpp"
 #include "ziya/text/detokenizer.hpp"
-#include "ziya/text/gguf_vocabulary.hpp"
 #include "ziya/text/prompt.hpp"
 #include "ziya/text/prompt_template.hpp"
 #include "ziya/text/protobuf.hpp"

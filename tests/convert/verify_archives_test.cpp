@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Checksums of archives: every byte of the data counts, files without checksums are passed over.
 #include "ziya/convert/verify_archives.hpp"
+#include "ziya/io/zip.hpp"
 
 #include <catch2/catch.hpp>
 

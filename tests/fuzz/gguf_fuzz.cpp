@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "fuzz/read_all.hpp"
+#include "ziya/model/gguf_config.hpp"
 #include "ziya/model/llama_config.hpp"
 #include "ziya/text/gguf_vocabulary_writer.hpp"
 

@@ -12,6 +12,7 @@
 #include "support/fault.hpp"
 #include "support/temporary_directory.hpp"
 #include "ziya/io/checkpoint.hpp"
+#include "ziya/io/zip.hpp"
 
 namespace pytorch_writer_test {
 

@@ -13,9 +13,11 @@
 #include "ziya/config.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/generate/generation_config.hpp"
-#include "ziya/model/gguf_config.hpp"
 #include "ziya/model/llama_config.hpp"
 #include "ziya/text/tokenizer.hpp"
+#if ZIYA_DEFINITIONS
+#include "ziya/model/gguf_config.hpp"
+#endif
 
 ZIYA_NAMESPACE_BEGIN
 
@@ -194,7 +196,8 @@ class GenerationConfigFile {
   nlohmann::json json_;
 };
 
-inline GenerationConfig GenerationConfig::load(const std::filesystem::path& path) {
+#if ZIYA_DEFINITIONS
+ZIYA_INLINE GenerationConfig GenerationConfig::load(const std::filesystem::path& path) {
   const std::filesystem::path directory = resolve_model_path(path);
   GenerationConfig config;
   const auto read = [&](const GenerationConfigFile& file) {
@@ -210,5 +213,6 @@ inline GenerationConfig GenerationConfig::load(const std::filesystem::path& path
   GenerationConfigFile(directory / "config.json").read_ids(config);
   return read(GenerationConfigFile(directory / "generation_config.json"));
 }
+#endif
 
 ZIYA_NAMESPACE_END

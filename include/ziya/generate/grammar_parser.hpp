@@ -34,29 +34,22 @@ class GrammarParser {
 
   /// @throws ArgumentError ZIYA-540 for a text that is no grammar (with its line), ZIYA-541 for one
   /// that is too large, ZIYA-542 for left recursion, ZIYA-543 for a rule that never ends
-  static Grammar parse(std::string_view text) {
-    GrammarParser parser(text);
-    return parser.run();
-  }
+  static Grammar parse(std::string_view text);
+};
 
- private:
-  using Symbol = Grammar::Symbol;
-  using Kind = Symbol::Kind;
-  using Sequence = std::vector<Symbol>;
+#if ZIYA_DEFINITIONS
+namespace detail {
 
-  explicit GrammarParser(std::string_view text) : text_(text) {
-    if (text.size() > most_bytes) {
+class GrammarReader {
+ public:
+  explicit GrammarReader(std::string_view text) : text_(text) {
+    if (text.size() > GrammarParser::most_bytes) {
       throw ArgumentError("ZIYA-541", "grammar: " + std::to_string(text.size()) +
-                                          " bytes, expected at most " + std::to_string(most_bytes));
+                                          " bytes, expected at most " +
+                                          std::to_string(GrammarParser::most_bytes));
     }
     if (!is_valid_utf8(text)) refuse("the text is not UTF-8");
   }
-
-  struct Draft {
-    std::string name;
-    std::vector<Sequence> alternatives;
-    bool defined = false;
-  };
 
   Grammar run() {
     rule_named("root");
@@ -81,6 +74,17 @@ class GrammarParser {
     return Grammar(std::move(rules), std::move(symbols), std::move(classes_));
   }
 
+ private:
+  using Symbol = Grammar::Symbol;
+  using Kind = Symbol::Kind;
+  using Sequence = std::vector<Symbol>;
+
+  struct Draft {
+    std::string name;
+    std::vector<Sequence> alternatives;
+    bool defined = false;
+  };
+
   void definition() {
     const std::string rule_name = name();
     if (rule_name.empty()) refuse("expected the name of a rule");
@@ -95,9 +99,9 @@ class GrammarParser {
   }
 
   std::vector<Sequence> alternatives(int depth) {
-    if (depth > most_depth) {
-      throw ArgumentError("ZIYA-541",
-                          "grammar: groups nested deeper than " + std::to_string(most_depth));
+    if (depth > GrammarParser::most_depth) {
+      throw ArgumentError("ZIYA-541", "grammar: groups nested deeper than " +
+                                          std::to_string(GrammarParser::most_depth));
     }
     std::vector<Sequence> result;
     do {
@@ -218,9 +222,10 @@ class GrammarParser {
     for (; !text_.empty() && text_.front() >= '0' && text_.front() <= '9'; ++digits) {
       value = value * 10 + (text_.front() - '0');
       text_.remove_prefix(1);
-      if (value > most_repeats) {
+      if (value > GrammarParser::most_repeats) {
         throw ArgumentError("ZIYA-541", "grammar: line " + line() + ": more than " +
-                                            std::to_string(most_repeats) + " repetitions");
+                                            std::to_string(GrammarParser::most_repeats) +
+                                            " repetitions");
       }
     }
     if (digits == 0) refuse("expected a number of repetitions");
@@ -351,5 +356,12 @@ class GrammarParser {
   std::map<std::string, std::size_t, std::less<>> names_;
   std::vector<CharacterClass> classes_;
 };
+
+}  // namespace detail
+
+ZIYA_INLINE Grammar GrammarParser::parse(std::string_view text) {
+  return detail::GrammarReader(text).run();
+}
+#endif
 
 ZIYA_NAMESPACE_END

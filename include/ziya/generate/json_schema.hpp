@@ -33,11 +33,18 @@ class JsonSchema {
   /// @param text the schema   @throws FormatError ZIYA-230 for a text that is no JSON,
   /// ArgumentError ZIYA-549 for what is not supported or that nothing satisfies, and as
   /// GrammarParser does
-  static Grammar grammar(std::string_view text) { return GrammarParser::parse(notation(text)); }
+  static Grammar grammar(std::string_view text);
 
   /// The grammar in GrammarParser's notation.
+  static std::string notation(std::string_view text);
+};
+
+#if ZIYA_DEFINITIONS
+namespace detail {
+class SchemaReader {
+ public:
   static std::string notation(std::string_view text) {
-    JsonSchema schema(
+    SchemaReader schema(
         parse_json(text, "JSON schema", {.bytes = 1 << 20, .depth = 64, .values = 100'000}));
     std::string rules = "root ::= " + schema.rule_for("#", schema.document_) + " ws\n";
     while (!schema.pending_.empty()) {
@@ -55,7 +62,7 @@ class JsonSchema {
     const Json* schema;
   };
 
-  explicit JsonSchema(Json document) : document_(std::move(document)) {}
+  explicit SchemaReader(Json document) : document_(std::move(document)) {}
 
   static constexpr std::string_view common =
       R"(ws ::= (" " | "\n" [ \t]{0,16})?
@@ -379,5 +386,15 @@ number ::= integer ("." [0-9]{1,16})? ([eE] [\-+]? [0-9]{1,2})?
   std::vector<Pending> pending_;
   std::string extra_;
 };
+
+}  // namespace detail
+
+ZIYA_INLINE Grammar JsonSchema::grammar(std::string_view text) {
+  return GrammarParser::parse(notation(text));
+}
+ZIYA_INLINE std::string JsonSchema::notation(std::string_view text) {
+  return detail::SchemaReader::notation(text);
+}
+#endif
 
 ZIYA_NAMESPACE_END

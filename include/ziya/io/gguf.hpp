@@ -55,6 +55,12 @@ inline bool is_gguf(const std::filesystem::path& path) noexcept {
   }
 }
 
+/// Checks the whole header; reads no data. Versions 2 and 3, little-endian.
+/// Source: the GGUF specification of the ggml project
+/// @throws FormatError ZIYA-250 … 254, IoError
+Contents read_contents(const InputFile& file);
+
+#if ZIYA_DEFINITIONS
 namespace detail {
 
 /// Reads a header front to back through a window; nothing is taken that the file does not hold.
@@ -270,10 +276,7 @@ inline void check_places(const InputFile& file, const std::vector<TensorEntry>& 
 
 }  // namespace detail
 
-/// Checks the whole header; reads no data. Versions 2 and 3, little-endian.
-/// Source: the GGUF specification of the ggml project
-/// @throws FormatError ZIYA-250 … 254, IoError
-inline Contents read_contents(const InputFile& file) {
+ZIYA_INLINE Contents read_contents(const InputFile& file) {
   detail::HeaderReader in(file);
   if (file.size() < 24 || in.number<std::uint32_t>() != load_number<std::uint32_t>(magic.data())) {
     throw FormatError("ZIYA-250", file.name() + ": is not a GGUF file");
@@ -305,6 +308,7 @@ inline Contents read_contents(const InputFile& file) {
   detail::check_places(file, contents.tensors, data_begin, alignment);
   return contents;
 }
+#endif
 
 }  // namespace gguf
 

@@ -53,6 +53,15 @@ inline std::string_view dtype_name(DType dtype) {
       ->first;
 }
 
+/// Length of the JSON, or nothing when the file does not begin as a safetensors file does.
+std::optional<std::int64_t> header_bytes(const InputFile& file);
+
+/// Checks the whole header; reads no data.
+/// Source: the format's description in the README of the safetensors library.
+/// @throws FormatError ZIYA-210 … 214, ZIYA-230, IoError
+Contents read_contents(const InputFile& file);
+
+#if ZIYA_DEFINITIONS
 namespace detail {
 
 inline TensorEntry parse_entry(const std::string& file, const std::string& name,
@@ -141,8 +150,7 @@ inline void check_cover(const std::string& file, const std::vector<TensorEntry>&
 
 }  // namespace detail
 
-/// Length of the JSON, or nothing when the file does not begin as a safetensors file does.
-inline std::optional<std::int64_t> header_bytes(const InputFile& file) {
+ZIYA_INLINE std::optional<std::int64_t> header_bytes(const InputFile& file) {
   std::array<std::byte, 9> head{};
   if (file.size() < 10) return std::nullopt;
   file.read(0, head);
@@ -156,10 +164,7 @@ inline std::optional<std::int64_t> header_bytes(const InputFile& file) {
   return static_cast<std::int64_t>(length);
 }
 
-/// Checks the whole header; reads no data.
-/// Source: the format's description in the README of the safetensors library.
-/// @throws FormatError ZIYA-210 … 214, ZIYA-230, IoError
-inline Contents read_contents(const InputFile& file) {
+ZIYA_INLINE Contents read_contents(const InputFile& file) {
   const std::string name = file.name();
   const auto length = header_bytes(file);
   if (!length || *length < 2) {
@@ -191,6 +196,7 @@ inline Contents read_contents(const InputFile& file) {
   detail::check_cover(name, contents.tensors, data_begin, file.size());
   return contents;
 }
+#endif
 
 }  // namespace safetensors
 

@@ -21,9 +21,11 @@
 #include "ziya/io/file.hpp"
 #include "ziya/io/gguf.hpp"
 #include "ziya/io/gguf_names.hpp"
-#include "ziya/io/pytorch.hpp"
 #include "ziya/io/safetensors.hpp"
 #include "ziya/io/tensor_entry.hpp"
+#if ZIYA_DEFINITIONS
+#include "ziya/io/pytorch.hpp"
+#endif
 
 ZIYA_NAMESPACE_BEGIN
 
@@ -39,28 +41,7 @@ constexpr std::string_view name(CheckpointFormat format) {
 class TensorFile {
  public:
   /// @throws FormatError, IoError
-  explicit TensorFile(const std::filesystem::path& path) : file_(path) {
-    std::array<char, 64> head{};
-    const auto got = std::min<std::int64_t>(file_.size(), static_cast<std::int64_t>(head.size()));
-    file_.read(0, std::as_writable_bytes(std::span(head).first(static_cast<std::size_t>(got))));
-    const std::string_view start(head.data(), static_cast<std::size_t>(got));
-    refuse_lfs_pointer(start, file_.name());
-    if (pytorch::recognises(start)) {
-      format_ = CheckpointFormat::pytorch;
-      tensors_ = pytorch::read_contents(file_);
-    } else if (start.starts_with(gguf::magic)) {
-      format_ = CheckpointFormat::gguf;
-      read_gguf();
-    } else if (path.extension() == ".safetensors" || safetensors::header_bytes(file_)) {
-      auto contents = safetensors::read_contents(file_);
-      tensors_ = std::move(contents.tensors);
-      metadata_ = std::move(contents.metadata);
-    } else {
-      throw FormatError("ZIYA-237", file_.name() +
-                                        ": is no file of tensors that is known here "
-                                        "(safetensors, PyTorch or GGUF)");
-    }
-  }
+  explicit TensorFile(const std::filesystem::path& path);
 
   [[nodiscard]] CheckpointFormat format() const { return format_; }
   [[nodiscard]] const InputFile& file() const { return file_; }
@@ -95,27 +76,7 @@ class TensorFile {
   }
 
  private:
-  void read_gguf() {
-    gguf::Contents contents = gguf::read_contents(file_);
-    std::set<std::string> names;
-    for (TensorEntry& entry : contents.tensors) {
-      entry.name = gguf::hf_name(entry.name);
-      if (!names.insert(entry.name).second) {
-        throw FormatError("ZIYA-253", file_.name() + ": tensor " + entry.name +
-                                          " is there under both of its names");
-      }
-    }
-    tensors_ = std::move(contents.tensors);
-    constexpr std::size_t short_text = 256;
-    for (const auto& [key, value] : contents.metadata.entries()) {
-      const bool describes =
-          key.starts_with("general.") || (key.starts_with("ziya.") && !key.ends_with(".json"));
-      if (describes && value.type == gguf::ValueType::text && value.bytes.size() <= short_text) {
-        metadata_[key] = value.bytes;
-      }
-    }
-    gguf_ = std::make_unique<const gguf::Metadata>(std::move(contents.metadata));
-  }
+  void read_gguf();
 
   InputFile file_;
   CheckpointFormat format_ = CheckpointFormat::safetensors;
@@ -125,5 +86,52 @@ class TensorFile {
   mutable std::mutex mutex_;
   mutable std::shared_ptr<const MappedFile> mapped_;
 };
+
+#if ZIYA_DEFINITIONS
+ZIYA_INLINE TensorFile::TensorFile(const std::filesystem::path& path) : file_(path) {
+  std::array<char, 64> head{};
+  const auto got = std::min<std::int64_t>(file_.size(), static_cast<std::int64_t>(head.size()));
+  file_.read(0, std::as_writable_bytes(std::span(head).first(static_cast<std::size_t>(got))));
+  const std::string_view start(head.data(), static_cast<std::size_t>(got));
+  refuse_lfs_pointer(start, file_.name());
+  if (pytorch::recognises(start)) {
+    format_ = CheckpointFormat::pytorch;
+    tensors_ = pytorch::read_contents(file_);
+  } else if (start.starts_with(gguf::magic)) {
+    format_ = CheckpointFormat::gguf;
+    read_gguf();
+  } else if (path.extension() == ".safetensors" || safetensors::header_bytes(file_)) {
+    auto contents = safetensors::read_contents(file_);
+    tensors_ = std::move(contents.tensors);
+    metadata_ = std::move(contents.metadata);
+  } else {
+    throw FormatError("ZIYA-237", file_.name() +
+                                      ": is no file of tensors that is known here "
+                                      "(safetensors, PyTorch or GGUF)");
+  }
+}
+
+ZIYA_INLINE void TensorFile::read_gguf() {
+  gguf::Contents contents = gguf::read_contents(file_);
+  std::set<std::string> names;
+  for (TensorEntry& entry : contents.tensors) {
+    entry.name = gguf::hf_name(entry.name);
+    if (!names.insert(entry.name).second) {
+      throw FormatError("ZIYA-253", file_.name() + ": tensor " + entry.name +
+                                        " is there under both of its names");
+    }
+  }
+  tensors_ = std::move(contents.tensors);
+  constexpr std::size_t short_text = 256;
+  for (const auto& [key, value] : contents.metadata.entries()) {
+    const bool describes =
+        key.starts_with("general.") || (key.starts_with("ziya.") && !key.ends_with(".json"));
+    if (describes && value.type == gguf::ValueType::text && value.bytes.size() <= short_text) {
+      metadata_[key] = value.bytes;
+    }
+  }
+  gguf_ = std::make_unique<const gguf::Metadata>(std::move(contents.metadata));
+}
+#endif
 
 ZIYA_NAMESPACE_END

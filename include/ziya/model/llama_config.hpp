@@ -17,8 +17,10 @@
 #include "ziya/io/checkpoint.hpp"
 #include "ziya/io/file.hpp"
 #include "ziya/io/json.hpp"
-#include "ziya/model/gguf_config.hpp"
 #include "ziya/model/llama_shape.hpp"
+#if ZIYA_DEFINITIONS
+#include "ziya/model/gguf_config.hpp"
+#endif
 
 ZIYA_NAMESPACE_BEGIN
 
@@ -226,18 +228,20 @@ inline LlamaShape parse_llama_shape(std::string_view text, const std::string& so
 
 /// The shape in the metadata of a checkpoint of format gguf; rows of q and k are in GGUF's order.
 /// @throws FormatError, ConfigError
-inline LlamaShape read_gguf_shape(const Checkpoint& checkpoint) {
-  const std::string& source = checkpoint.gguf_metadata()->source();
-  LlamaShape shape = LlamaConfigReader(gguf::ConfigMaker(checkpoint).make(), source).read();
-  shape.rope_pairing = RopePairing::interleaved;
-  return shape;
-}
+LlamaShape read_gguf_shape(const Checkpoint& checkpoint);
 
 /// The shape of the model in a folder: of its GGUF file where that is what holds its weights, else
 /// in its config.json; or of a GGUF file. @throws IoError, FormatError, ConfigError
 LlamaShape read_llama_shape(const std::filesystem::path& path);
 
 #if ZIYA_DEFINITIONS
+ZIYA_INLINE LlamaShape read_gguf_shape(const Checkpoint& checkpoint) {
+  const std::string& source = checkpoint.gguf_metadata()->source();
+  LlamaShape shape = LlamaConfigReader(gguf::ConfigMaker(checkpoint).make(), source).read();
+  shape.rope_pairing = RopePairing::interleaved;
+  return shape;
+}
+
 ZIYA_INLINE LlamaShape read_llama_shape(const std::filesystem::path& path) {
   if (const auto weights = find_weights(path); gguf::is_gguf(weights)) {
     return read_gguf_shape(Checkpoint::open(weights));

@@ -18,15 +18,17 @@
 #include "ziya/config.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/io/file.hpp"
-#include "ziya/io/gguf.hpp"
-#include "ziya/io/gguf_shards.hpp"
 #include "ziya/io/model_path.hpp"
 #include "ziya/text/added_tokens.hpp"
-#include "ziya/text/gguf_vocabulary.hpp"
 #include "ziya/text/reference_decode.hpp"
 #include "ziya/text/sentencepiece_encoder.hpp"
 #include "ziya/text/sentencepiece_model.hpp"
 #include "ziya/text/tokenizer_config.hpp"
+#if ZIYA_DEFINITIONS
+#include "ziya/io/gguf.hpp"
+#include "ziya/io/gguf_shards.hpp"
+#include "ziya/text/gguf_vocabulary.hpp"
+#endif
 
 ZIYA_NAMESPACE_BEGIN
 

@@ -36,9 +36,7 @@ class Context<Cpu> {
  public:
   /// @throws ArgumentError for a negative number of threads or an instruction set not to be had
   /// here
-  explicit Context(const CpuOptions& options = {})
-      : isa_(checked(options.isa.value_or(best_isa()))),
-        pool_(std::make_unique<ThreadPool>(checked_threads(options.threads))) {}
+  explicit Context(const CpuOptions& options = {});
 
   [[nodiscard]] int threads() const { return pool_->size(); }
   [[nodiscard]] Isa isa() const { return isa_; }
@@ -55,18 +53,8 @@ class Context<Cpu> {
   }
 
  private:
-  static Isa checked(Isa isa) {
-    if (!is_available(isa)) {
-      throw ArgumentError("ZIYA-111", "context: this machine has no " + std::string(name(isa)));
-    }
-    return isa;
-  }
-  static int checked_threads(int threads) {
-    if (threads < 0 || threads > 4096) {
-      throw ArgumentError("ZIYA-112", "context: " + std::to_string(threads) + " threads");
-    }
-    return threads == 0 ? default_threads() : threads;
-  }
+  static Isa checked(Isa isa);
+  static int checked_threads(int threads);
 
   Isa isa_;
   std::unique_ptr<ThreadPool> pool_;
@@ -74,6 +62,24 @@ class Context<Cpu> {
 };
 
 #if ZIYA_DEFINITIONS
+ZIYA_INLINE Context<Cpu>::Context(const CpuOptions& options)
+    : isa_(checked(options.isa.value_or(best_isa()))),
+      pool_(std::make_unique<ThreadPool>(checked_threads(options.threads))) {}
+
+ZIYA_INLINE Isa Context<Cpu>::checked(Isa isa) {
+  if (!is_available(isa)) {
+    throw ArgumentError("ZIYA-111", "context: this machine has no " + std::string(name(isa)));
+  }
+  return isa;
+}
+
+ZIYA_INLINE int Context<Cpu>::checked_threads(int threads) {
+  if (threads < 0 || threads > 4096) {
+    throw ArgumentError("ZIYA-112", "context: " + std::to_string(threads) + " threads");
+  }
+  return threads == 0 ? default_threads() : threads;
+}
+
 ZIYA_INLINE const CpuKernels& Context<Cpu>::kernels() const {
   switch (isa_) {
 #if ZIYA_X86

@@ -24,64 +24,15 @@
 
 ZIYA_NAMESPACE_BEGIN
 
-#if defined(__linux__)
-/// Processors that the files of one control group allow (versions 2 and 1); 0 when unlimited.
-inline double group_quota(const std::string& directory) {
-  double quota = 0, period = 0;
-  if (std::ifstream v2(directory + "/cpu.max"); v2 >> quota >> period && period > 0) {
-    return quota / period;
-  }
-  std::ifstream(directory + "/cpu.cfs_quota_us") >> quota;
-  std::ifstream(directory + "/cpu.cfs_period_us") >> period;
-  return quota > 0 && period > 0 ? quota / period : 0;
-}
-
-/// The tightest quota from this process's groups up to their roots; 0 when there is none.
-inline double process_quota() {
-  double least = 0;
-  std::string line;
-  for (std::ifstream groups("/proc/self/cgroup"); std::getline(groups, line);) {
-    // "0::/path" in version 2, "4:cpu,cpuacct:/path" in version 1
-    const std::size_t first = line.find(':'), second = line.find(':', first + 1);
-    if (second == std::string::npos) continue;
-    const std::string controllers = ',' + line.substr(first + 1, second - first - 1) + ',';
-    if (controllers != ",," && controllers.find(",cpu,") == std::string::npos) continue;
-    const std::string root = controllers == ",," ? "/sys/fs/cgroup" : "/sys/fs/cgroup/cpu";
-    for (std::string path = line.substr(second + 1);; path.resize(path.rfind('/'))) {
-      const double quota = group_quota(root + path);
-      if (quota > 0 && (least == 0 || quota < least)) least = quota;
-      if (path.find('/') == std::string::npos) break;
-    }
-  }
-  return least;
-}
-#endif
-
 /// Processors this process may use: its affinity mask, cut by the quota of its control groups.
-inline int default_threads() {
-  int count = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-#if defined(__linux__)
-  cpu_set_t mask;
-  if (sched_getaffinity(0, sizeof mask, &mask) == 0) count = std::max(1, CPU_COUNT(&mask));
-  const double quota = process_quota();
-  if (quota > 0) count = std::min(count, std::max(1, static_cast<int>(quota + 0.5)));
-#endif
-  return count;
-}
+int default_threads();
 
 /// A fixed number of threads, the calling one among them. `run` cuts a range into one contiguous
 /// part for each. A part that its thread has not begun when the caller is done with its own is the
 /// caller's too, so a busy machine, which lets threads wait, costs little. Belongs to one thread.
 class ThreadPool {
  public:
-  explicit ThreadPool(int threads) : claims_(static_cast<std::size_t>(std::max(threads, 1))) {
-    try {
-      for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
-    } catch (...) {
-      stop();
-      throw;
-    }
-  }
+  explicit ThreadPool(int threads);
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
   ~ThreadPool() { stop(); }
@@ -155,35 +106,8 @@ class ThreadPool {
     }
   }
 
-  void work(int index) {
-    std::uint64_t seen = 0;
-    while (true) {
-      for (int spins = 0; spins < spin_limit; ++spins) {
-        if (generation_.load(std::memory_order_acquire) != seen) break;
-        pause(spins);
-      }
-      if (generation_.load(std::memory_order_acquire) == seen) {
-        std::unique_lock lock(mutex_);
-        sleepers_.fetch_add(1);
-        wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
-        sleepers_.fetch_sub(1);
-      }
-      seen = generation_.load(std::memory_order_acquire);
-      if (stopping_.load(std::memory_order_acquire)) return;
-      claim(index, seen);
-    }
-  }
-
-  void stop() noexcept {
-    {
-      const std::lock_guard lock(mutex_);
-      stopping_.store(true, std::memory_order_release);
-      generation_.fetch_add(1, std::memory_order_release);
-    }
-    wake_.notify_all();
-    for (std::thread& worker : workers_) worker.join();
-    workers_.clear();
-  }
+  void work(int index);
+  void stop() noexcept;
 
   std::vector<std::thread> workers_;
   std::vector<std::atomic<std::uint64_t>> claims_;  // of each part: the last generation begun
@@ -197,5 +121,91 @@ class ThreadPool {
   void (*call_)(void*, std::int64_t, std::int64_t) = nullptr;
   std::exception_ptr error_;
 };
+
+#if ZIYA_DEFINITIONS
+#if defined(__linux__)
+/// Processors that the files of one control group allow (versions 2 and 1); 0 when unlimited.
+inline double group_quota(const std::string& directory) {
+  double quota = 0, period = 0;
+  if (std::ifstream v2(directory + "/cpu.max"); v2 >> quota >> period && period > 0) {
+    return quota / period;
+  }
+  std::ifstream(directory + "/cpu.cfs_quota_us") >> quota;
+  std::ifstream(directory + "/cpu.cfs_period_us") >> period;
+  return quota > 0 && period > 0 ? quota / period : 0;
+}
+
+/// The tightest quota from this process's groups up to their roots; 0 when there is none.
+inline double process_quota() {
+  double least = 0;
+  std::string line;
+  for (std::ifstream groups("/proc/self/cgroup"); std::getline(groups, line);) {
+    // "0::/path" in version 2, "4:cpu,cpuacct:/path" in version 1
+    const std::size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    const std::string controllers = ',' + line.substr(first + 1, second - first - 1) + ',';
+    if (controllers != ",," && controllers.find(",cpu,") == std::string::npos) continue;
+    const std::string root = controllers == ",," ? "/sys/fs/cgroup" : "/sys/fs/cgroup/cpu";
+    for (std::string path = line.substr(second + 1);; path.resize(path.rfind('/'))) {
+      const double quota = group_quota(root + path);
+      if (quota > 0 && (least == 0 || quota < least)) least = quota;
+      if (path.find('/') == std::string::npos) break;
+    }
+  }
+  return least;
+}
+#endif
+
+ZIYA_INLINE int default_threads() {
+  int count = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+#if defined(__linux__)
+  cpu_set_t mask;
+  if (sched_getaffinity(0, sizeof mask, &mask) == 0) count = std::max(1, CPU_COUNT(&mask));
+  const double quota = process_quota();
+  if (quota > 0) count = std::min(count, std::max(1, static_cast<int>(quota + 0.5)));
+#endif
+  return count;
+}
+
+ZIYA_INLINE ThreadPool::ThreadPool(int threads)
+    : claims_(static_cast<std::size_t>(std::max(threads, 1))) {
+  try {
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+  } catch (...) {
+    stop();
+    throw;
+  }
+}
+
+ZIYA_INLINE void ThreadPool::work(int index) {
+  std::uint64_t seen = 0;
+  while (true) {
+    for (int spins = 0; spins < spin_limit; ++spins) {
+      if (generation_.load(std::memory_order_acquire) != seen) break;
+      pause(spins);
+    }
+    if (generation_.load(std::memory_order_acquire) == seen) {
+      std::unique_lock lock(mutex_);
+      sleepers_.fetch_add(1);
+      wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
+      sleepers_.fetch_sub(1);
+    }
+    seen = generation_.load(std::memory_order_acquire);
+    if (stopping_.load(std::memory_order_acquire)) return;
+    claim(index, seen);
+  }
+}
+
+ZIYA_INLINE void ThreadPool::stop() noexcept {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_.store(true, std::memory_order_release);
+    generation_.fetch_add(1, std::memory_order_release);
+  }
+  wake_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+  workers_.clear();
+}
+#endif
 
 ZIYA_NAMESPACE_END
