@@ -16,8 +16,9 @@ namespace ops {
 /// out[i] = fp16(a[i] + b[i]), rounded once to nearest, ties to even; NaN becomes 0x7e00 or 0xfe00.
 /// @param out may be `a` or `b`   @returns how many elements, from the first on, that was done for:
 /// none where the processor does not convert halves
-inline std::size_t add_halves(std::span<Half> out, std::span<const Half> a,
-                              std::span<const Half> b) {
+inline std::size_t add_halves([[maybe_unused]] std::span<Half> out,
+                              [[maybe_unused]] std::span<const Half> a,
+                              [[maybe_unused]] std::span<const Half> b) {
 #if ZIYA_X86
   static const bool available = is_available(Isa::avx2);
   if (available) return avx2::add_halves(out.data(), a.data(), b.data(), out.size());
