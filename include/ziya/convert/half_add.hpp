@@ -49,6 +49,17 @@ inline Int narrow(Float value) {
   return (is_special & special) | (~is_special & finite) | ((bits >> 16) & 0x8000);
 }
 
+/// `sum` with the NaN that everybody gives: quiet, with the sign of a where that is NaN, else of b,
+/// else (of infinities) negative. What an addition gives depends on the order of its operands,
+/// which compilers change.
+inline Short with_one_nan(Short sum, Short a, Short b) {
+  const Short largest = (Short{} + 0x7fff), infinity = (Short{} + 0x7c00);
+  const Short of_a = (a & largest) > infinity, of_b = (b & largest) > infinity;
+  const Short signs = (of_a & a) | (~of_a & ((of_b & b) | ~of_b));
+  const Short is_nan = (sum & largest) > infinity;
+  return (~is_nan & sum) | (is_nan & ((signs & ~largest) | 0x7e00));
+}
+
 /// Eight halves: the even and the odd ones, without moving any between lanes.
 inline void add_eight(Half* out, const Half* a, const Half* b) {
   Int x, y;
@@ -56,20 +67,25 @@ inline void add_eight(Half* out, const Half* a, const Half* b) {
   std::memcpy(&y, b, sizeof y);
   const Int even = narrow(widen(x & 0xffff) + widen(y & 0xffff));
   const Int odd = narrow(widen((x >> 16) & 0xffff) + widen((y >> 16) & 0xffff));
-  const Int both = even | (odd << 16);
+  const Short both = with_one_nan(Short(even | (odd << 16)), Short(x), Short(y));
   std::memcpy(static_cast<void*>(out), &both, sizeof both);
 }
 
 }  // namespace half_lanes
 
 /// out[i] = fp16(a[i] + b[i]): the sum in fp32, rounded once to nearest, ties to even, which is
-/// the sum in fp16. `out` may be `a` or `b`.
+/// the sum in fp16; a sum that is NaN is half_lanes::with_one_nan's. `out` may be `a` or `b`.
 inline void add_half(std::span<Half> out, std::span<const Half> a, std::span<const Half> b) {
   std::size_t i = ops::add_halves(out, a, b);
   for (; i + 8 <= out.size(); i += 8) {
     half_lanes::add_eight(out.data() + i, a.data() + i, b.data() + i);
   }
-  for (; i < out.size(); ++i) out[i] = to_half(to_float(a[i]) + to_float(b[i]));
+  if (i == out.size()) return;
+  Half x[8] = {}, y[8] = {};
+  std::copy(a.begin() + static_cast<std::ptrdiff_t>(i), a.end(), x);
+  std::copy(b.begin() + static_cast<std::ptrdiff_t>(i), b.end(), y);
+  half_lanes::add_eight(x, x, y);
+  std::copy_n(x, out.size() - i, out.begin() + static_cast<std::ptrdiff_t>(i));
 }
 
 /// How many of `values` are infinite or NaN.

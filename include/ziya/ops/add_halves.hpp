@@ -13,7 +13,7 @@
 ZIYA_NAMESPACE_BEGIN
 namespace ops {
 
-/// out[i] = fp16(a[i] + b[i]), rounded once to nearest, ties to even; NaN becomes 0x7e00 or 0xfe00.
+/// out[i] = fp16(a[i] + b[i]), rounded once to nearest, ties to even; NaN as avx2::add_halves says.
 /// @param out may be `a` or `b`   @returns how many elements, from the first on, that was done for:
 /// none where the processor does not convert halves
 inline std::size_t add_halves([[maybe_unused]] std::span<Half> out,
