@@ -58,9 +58,9 @@ class TokenizerConfig {
     read_added_tokens(documents.added_tokens);
     read_special_tokens(config, true);
     read_special_tokens(documents.special_tokens_map, false);
-    default_special(0, pieces.bos);
-    default_special(1, pieces.eos);
-    default_special(unknown, pieces.unk);
+    default_special(bos_key, pieces.bos);
+    default_special(eos_key, pieces.eos);
+    default_special(unk_key, pieces.unk);
     mark_special_tokens();
     give_ids(documents.added_tokens, pieces);
   }
@@ -92,7 +92,7 @@ class TokenizerConfig {
   // In the reference's order, which decides between spellings and numbers the unnumbered.
   static constexpr std::array keys = {"bos_token", "eos_token", "unk_token", "sep_token",
                                       "pad_token", "cls_token", "mask_token"};
-  static constexpr std::size_t unknown = 2;
+  static constexpr std::size_t bos_key = 0, eos_key = 1, unk_key = 2;  // places in keys
   static constexpr std::size_t max_tokens = std::size_t{1} << 20;
 
   void read_decoder(const TokenizerDocument& config) {
@@ -189,7 +189,7 @@ class TokenizerConfig {
       } else if (token.id >= 0 && token.id < pieces.count) {
         refuse(token, "takes the id of a piece; tokenizer.model has " +
                           std::to_string(pieces.count) + " pieces");
-      } else if (token.id < 0 && token.content == special_[unknown].content) {
+      } else if (token.id < 0 && token.content == special_[unk_key].content) {
         continue;  // nothing stands for unknown text but the model's own piece
       }
       (token.id < 0 ? unnumbered : tokens_).push_back(std::move(token));
