@@ -7,7 +7,7 @@ usage: compare_llama_cpp.py PROGRAM FOLDER --build              makes FOLDER/pee
 
 --build installs llama-cpp-python from its source on PyPI, compiled for this machine. The peer has to
 use AVX512_VNNI where the processor has it. Without --files the models are random blocks, written to
-FOLDER and removed: a shape (1b: 2048 wide, 22 layers; 7b: 4096 wide, 32 layers) in each type, of
+FOLDER and removed: a shape (1b: 2048 wide, 22 layers; 7b: 4096, 32; 13b: 5120, 40) in each type, of
 fewer layers with --layers. A repetition runs ziya, then llama.cpp, each in a process of its own that
 runs every test once before the one that counts; 16-bit cache on both sides. Printed per type and
 test: medians of tokens per second, and the median and the range of ziya / llama.cpp over the pairs.
@@ -133,7 +133,8 @@ writer.close()
 """
 
 # hidden, intermediate, layers, heads, vocabulary
-SHAPES = {"1b": (2048, 5632, 22, 16, 32000), "7b": (4096, 11008, 32, 32, 32000)}
+SHAPES = {"1b": (2048, 5632, 22, 16, 32000), "7b": (4096, 11008, 32, 32, 32000),
+          "13b": (5120, 13824, 40, 40, 39424)}
 
 
 def build(folder):
