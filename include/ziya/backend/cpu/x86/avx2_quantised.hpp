@@ -91,8 +91,8 @@ ZIYA_TARGET_AVX2 inline __m256i pairs(__m256i quants, const std::int8_t* x) {
   return _mm256_maddubs_epi16(_mm256_abs_epi8(quants), _mm256_sign_epi8(load_bytes(x), quants));
 }
 
-/// sums[t] += Σ w · x[t] over 256 columns, in eight lanes of four columns of each block; `quants(b)`
-/// are those of block b.
+/// sums[t] += Σ w · x[t] over 256 columns, in eight lanes of four columns of each block;
+/// `quants(b)` are those of block b.
 template <class Format, int Tokens, class Quants>
 [[gnu::always_inline]] ZIYA_TARGET_AVX2 inline void add_group(__m256 (&sums)[Tokens],
                                                               const BlockScales& w,
@@ -222,7 +222,7 @@ ZIYA_TARGET_AVX2 inline void decode_rows(const MatmulArguments& m, std::int64_t 
 }
 
 /// Outputs [begin, end). One token meets four streams of rows, a quarter of them each; of several,
-/// 64 at a time meet 256 columns of four rows, which are unpacked once for them.
+/// 64 at a time meet 256 columns of a row, which are unpacked once for them.
 template <class Format>
 ZIYA_TARGET_AVX2 inline void matmul_of_format(const MatmulArguments& m, std::int64_t begin,
                                               std::int64_t end) {
@@ -235,24 +235,24 @@ ZIYA_TARGET_AVX2 inline void matmul_of_format(const MatmulArguments& m, std::int
   }
   __m256 sums[most_rows][most_tokens];
   std::byte scratch[Format::group_size];
-  Unpacked<Format> unpacked[most_rows];
+  Unpacked<Format> unpacked;
   const std::int64_t row_bytes = bytes_of(m.dtype, m.weight_stride);
   for (std::int64_t row = begin; row < end; row += most_rows) {
     const std::int64_t rows = std::min(most_rows, end - row);
     for (std::int64_t token = 0; token < m.tokens; token += most_tokens) {
       const std::int64_t tokens = std::min(most_tokens, m.tokens - token);
-      for (std::int64_t r = 0; r < rows; ++r) std::fill_n(sums[r], tokens, zero());
+      for (std::int64_t r = 0; r < rows; ++r) {
+        for (std::int64_t t = 0; t < tokens; ++t) sums[r][t] = zero();
+      }
       const ActivationGroup* x = m.groups + token;
       const std::byte* w = m.weight + row * row_bytes;
       for (std::int64_t i = 0; i < m.columns; i += ActivationGroup::columns) {
         for (std::int64_t r = 0; r < rows; ++r) {
-          unpacked[r].read(whole_group<Format>(m, w + r * row_bytes, i, scratch),
-                           row_scale(m, row + r));
-        }
-        for (std::int64_t r = 0; r < rows; ++r) {
+          unpacked.read(whole_group<Format>(m, w + r * row_bytes, i, scratch),
+                        row_scale(m, row + r));
           std::int64_t t = 0;
-          for (; t + 3 < tokens; t += 4) add_unpacked<4>(&sums[r][t], unpacked[r], x + t);
-          for (; t < tokens; ++t) add_unpacked<1>(&sums[r][t], unpacked[r], x + t);
+          for (; t + 3 < tokens; t += 4) add_unpacked<4>(&sums[r][t], unpacked, x + t);
+          for (; t < tokens; ++t) add_unpacked<1>(&sums[r][t], unpacked, x + t);
         }
         x += m.tokens;
         w += Format::group_size;

@@ -130,7 +130,9 @@ struct Int8 {
   ZIYA_TARGET_AVX2 static GroupScales scales(const std::byte*, float row_scale) {
     return {_mm256_set1_epi16(1), _mm256_setzero_si256(), row_scale, 0};
   }
-  ZIYA_TARGET_AVX2 static __m256i quants(const std::byte* p, int b) { return load_bytes(p + 32 * b); }
+  ZIYA_TARGET_AVX2 static __m256i quants(const std::byte* p, int b) {
+    return load_bytes(p + 32 * b);
+  }
 };
 
 /// Scales and minima of 6 bits, eight bytes each, from the twelve of Q4_K and Q5_K.
@@ -173,8 +175,7 @@ using Q5_K = ScaledHalfBytes<blocks::Q5_K, true>;
 /// Sixteen scales, signed bytes in the order of the columns, for quants that are too large by
 /// `offset`.
 ZIYA_TARGET_AVX2 inline GroupScales of_16_columns(__m128i scales, float d, int offset) {
-  const __m128i even_then_odd =
-      _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+  const __m128i even_then_odd = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
   return {_mm256_cvtepi8_epi16(_mm_shuffle_epi8(scales, even_then_odd)),
           _mm256_cvtepi8_epi16(scales), d, static_cast<float>(-offset) * d};
 }
