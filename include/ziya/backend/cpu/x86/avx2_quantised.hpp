@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "ziya/backend/cpu/activations.hpp"
 #include "ziya/backend/cpu/kernels.hpp"
@@ -82,79 +83,183 @@ ZIYA_TARGET_AVX2 inline void quantise(ActivationGroup* groups, std::int64_t stri
   }
 }
 
-/// Eight 16-bit words as floats.
-ZIYA_TARGET_AVX2 inline __m256 words_as_floats(const std::int16_t* words) {
-  return _mm256_cvtepi32_ps(
-      _mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(words))));
+/// Sums of products over pairs of columns, in words.
+template <bool Signs>
+ZIYA_TARGET_AVX2 inline __m256i pairs(__m256i quants, const std::int8_t* x) {
+  if constexpr (!Signs) return _mm256_maddubs_epi16(quants, load_bytes(x));
+  // |w| ≤ 128 and |x| ≤ 127: pairs of products fit 16 bits
+  return _mm256_maddubs_epi16(_mm256_abs_epi8(quants), _mm256_sign_epi8(load_bytes(x), quants));
 }
 
-/// sum + Σ w · x over 32 · `blocks` columns, in eight lanes of four columns each.
-template <class Format>
-ZIYA_TARGET_AVX2 inline __m256 add_group(__m256 sum, const UnpackedGroup& w,
-                                         const ActivationGroup& x, int blocks) {
-  alignas(32) float scales[8];
-  if constexpr (Format::own_spans) store(scales, multiply(load(w.scales), load(x.by_32.scales)));
-  __m256 f = Format::own_spans ? sum : zero();
-  for (int b = 0; b < blocks; ++b) {
-    const __m256i quants = load_bytes(w.quants + 32 * b);
-    // |w| ≤ 128 and |x| ≤ 127: pairs of products fit 16 bits
-    const __m256i pairs = _mm256_maddubs_epi16(
-        _mm256_abs_epi8(quants), _mm256_sign_epi8(load_bytes(x.values + 32 * b), quants));
-    const __m256 dots = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-    if constexpr (Format::scale_columns == 16) {
-      f = fma(dots, _mm256_set_m128(_mm_set1_ps(w.scales[2 * b + 1]), _mm_set1_ps(w.scales[2 * b])),
-              f);
-    } else {
-      f = fma(dots, set(Format::own_spans ? scales[b] : w.scales[b]), f);
+/// sums[t] += Σ w · x[t] over 256 columns, in eight lanes of four columns of each block;
+/// `quants(b)` are those of block b.
+template <class Format, int Tokens, class Quants>
+[[gnu::always_inline]] ZIYA_TARGET_AVX2 inline void add_group(__m256 (&sums)[Tokens],
+                                                              const BlockScales& w,
+                                                              const Quants& quants,
+                                                              const ActivationGroup* x) {
+  alignas(32) float scales[Tokens][8];
+#pragma GCC unroll 4
+  for (int t = 0; t < Tokens; ++t) store(scales[t], multiply(w.scales, load(x[t].by_32.scales)));
+#pragma GCC unroll 8
+  for (int b = 0; b < 8; ++b) {
+    const __m256i q = quants(b);
+#pragma GCC unroll 4
+    for (int t = 0; t < Tokens; ++t) {
+      const __m256i dots = _mm256_madd_epi16(pairs<Format::has_signs>(q, x[t].values + 32 * b),
+                                             _mm256_set1_epi16(1));
+      sums[t] = fma(_mm256_cvtepi32_ps(dots), set(scales[t][b]), sums[t]);
     }
   }
-  if constexpr (Format::min_columns == 32) {
-    f = fma(load(w.minima),
-            Format::own_spans ? load(x.by_32.sums) : words_as_floats(x.by_256.sums_of_32), f);
+  for (int t = 0; Format::minima && t < Tokens; ++t) {
+    sums[t] = fma(w.minima, load(x[t].by_32.sums), sums[t]);
   }
-  if constexpr (Format::min_columns == 16) {
-    f = fma(load(w.minima), words_as_floats(x.by_256.sums_of_16), f);
-    f = fma(load(w.minima + 8), words_as_floats(x.by_256.sums_of_16 + 8), f);
+}
+template <class Format, int Tokens, class Quants>
+[[gnu::always_inline]] ZIYA_TARGET_AVX2 inline void add_group(__m256 (&sums)[Tokens],
+                                                              const GroupScales& w,
+                                                              const Quants& quants,
+                                                              const ActivationGroup* x) {
+  __m256i dots[Tokens] = {};
+#pragma GCC unroll 8
+  for (int b = 0; b < 8; ++b) {
+    const __m256i q = quants(b);
+    const __m256i scale = _mm256_shuffle_epi8(
+        w.scales, _mm256_set1_epi16(static_cast<std::int16_t>(0x0100 + 0x0202 * b)));
+#pragma GCC unroll 4
+    for (int t = 0; t < Tokens; ++t) {
+      const __m256i products = pairs<Format::has_signs>(q, x[t].values + 32 * b);
+      dots[t] = _mm256_add_epi32(dots[t], _mm256_madd_epi16(products, scale));
+    }
   }
-  return Format::own_spans ? f : fma(f, set(x.by_256.scale), sum);
+#pragma GCC unroll 4
+  for (int t = 0; t < Tokens; ++t) {
+    const float scale = x[t].by_256.scale;
+    sums[t] = fma(_mm256_cvtepi32_ps(dots[t]), set(w.scale * scale), sums[t]);
+    if constexpr (Format::minima) {
+      const __m256i offsets = _mm256_madd_epi16(w.minima, load_bytes(x[t].by_256.sums_of_16));
+      sums[t] = fma(_mm256_cvtepi32_ps(offsets), set(w.minimum * scale), sums[t]);
+    }
+  }
 }
 
-/// Outputs [begin, end): 256 columns of four rows at a time are unpacked for 64 tokens at a time.
+/// Quants where they are stored.
+template <class Format>
+struct StoredQuants {
+  const std::byte* at;
+  [[gnu::always_inline]] ZIYA_TARGET_AVX2 __m256i operator()(int b) const {
+    return Format::quants(at, b);
+  }
+};
+/// 256 columns of a row, unpacked for many tokens.
+template <class Format>
+struct Unpacked {
+  alignas(32) std::int8_t quants[256];
+  decltype(Format::scales(nullptr, 0)) scales;
+
+  ZIYA_TARGET_AVX2 void read(const std::byte* p, float row_scale) {
+#pragma GCC unroll 8
+    for (int b = 0; b < 8; ++b) {
+      _mm256_store_si256(reinterpret_cast<__m256i*>(quants + 32 * b), Format::quants(p, b));
+    }
+    scales = Format::scales(p, row_scale);
+  }
+  [[gnu::always_inline]] ZIYA_TARGET_AVX2 __m256i operator()(int b) const {
+    return load_bytes(quants + 32 * b);
+  }
+};
+
+template <int Tokens, class Format>
+ZIYA_TARGET_AVX2 inline void add_unpacked(__m256* sums, const Unpacked<Format>& w,
+                                          const ActivationGroup* x) {
+  __m256 of_tokens[Tokens];
+#pragma GCC unroll 4
+  for (int t = 0; t < Tokens; ++t) of_tokens[t] = sums[t];
+  add_group<Format>(of_tokens, w.scales, w, x);
+#pragma GCC unroll 4
+  for (int t = 0; t < Tokens; ++t) sums[t] = of_tokens[t];
+}
+
+/// 256 columns from column i on at `p`, or what there is of them and zeros, in `scratch`.
+template <class Format>
+inline const std::byte* whole_group(const MatmulArguments& m, const std::byte* p, std::int64_t i,
+                                    std::byte (&scratch)[Format::group_size]) {
+  if (m.columns - i >= ActivationGroup::columns) return p;
+  std::memset(scratch, 0, sizeof scratch);
+  std::memcpy(scratch, p, static_cast<std::size_t>(bytes_of(m.dtype, m.columns - i)));
+  return scratch;
+}
+inline float row_scale(const MatmulArguments& m, std::int64_t row) {
+  return m.row_scales != nullptr ? m.row_scales[row] : 1.0f;
+}
+
+/// One token and four rows `apart`, or the `count` there are, straight from where they are stored.
+template <class Format>
+ZIYA_TARGET_AVX2 inline void decode_rows(const MatmulArguments& m, std::int64_t row,
+                                         std::int64_t apart, int count) {
+  constexpr std::int64_t ahead = 1024;  // bytes: the processor's own requests stop at pages
+  const std::int64_t row_bytes = bytes_of(m.dtype, m.weight_stride);
+  std::byte scratch[Format::group_size];
+  __m256 sums[4][1] = {};
+  const ActivationGroup* x = m.groups;
+  const std::byte* first = m.weight + row * row_bytes;
+  for (std::int64_t i = 0; i < m.columns; i += ActivationGroup::columns) {
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; ++r) {
+      const std::int64_t k = std::min(r, count - 1) * apart;
+      const std::byte* p = first + k * row_bytes;
+      for (int line = 0; line < Format::group_size; line += 64) {
+        _mm_prefetch(reinterpret_cast<const char*>(p + ahead + line), _MM_HINT_T0);
+      }
+      p = whole_group<Format>(m, p, i, scratch);
+      add_group<Format>(sums[r], Format::scales(p, row_scale(m, row + k)), StoredQuants<Format>{p},
+                        x);
+    }
+    ++x;
+    first += Format::group_size;
+  }
+  for (int r = 0; r < count; ++r) m.y[row + r * apart] = sum(sums[r][0]);
+}
+
+/// Outputs [begin, end). One token meets four streams of rows, a quarter of them each; of several,
+/// 64 at a time meet 256 columns of a row, which are unpacked once for them.
 template <class Format>
 ZIYA_TARGET_AVX2 inline void matmul_of_format(const MatmulArguments& m, std::int64_t begin,
                                               std::int64_t end) {
   constexpr std::int64_t most_rows = 4, most_tokens = 64;
-  alignas(32) float sums[most_tokens][most_rows][lanes];
-  UnpackedGroup unpacked[most_rows] = {};
+  if (m.tokens == 1) {
+    const std::int64_t quarter = (end - begin) / 4, done = begin + 4 * quarter;
+    for (std::int64_t k = 0; k < quarter; ++k) decode_rows<Format>(m, begin + k, quarter, 4);
+    if (done < end) decode_rows<Format>(m, done, 1, static_cast<int>(end - done));
+    return;
+  }
+  __m256 sums[most_rows][most_tokens];
+  std::byte scratch[Format::group_size];
+  Unpacked<Format> unpacked;
   const std::int64_t row_bytes = bytes_of(m.dtype, m.weight_stride);
   for (std::int64_t row = begin; row < end; row += most_rows) {
     const std::int64_t rows = std::min(most_rows, end - row);
     for (std::int64_t token = 0; token < m.tokens; token += most_tokens) {
       const std::int64_t tokens = std::min(most_tokens, m.tokens - token);
-      for (std::int64_t t = 0; t < tokens; ++t) {
-        for (std::int64_t r = 0; r < rows; ++r) store(sums[t][r], zero());
+      for (std::int64_t r = 0; r < rows; ++r) {
+        for (std::int64_t t = 0; t < tokens; ++t) sums[r][t] = zero();
       }
       const ActivationGroup* x = m.groups + token;
       const std::byte* w = m.weight + row * row_bytes;
       for (std::int64_t i = 0; i < m.columns; i += ActivationGroup::columns) {
-        const int columns = static_cast<int>(std::min(ActivationGroup::columns, m.columns - i));
         for (std::int64_t r = 0; r < rows; ++r) {
-          if (columns < ActivationGroup::columns) unpacked[r] = {};
-          const float scale = m.row_scales != nullptr ? m.row_scales[row + r] : 1.0f;
-          Format::unpack(w + r * row_bytes, columns, scale, unpacked[r]);
-        }
-        for (std::int64_t t = 0; t < tokens; ++t) {
-          for (std::int64_t r = 0; r < rows; ++r) {
-            store(sums[t][r],
-                  add_group<Format>(load(sums[t][r]), unpacked[r], x[t], (columns + 31) / 32));
-          }
+          unpacked.read(whole_group<Format>(m, w + r * row_bytes, i, scratch),
+                        row_scale(m, row + r));
+          std::int64_t t = 0;
+          for (; t + 3 < tokens; t += 4) add_unpacked<4>(&sums[r][t], unpacked, x + t);
+          for (; t < tokens; ++t) add_unpacked<1>(&sums[r][t], unpacked, x + t);
         }
         x += m.tokens;
         w += Format::group_size;
       }
       for (std::int64_t t = 0; t < tokens; ++t) {
         float* y = m.y + (token + t) * m.y_stride + row;
-        for (std::int64_t r = 0; r < rows; ++r) y[r] = sum(load(sums[t][r]));
+        for (std::int64_t r = 0; r < rows; ++r) y[r] = sum(sums[r][t]);
       }
     }
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// 256 columns of one row of any quantised type as signed bytes, scales and minima with AVX2.
+// 256 columns of one row of any quantised type as bytes and scales with AVX2.
 #pragma once
 
 #include "ziya/config.hpp"
@@ -11,7 +11,6 @@
 #include <cstdint>
 #include <cstring>
 
-#include "ziya/backend/cpu/quantize/decode_256.hpp"
 #include "ziya/backend/cpu/quantize/decode_32.hpp"
 #include "ziya/backend/cpu/x86/avx2_vector.hpp"
 #include "ziya/core/blocks.hpp"
@@ -19,16 +18,23 @@
 ZIYA_NAMESPACE_BEGIN
 namespace avx2 {
 
-/// w[i] = scales[i / scale columns] · quants[i] + minima[i / minimum columns].
-struct alignas(32) UnpackedGroup {
-  std::int8_t quants[256];
-  float scales[16];
-  float minima[16];
+/// w[i] = scales[i / 32] · quants[i] + minima[i / 32].
+struct BlockScales {
+  __m256 scales, minima;
 };
 
-// A format says how many columns share a scale and how many a minimum (0: none), the bytes of 256
-// columns, and whether the activations beside it have a scale per 32 columns (`own_spans`). It
-// unpacks `columns` ≤ 256 columns, whole blocks.
+/// w[i] = scale · scales(i) · quants[i] + minimum · minima[i / 16]. The scales are words: number b
+/// of the lower half belongs to the first 16 columns of block b of 32, of the upper half to the
+/// others.
+struct GroupScales {
+  __m256i scales, minima;
+  float scale, minimum;
+};
+
+// A format says the bytes of 256 columns, whether the activations beside it have a scale per 32
+// columns (`own_spans`), whether its quants have signs (else they are below 128) and whether it has
+// minima, which offsets of quants are too. scales(p, row scale) reads the scales of 256 columns,
+// quants(p, b) block b of their quants.
 
 ZIYA_TARGET_AVX2 inline __m256i bytes(int value) {
   return _mm256_set1_epi8(static_cast<char>(value));
@@ -36,172 +42,200 @@ ZIYA_TARGET_AVX2 inline __m256i bytes(int value) {
 ZIYA_TARGET_AVX2 inline __m256i load_bytes(const void* p) {
   return _mm256_loadu_si256(static_cast<const __m256i*>(p));
 }
-ZIYA_TARGET_AVX2 inline void store_bytes(std::int8_t* p, __m256i v) {
-  _mm256_store_si256(reinterpret_cast<__m256i*>(p), v);
+ZIYA_TARGET_AVX2 inline __m128i load_16(const void* p) {
+  return _mm_loadu_si128(static_cast<const __m128i*>(p));
 }
-/// `mask` of the bits from `shift` on of every byte.
+ZIYA_TARGET_AVX2 inline __m256i twice(__m128i v) { return _mm256_broadcastsi128_si256(v); }
+/// `mask` of every byte, after its bits have moved down by `shift`, or up by −shift.
 ZIYA_TARGET_AVX2 inline __m256i bits_of(__m256i v, int shift, int mask) {
-  return _mm256_and_si256(_mm256_srl_epi16(v, _mm_cvtsi32_si128(shift)), bytes(mask));
+  return _mm256_and_si256(shift < 0 ? _mm256_slli_epi16(v, -shift) : _mm256_srli_epi16(v, shift),
+                          bytes(mask));
 }
-ZIYA_TARGET_AVX2 inline float widened(Half h) { return _cvtsh_ss(h.bits); }
+template <class T>
+inline T read(const std::byte* p) {
+  T value;
+  std::memcpy(&value, p, sizeof value);
+  return value;
+}
+ZIYA_TARGET_AVX2 inline float half_at(const std::byte* p) {
+  return _cvtsh_ss(read<std::uint16_t>(p));
+}
+/// 16-bit floats `stride` bytes apart.
+ZIYA_TARGET_AVX2 inline __m256 eight_halves(const std::byte* p, std::ptrdiff_t stride) {
+  __m128i v = _mm_cvtsi32_si128(read<std::uint16_t>(p));
+  v = _mm_insert_epi16(v, read<std::int16_t>(p + stride), 1);
+  v = _mm_insert_epi16(v, read<std::int16_t>(p + 2 * stride), 2);
+  v = _mm_insert_epi16(v, read<std::int16_t>(p + 3 * stride), 3);
+  v = _mm_insert_epi16(v, read<std::int16_t>(p + 4 * stride), 4);
+  v = _mm_insert_epi16(v, read<std::int16_t>(p + 5 * stride), 5);
+  v = _mm_insert_epi16(v, read<std::int16_t>(p + 6 * stride), 6);
+  return _mm256_cvtph_ps(_mm_insert_epi16(v, read<std::int16_t>(p + 7 * stride), 7));
+}
 
-/// Blocks of 32 with halves of bytes.
-template <class Block, bool Fifth, bool Minimum, bool Table = false>
+/// Blocks of 32 with halves of bytes; `Offset` is what quants are too large by.
+template <class Block, int Offset, bool Fifth, bool Minimum, bool Table = false>
 struct HalfBytes {
-  static constexpr int scale_columns = 32, min_columns = Minimum ? 32 : 0,
-                       group_size = 8 * sizeof(Block);
-  static constexpr bool own_spans = true;
+  static constexpr bool own_spans = true, has_signs = Table, minima = Minimum || Offset != 0;
+  static constexpr int group_size = 8 * sizeof(Block);
 
-  ZIYA_TARGET_AVX2 static void unpack(const std::byte* p, int columns, float, UnpackedGroup& to) {
-    const __m256i table = _mm256_broadcastsi128_si256(load_table());
-    const __m256i byte_of =
-        _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
-    const __m256i bit_of = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201u));
-    for (int b = 0; b < columns / 32; ++b, p += sizeof(Block)) {
-      Block block;
-      std::memcpy(&block, p, sizeof block);
-      to.scales[b] = widened(block.d);
-      const __m128i packed =
-          _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + offsetof(Block, quants)));
-      __m256i v = bits_of(_mm256_set_m128i(_mm_srli_epi16(packed, 4), packed), 0, 15);
-      if constexpr (Table) v = _mm256_shuffle_epi8(table, v);
-      if constexpr (Fifth) {
-        std::int32_t high;
-        std::memcpy(&high, block.high, sizeof high);
-        const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(high), byte_of);
-        const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit_of), bit_of);
-        v = _mm256_or_si256(v, _mm256_and_si256(set, bytes(16)));
-      }
-      if constexpr (Minimum) {
-        to.minima[b] = widened(block.m);
-      } else if constexpr (!Table) {
-        v = _mm256_sub_epi8(v, bytes(Fifth ? 16 : 8));
-      }
-      store_bytes(to.quants + 32 * b, v);
+  ZIYA_TARGET_AVX2 static BlockScales scales(const std::byte* p, float) {
+    const __m256 d = eight_halves(p, sizeof(Block));
+    if constexpr (Minimum) {
+      return {d, eight_halves(p + sizeof(Half), sizeof(Block))};
+    } else {
+      return {d, multiply(d, set(static_cast<float>(-Offset)))};
     }
   }
-  ZIYA_TARGET_AVX2 static __m128i load_table() {
-    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(quantize::iq4_values));
+  ZIYA_TARGET_AVX2 static __m256i quants(const std::byte* p, int b) {
+    p += b * static_cast<std::ptrdiff_t>(sizeof(Block));
+    const __m256i packed = twice(load_16(p + offsetof(Block, quants)));
+    __m256i v = _mm256_and_si256(
+        _mm256_srlv_epi32(packed, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4)), bytes(15));
+    if constexpr (Table) v = _mm256_shuffle_epi8(twice(load_16(quantize::iq4_values)), v);
+    if constexpr (Fifth) {
+      const __m256i byte_of =
+          _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+      const __m256i bit_of = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201u));
+      const __m256i high = _mm256_set1_epi32(read<std::int32_t>(p + offsetof(Block, high)));
+      const __m256i bit = _mm256_and_si256(_mm256_shuffle_epi8(high, byte_of), bit_of);
+      v = _mm256_or_si256(v, _mm256_and_si256(_mm256_cmpeq_epi8(bit, bit_of), bytes(16)));
+    }
+    return v;
   }
 };
 
-using Q4_0 = HalfBytes<blocks::Q4_0, false, false>;
-using Q4_1 = HalfBytes<blocks::Q4_1, false, true>;
-using Q5_0 = HalfBytes<blocks::Q5_0, true, false>;
-using Q5_1 = HalfBytes<blocks::Q5_1, true, true>;
-using IQ4_NL = HalfBytes<blocks::IQ4_NL, false, false, true>;
+using Q4_0 = HalfBytes<blocks::Q4_0, 8, false, false>;
+using Q4_1 = HalfBytes<blocks::Q4_1, 0, false, true>;
+using Q5_0 = HalfBytes<blocks::Q5_0, 16, true, false>;
+using Q5_1 = HalfBytes<blocks::Q5_1, 0, true, true>;
+using IQ4_NL = HalfBytes<blocks::IQ4_NL, 0, false, false, true>;
 
 struct Q8_0 {
-  static constexpr int scale_columns = 32, min_columns = 0, group_size = 8 * sizeof(blocks::Q8_0);
-  static constexpr bool own_spans = true;
+  static constexpr bool own_spans = true, has_signs = true, minima = false;
+  static constexpr int group_size = 8 * sizeof(blocks::Q8_0);
 
-  ZIYA_TARGET_AVX2 static void unpack(const std::byte* p, int columns, float, UnpackedGroup& to) {
-    for (int b = 0; b < columns / 32; ++b, p += sizeof(blocks::Q8_0)) {
-      Half d;
-      std::memcpy(&d, p, sizeof d);
-      to.scales[b] = widened(d);
-      store_bytes(to.quants + 32 * b, load_bytes(p + 2));
-    }
+  ZIYA_TARGET_AVX2 static BlockScales scales(const std::byte* p, float) {
+    return {eight_halves(p, sizeof(blocks::Q8_0)), zero()};
+  }
+  ZIYA_TARGET_AVX2 static __m256i quants(const std::byte* p, int b) {
+    return load_bytes(p + b * static_cast<std::ptrdiff_t>(sizeof(blocks::Q8_0)) + sizeof(Half));
   }
 };
 
 /// One scale per row.
 struct Int8 {
-  static constexpr int scale_columns = 32, min_columns = 0, group_size = 256;
-  static constexpr bool own_spans = false;
+  static constexpr bool own_spans = false, has_signs = true, minima = false;
+  static constexpr int group_size = 256;
 
-  ZIYA_TARGET_AVX2 static void unpack(const std::byte* p, int columns, float scale,
-                                      UnpackedGroup& to) {
-    std::memcpy(to.quants, p, static_cast<std::size_t>(columns));
-    for (int b = 0; b < 8; ++b) to.scales[b] = scale;
+  ZIYA_TARGET_AVX2 static GroupScales scales(const std::byte*, float row_scale) {
+    return {_mm256_set1_epi16(1), _mm256_setzero_si256(), row_scale, 0};
+  }
+  ZIYA_TARGET_AVX2 static __m256i quants(const std::byte* p, int b) {
+    return load_bytes(p + 32 * b);
   }
 };
+
+/// Scales and minima of 6 bits, eight bytes each, from the twelve of Q4_K and Q5_K.
+struct ScalesMinima {
+  std::uint64_t scales, minima;
+};
+inline ScalesMinima scales_minima(const std::byte* p) {
+  const std::uint64_t a = read<std::uint32_t>(p), b = read<std::uint32_t>(p + 4),
+                      c = read<std::uint32_t>(p + 8);
+  constexpr std::uint64_t six = 0x3f3f3f3f, four = 0x0f0f0f0f, high = 0x30303030;
+  return {(a & six) | ((c & four) | (a >> 2 & high)) << 32,
+          (b & six) | ((c >> 4 & four) | (b >> 2 & high)) << 32};
+}
 
 /// Q4_K and Q5_K.
 template <class Block, bool Fifth>
 struct ScaledHalfBytes {
-  static constexpr int scale_columns = 32, min_columns = 32, group_size = sizeof(Block);
-  static constexpr bool own_spans = false;
+  static constexpr bool own_spans = false, has_signs = false, minima = true;
+  static constexpr int group_size = sizeof(Block);
 
-  ZIYA_TARGET_AVX2 static void unpack(const std::byte* p, int, float, UnpackedGroup& to) {
-    Block block;
-    std::memcpy(&block, p, sizeof block);
-    const float d = widened(block.d), dmin = widened(block.dmin);
-    for (int b = 0; b < 8; ++b) {
-      const quantize::ScaleMin packed = quantize::scale_min(block.scales, b);
-      to.scales[b] = d * static_cast<float>(packed.scale);
-      to.minima[b] = -dmin * static_cast<float>(packed.min);
-      __m256i v = bits_of(load_bytes(p + offsetof(Block, quants) + b / 2 * 32), b % 2 * 4, 15);
-      if constexpr (Fifth) {
-        const __m256i bit = bits_of(load_bytes(p + offsetof(Block, high)), b, 1);
-        v = _mm256_or_si256(v, _mm256_slli_epi16(bit, 4));
-      }
-      store_bytes(to.quants + 32 * b, v);
+  ZIYA_TARGET_AVX2 static GroupScales scales(const std::byte* p, float) {
+    const ScalesMinima bits = scales_minima(p + offsetof(Block, scales));
+    const __m128i minima = _mm_cvtsi64_si128(static_cast<long long>(bits.minima));
+    return {twice(_mm_cvtepu8_epi16(_mm_cvtsi64_si128(static_cast<long long>(bits.scales)))),
+            _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(minima, minima)),
+            half_at(p + offsetof(Block, d)), -half_at(p + offsetof(Block, dmin))};
+  }
+  ZIYA_TARGET_AVX2 static __m256i quants(const std::byte* p, int b) {
+    const __m256i v = bits_of(load_bytes(p + offsetof(Block, quants) + b / 2 * 32), b % 2 * 4, 15);
+    if constexpr (!Fifth) {
+      return v;
+    } else {
+      return _mm256_or_si256(v, bits_of(load_bytes(p + offsetof(Block, high)), b - 4, 16));
     }
   }
 };
 using Q4_K = ScaledHalfBytes<blocks::Q4_K, false>;
 using Q5_K = ScaledHalfBytes<blocks::Q5_K, true>;
 
-struct Q6_K {
-  static constexpr int scale_columns = 16, min_columns = 0, group_size = sizeof(blocks::Q6_K);
-  static constexpr bool own_spans = false;
+/// Sixteen scales, signed bytes in the order of the columns, for quants that are too large by
+/// `offset`.
+ZIYA_TARGET_AVX2 inline GroupScales of_16_columns(__m128i scales, float d, int offset) {
+  const __m128i even_then_odd = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+  return {_mm256_cvtepi8_epi16(_mm_shuffle_epi8(scales, even_then_odd)),
+          _mm256_cvtepi8_epi16(scales), d, static_cast<float>(-offset) * d};
+}
 
-  ZIYA_TARGET_AVX2 static void unpack(const std::byte* p, int, float, UnpackedGroup& to) {
-    blocks::Q6_K block;
-    std::memcpy(&block, p, sizeof block);
-    const float d = widened(block.d);
-    for (int g = 0; g < 16; ++g) to.scales[g] = d * static_cast<float>(block.scales[g]);
-    for (int part = 0; part < 8; ++part) {
-      const __m256i low =
-          bits_of(load_bytes(p + offsetof(blocks::Q6_K, quants) + part / 4 * 64 + part % 2 * 32),
-                  part % 4 / 2 * 4, 15);
-      const __m256i high =
-          bits_of(load_bytes(p + offsetof(blocks::Q6_K, high) + part / 4 * 32), part % 4 * 2, 3);
-      const __m256i v = _mm256_or_si256(low, _mm256_slli_epi16(high, 4));
-      store_bytes(to.quants + 32 * part, _mm256_sub_epi8(v, bytes(32)));
-    }
+struct Q6_K {
+  using Block = blocks::Q6_K;
+  static constexpr bool own_spans = false, has_signs = false, minima = true;
+  static constexpr int group_size = sizeof(Block);
+
+  ZIYA_TARGET_AVX2 static GroupScales scales(const std::byte* p, float) {
+    return of_16_columns(load_16(p + offsetof(Block, scales)), half_at(p + offsetof(Block, d)), 32);
+  }
+  ZIYA_TARGET_AVX2 static __m256i quants(const std::byte* p, int b) {
+    const std::byte* low = p + offsetof(Block, quants) + b / 4 * 64 + b % 2 * 32;
+    const std::byte* high = p + offsetof(Block, high) + b / 4 * 32;
+    return _mm256_or_si256(bits_of(load_bytes(low), b % 4 / 2 * 4, 15),
+                           bits_of(load_bytes(high), b % 4 * 2 - 4, 48));
   }
 };
 
 struct Q3_K {
-  static constexpr int scale_columns = 16, min_columns = 0, group_size = sizeof(blocks::Q3_K);
-  static constexpr bool own_spans = false;
+  using Block = blocks::Q3_K;
+  static constexpr bool own_spans = false, has_signs = false, minima = true;
+  static constexpr int group_size = sizeof(Block);
 
-  ZIYA_TARGET_AVX2 static void unpack(const std::byte* p, int, float, UnpackedGroup& to) {
-    blocks::Q3_K block;
-    std::memcpy(&block, p, sizeof block);
-    const float d = widened(block.d);
-    for (int g = 0; g < 16; ++g) {
-      to.scales[g] = d * static_cast<float>(quantize::scale_q3(block.scales, g) - 32);
-    }
-    for (int part = 0; part < 8; ++part) {
-      const __m256i low =
-          bits_of(load_bytes(p + offsetof(blocks::Q3_K, quants) + part / 4 * 32), part % 4 * 2, 3);
-      const __m256i high = bits_of(load_bytes(p + offsetof(blocks::Q3_K, high)), part, 1);
-      const __m256i v = _mm256_or_si256(low, _mm256_slli_epi16(high, 2));
-      store_bytes(to.quants + 32 * part, _mm256_sub_epi8(v, bytes(4)));
-    }
+  ZIYA_TARGET_AVX2 static GroupScales scales(const std::byte* p, float) {
+    // four bits of scales 0 … 7 and 8 … 15, then two more of 4 i … 4 i + 3 in every byte
+    const std::byte* packed = p + offsetof(Block, scales);
+    const auto low = read<std::uint64_t>(packed);
+    const std::uint64_t high = read<std::uint32_t>(packed + 8);
+    constexpr std::uint64_t four = 0x0f0f0f0f0f0f0f0f, two = 0x30303030;
+    const std::uint64_t first = (low & four) | (high << 4 & two) | (high << 2 & two) << 32;
+    const std::uint64_t last = (low >> 4 & four) | (high & two) | (high >> 2 & two) << 32;
+    const __m128i scales =
+        _mm_set_epi64x(static_cast<long long>(last), static_cast<long long>(first));
+    return of_16_columns(_mm_sub_epi8(scales, _mm_set1_epi8(32)), half_at(p + offsetof(Block, d)),
+                         4);
+  }
+  ZIYA_TARGET_AVX2 static __m256i quants(const std::byte* p, int b) {
+    const std::byte* low = p + offsetof(Block, quants) + b / 4 * 32;
+    return _mm256_or_si256(bits_of(load_bytes(low), b % 4 * 2, 3),
+                           bits_of(load_bytes(p + offsetof(Block, high)), b - 2, 4));
   }
 };
 
 struct Q2_K {
-  static constexpr int scale_columns = 16, min_columns = 16, group_size = sizeof(blocks::Q2_K);
-  static constexpr bool own_spans = false;
+  using Block = blocks::Q2_K;
+  static constexpr bool own_spans = false, has_signs = false, minima = true;
+  static constexpr int group_size = sizeof(Block);
 
-  ZIYA_TARGET_AVX2 static void unpack(const std::byte* p, int, float, UnpackedGroup& to) {
-    blocks::Q2_K block;
-    std::memcpy(&block, p, sizeof block);
-    const float d = widened(block.d), dmin = widened(block.dmin);
-    for (int g = 0; g < 16; ++g) {
-      to.scales[g] = d * static_cast<float>(block.scales[g] & 15);
-      to.minima[g] = -dmin * static_cast<float>(block.scales[g] >> 4);
-    }
-    for (int part = 0; part < 8; ++part) {
-      store_bytes(
-          to.quants + 32 * part,
-          bits_of(load_bytes(p + offsetof(blocks::Q2_K, quants) + part / 4 * 32), part % 4 * 2, 3));
-    }
+  ZIYA_TARGET_AVX2 static GroupScales scales(const std::byte* p, float) {
+    const __m128i packed = load_16(p + offsetof(Block, scales)), low = _mm_set1_epi8(15);
+    const float d = half_at(p + offsetof(Block, d));
+    GroupScales result = of_16_columns(_mm_and_si128(packed, low), d, 0);
+    result.minima = _mm256_cvtepi8_epi16(_mm_and_si128(_mm_srli_epi16(packed, 4), low));
+    result.minimum = -half_at(p + offsetof(Block, dmin));
+    return result;
+  }
+  ZIYA_TARGET_AVX2 static __m256i quants(const std::byte* p, int b) {
+    return bits_of(load_bytes(p + offsetof(Block, quants) + b / 4 * 32), b % 4 * 2, 3);
   }
 };
 
