@@ -101,6 +101,8 @@ template <class Format, int Tokens, class Quants>
   alignas(32) float scales[Tokens][8];
 #pragma GCC unroll 4
   for (int t = 0; t < Tokens; ++t) store(scales[t], multiply(w.scales, load(x[t].by_32.scales)));
+  // From memory a scale reaches all lanes in one load; the compiler would shuffle the vector twice.
+  asm("" : "+m"(scales));
 #pragma GCC unroll 8
   for (int b = 0; b < 8; ++b) {
     const __m256i q = quants(b);
