@@ -68,11 +68,13 @@ class RandomBlocks {
   [[nodiscard]] Weight<Cuda> matrix(std::int64_t rows, std::int64_t columns) {
     return weight_on<Cuda>(Weight<Cpu>{dtype_, rows, columns, bytes_.data(), nullptr}, staging_);
   }
+  /// Before a matrix is used.
+  void finish() { staging_.finish(); }
 
  private:
   DType dtype_;
-  Staging<Cuda> staging_;
   std::vector<std::byte> bytes_;
+  Staging<Cuda> staging_;
 };
 
 /// A model of any size with such weights.
@@ -120,6 +122,7 @@ LlamaModel<Config> make(const LlamaShape& shape, DType dtype = dtype_of<typename
   }
   weights.final_norm = norm();
   weights.head = linear(shape.vocabulary, shape.hidden);
+  random.finish();
   return LlamaModel<Config>(shape, std::move(weights));
 }
 

@@ -34,12 +34,13 @@ template <class Config>
 ziya::SplitModel<Config> load_split(const std::filesystem::path& folder,
                                     const ziya::LoadOptions& options, ziya::SplitPlan plan) {
   ziya::LlamaShape shape = ziya::read_llama_shape(folder);
-  auto weights = ziya::load_llama_weights(
-      std::make_shared<const ziya::CheckpointSource>(ziya::Checkpoint::open(folder)), shape,
-      options);
+  const auto source =
+      std::make_shared<const ziya::CheckpointSource>(ziya::Checkpoint::open(folder));
+  auto weights = ziya::load_llama_weights(source, shape, options);
   if (plan.parts.front().layers < 0) plan.parts.front().layers = shape.layers;
   return with_bar([&](auto progress) {
-    return ziya::SplitModel<Config>(shape, plan, std::move(weights), progress);
+    return ziya::SplitModel<Config>(shape, plan, std::move(weights), progress,
+                                    ziya::reads_of(*source));
   });
 }
 

@@ -100,6 +100,20 @@ TEST_CASE("cuda: quantised weights are read as on the CPU, to the bit", "[cuda][
   });
 }
 
+TEST_CASE("cuda: quantised weights of many pieces are read as on the CPU", "[cuda]") {
+  if (!gpu()) return;
+  Context<Cuda> ctx;
+  for (const DType dtype : {DType::q8_0, DType::q4_0, DType::q4_k, DType::q2_k}) {
+    INFO(name(dtype));
+    const std::int64_t rows = 5003, columns = 5 * 1024;
+    const auto w = quantised(dtype, rows, columns, 5);
+    const auto on_device = ziya::weight_on<Cuda>(w.weight);
+    auto all = poisoned<float, Cuda>({rows, columns});
+    ops::dequantise(ctx, all.view(), on_device);
+    CHECK((values_of(all) == w.values));
+  }
+}
+
 struct Case {
   std::int64_t tokens, parts, out;
 };

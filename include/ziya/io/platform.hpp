@@ -14,6 +14,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -174,6 +175,14 @@ inline const std::byte* map_pages(const Descriptor& file, std::size_t bytes) {
 }
 inline void unmap_pages(const std::byte* pages, std::size_t bytes) noexcept {
   ::munmap(const_cast<std::byte*>(pages), bytes);
+}
+/// Memory that nothing has been written to yet should come in large pages.
+inline void prefer_large_pages(std::span<std::byte> memory) {
+#if defined(MADV_HUGEPAGE)
+  (void)::madvise(memory.data(), memory.size(), MADV_HUGEPAGE);
+#else
+  (void)memory;
+#endif
 }
 
 }  // namespace platform

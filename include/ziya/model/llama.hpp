@@ -383,10 +383,7 @@ LlamaModel<Config> LlamaModel<Config>::load(std::shared_ptr<const TensorSource> 
   if constexpr (std::is_same_v<Device, Cpu>) {
     return LlamaModel(shape, std::move(weights));
   } else {
-    const auto read = [&](const std::byte* from, std::span<std::byte> out) {
-      source->read_mapped(from, out);
-    };
-    return LlamaModel(shape, weights_on<Device>(weights, options.progress, read));
+    return LlamaModel(shape, weights_on<Device>(weights, options.progress, reads_of(*source)));
   }
 }
 

@@ -59,8 +59,10 @@ class SplitModel {
   /// @param plan at least one layer on a far device   @param weights all of them; matrices of the
   /// far parts are copied there, part by part
   /// @param progress (bytes so far, of those of the far parts)
+  /// @param read how their bytes are read, if not where they are mapped: `reads_of`
   SplitModel(const LlamaShape& shape, const SplitPlan& plan, LlamaWeights<Cpu> weights,
-             const std::function<void(std::int64_t, std::int64_t)>& progress = {})
+             const std::function<void(std::int64_t, std::int64_t)>& progress = {},
+             const StagedRead& read = {})
       : near_(part_of(shape, plan.near_layers), {}) {
     fingerprint_ = sampled_fingerprint(shape, weights);
     static_cast<LlamaShape&>(shape_) = shape;
@@ -72,14 +74,14 @@ class SplitModel {
     for (const SplitPart& part : plan.parts) {
       set_current(Far{}, part.device);
       std::int64_t last = 0;
-      Staging<Far> staging([&](std::int64_t done) {
+      const auto count = [&](std::int64_t done) {
         last = done;
         if (progress) progress(before + done, total);
-      });
+      };
+      Staging<Far> staging(count, read);
       LlamaWeights<Far> moved;
       for (std::int64_t i = 0; i < part.layers; ++i, ++layer) {
         moved.layers.push_back(layer_on(weights.layers[layer], staging));
-        staging.flush();
         weights.layers[layer] = {};  // what was converted in memory is not needed twice
       }
       moved.final_norm = norm_on(weights.final_norm, staging);

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -17,6 +18,8 @@
 #include "ziya/core/staging.hpp"
 #include "ziya/core/tensor.hpp"
 #include "ziya/core/weight.hpp"
+#include "ziya/io/platform.hpp"
+#include "ziya/io/tensor_source.hpp"
 #include "ziya/model/llama_weights.hpp"
 #include "ziya/nn/linear.hpp"
 #include "ziya/nn/lora.hpp"
@@ -24,6 +27,14 @@
 #include "ziya/ops/quantised_on.hpp"
 
 ZIYA_NAMESPACE_BEGIN
+
+/// Reads matrices that are mapped from the files of `source`, which outlives it, so that no page
+/// has to be mapped.
+inline StagedRead reads_of(const TensorSource& source) {
+  return {
+      [&source](const std::byte* from, std::span<std::byte> out) { source.read_mapped(from, out); },
+      platform::prefer_large_pages};
+}
 
 /// @throws ArgumentError for a type that only the CPU reads
 template <class Device>
@@ -36,7 +47,7 @@ Weight<Device> weight_on(const Weight<Cpu>& weight, Staging<Device>& staging) {
                                         " run on the CPU only; load them as q8_0 or f16");
   }
   auto memory = std::make_shared<Tensor<std::byte, Device>>(Shape{weight.bytes()});
-  staging.copy(memory->data(), weight.data, static_cast<std::size_t>(weight.bytes()));
+  staging.copy(memory->data(), weight.data, static_cast<std::size_t>(weight.bytes()), weight.owner);
   const std::byte* data = memory->data();
   return {weight.dtype, weight.rows, weight.columns, data, std::move(memory)};
 }
@@ -61,10 +72,12 @@ std::int64_t bytes_on(const Weight<Cpu>& weight) {
 
 template <class Device>
 Tensor<float, Device> vector_on(const Tensor<float>& vector, Staging<Device>& staging) {
+  // Layers may go while their matrices wait.
+  const auto values = std::make_shared<const Tensor<float>>(vector.to<Cpu>());
   Tensor<float, Device> result(vector.shape());
   staging.copy(reinterpret_cast<std::byte*>(result.data()),
-               reinterpret_cast<const std::byte*>(vector.data()),
-               static_cast<std::size_t>(vector.elements()) * sizeof(float));
+               reinterpret_cast<const std::byte*>(values->data()),
+               static_cast<std::size_t>(vector.elements()) * sizeof(float), values);
   return result;
 }
 
@@ -109,7 +122,7 @@ LlamaLayer<Device> layer_on(const LlamaLayer<Cpu>& layer, Staging<Device>& stagi
 /// A copy of `weights` on `Device`, in the types they are stored in; a tied head stays one with the
 /// embedding.
 /// @param progress (bytes so far, of all)
-/// @param read how the bytes of mapped matrices are read, if not where they are mapped
+/// @param read how the bytes of mapped matrices are read, if not where they are mapped: `reads_of`
 /// @throws BackendError before anything is copied when they do not fit into its free memory
 template <class Device>
 LlamaWeights<Device> weights_on(

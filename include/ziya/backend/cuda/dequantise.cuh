@@ -160,25 +160,31 @@ Weight<Device> quantised_on(const Weight<Cpu>& weight, Staging<Device>& staging)
     return std::make_shared<Tensor<std::byte, Cuda>>(Shape{bytes});
   };
   auto memory = make(cuda::bytes_on_gpu(weight.dtype, weight.rows, weight.columns));
+  std::byte* data = memory->data();
+  const auto bytes = static_cast<std::size_t>(weight.bytes());
   if (!cuda::in_panels(weight.dtype)) {
-    staging.copy(memory->data(), weight.data, static_cast<std::size_t>(weight.bytes()));
-  } else {
-    std::byte* stored = staging.scratch(weight.bytes());
-    staging.copy(stored, weight.data, static_cast<std::size_t>(weight.bytes()));
-    staging.flush();
-    const std::int64_t bands = (weight.rows + cuda::panel_rows - 1) / cuda::panel_rows;
-    const std::int64_t count = bands * cuda::panels_in(weight.dtype, weight.columns);
-    cuda::with_panels(weight.dtype, [&](auto block) {
-      using Block = decltype(block);
-      if (count == 0) return;
-      cuda::make_panels<Block>
-          <<<cuda::blocks_for(count * 32, cuda::panel_threads), cuda::panel_threads>>>(
-              memory->data(), reinterpret_cast<const Block*>(stored), weight.rows, weight.columns,
-              count);
-    });
-    cuda::check(cudaGetLastError(), "panels");
+    staging.copy(data, weight.data, bytes, weight.owner);
+  } else if (bytes != 0) {
+    const DType dtype = weight.dtype;
+    const std::int64_t columns = weight.columns, row_bytes = weight.row_bytes();
+    const auto order = [=](const std::byte* stored, std::size_t begin, std::size_t count) {
+      const auto rows = static_cast<std::int64_t>(count) / row_bytes;
+      const auto first = static_cast<std::int64_t>(begin) / row_bytes;
+      const std::int64_t panels =
+          (rows + cuda::panel_rows - 1) / cuda::panel_rows * cuda::panels_in(dtype, columns);
+      cuda::with_panels(dtype, [&](auto block) {
+        using Block = decltype(block);
+        cuda::make_panels<Block>
+            <<<cuda::blocks_for(panels * 32, cuda::panel_threads), cuda::panel_threads>>>(
+                data + cuda::bytes_on_gpu(dtype, first, columns),
+                reinterpret_cast<const Block*>(stored), rows, columns, panels);
+      });
+      cuda::check(cudaGetLastError(), "panels");
+    };
+    staging.copy_in_order(weight.data, bytes,
+                          static_cast<std::size_t>(cuda::panel_rows * row_bytes), order,
+                          weight.owner);
   }
-  const std::byte* data = memory->data();
   return {weight.dtype, weight.rows, weight.columns, data, std::move(memory)};
 }
 

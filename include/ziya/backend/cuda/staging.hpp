@@ -38,8 +38,11 @@ ZIYA_NAMESPACE_BEGIN
 template <>
 class Staging<Cuda> {
  public:
+  /// Enqueues on the default stream what reads `stored`, bytes [begin, begin + bytes) of a source.
+  using Order = std::function<void(const std::byte* stored, std::size_t begin, std::size_t bytes)>;
+
   /// @param progress (bytes read so far), called by the thread that copies
-  /// @param read how the bytes at an address get into memory; called by several threads
+  /// @param read how the bytes at an address get into memory
   explicit Staging(std::function<void(std::int64_t)> progress = {}, StagedRead read = {})
       : progress_(std::move(progress)), read_(std::move(read)) {}
   Staging(const Staging&) = delete;
@@ -55,34 +58,41 @@ class Staging<Cuda> {
     (void)cudaStreamSynchronize(nullptr);
   }
 
-  /// Enqueues the copy, and waits where too much is enqueued. `from` stays as it is until `flush`;
-  /// the bytes arrive before work that the default stream is given after `flush`.
-  void copy(std::byte* to, const std::byte* from, std::size_t bytes) {
+  /// Enqueues the copy, and waits where too much is enqueued. `from` stays as it is until `finish`,
+  /// or as long as it has an `owner`.
+  void copy(std::byte* to, const std::byte* from, std::size_t bytes,
+            std::shared_ptr<const void> owner = {}) {
     if (workers_.empty() && bytes < small_bytes) {
       ziya::copy(Cuda{}, to, Cpu{}, from, bytes);
       done_ += static_cast<std::int64_t>(bytes);
     } else {
-      enqueue(to, from, bytes);
-      wait_until([&] { return pieces_.size() <= most_ahead; });
+      enqueue({to, from, bytes, 0, std::move(owner), nullptr}, piece_bytes);
     }
     if (progress_) progress_(done_);
   }
-  /// Waits until everything has been read and sent.   @throws what reading or sending threw
-  void flush() {
+  /// The same for what is kept in another order: `order`, called by the threads, is given one or
+  /// more `unit`s (bytes) at a time, in memory that is theirs.
+  void copy_in_order(const std::byte* from, std::size_t bytes, std::size_t unit, Order order,
+                     std::shared_ptr<const void> owner = {}) {
+    if ((workers_.empty() && bytes < small_bytes) || unit > piece_bytes) {
+      Tensor<std::byte, Cuda> stored(Shape{static_cast<std::int64_t>(bytes)});
+      ziya::copy(Cuda{}, stored.data(), Cpu{}, from, bytes);
+      order(stored.data(), 0, bytes);
+      check(cudaStreamSynchronize(nullptr));
+      done_ += static_cast<std::int64_t>(bytes);
+    } else {
+      enqueue({nullptr, from, bytes, 0, std::move(owner),
+               std::make_shared<const Order>(std::move(order))},
+              piece_bytes / unit * unit);
+    }
+    if (progress_) progress_(done_);
+  }
+  /// Waits until everything has arrived and is in order.
+  /// @throws what reading threw   @throws BackendError for what failed on the way
+  void finish() {
     wait_until([&] { return waiting_ == 0; });
     if (progress_) progress_(done_);
-  }
-  /// Memory of the GPU that the default stream uses before it is asked for again.
-  std::byte* scratch(std::int64_t bytes) {
-    if (scratch_.empty() || scratch_.elements() < bytes) {
-      scratch_ = {};
-      scratch_ = Tensor<std::byte, Cuda>(Shape{bytes});
-    }
-    return scratch_.data();
-  }
-  /// Waits until everything has arrived.   @throws BackendError for what failed on the way
-  void finish() {
-    flush();
+    if (copies_ != nullptr) check(cudaStreamSynchronize(copies_.get()));
     check(cudaStreamSynchronize(nullptr));
   }
 
@@ -95,56 +105,81 @@ class Staging<Cuda> {
   struct Piece {
     std::byte* to;
     const std::byte* from;
-    std::size_t bytes;
+    std::size_t bytes, begin;            ///< where in its source
+    std::shared_ptr<const void> owner;   ///< of the source
+    std::shared_ptr<const Order> order;  ///< in place of `to`
   };
   struct Destroy {
     void operator()(cudaEvent_t event) const noexcept { (void)cudaEventDestroy(event); }
+    void operator()(cudaStream_t stream) const noexcept { (void)cudaStreamDestroy(stream); }
   };
   using Event = std::unique_ptr<CUevent_st, Destroy>;
+  using Stream = std::unique_ptr<CUstream_st, Destroy>;
 
   /// A thread's two pieces of pinned memory: one is filled while the other crosses the bus.
   class Buffers {
    public:
-    Buffers() : memory_(static_cast<std::byte*>(::operator new(2 * piece_bytes, alignment))) {
+    explicit Buffers(const StagedRead& read)
+        : read_(read),
+          memory_(static_cast<std::byte*>(::operator new(2 * piece_bytes, alignment))) {
+      if (read_.prepare) read_.prepare({memory_.get(), 2 * piece_bytes});
       std::memset(memory_.get(), 0, 2 * piece_bytes);  // every thread makes its own pages
       check(cudaHostRegister(memory_.get(), 2 * piece_bytes, cudaHostRegisterDefault));
       pinned_.reset(memory_.get());
-      for (Event& event : sent_) {
-        cudaEvent_t made = nullptr;
-        check(cudaEventCreateWithFlags(&made, cudaEventDisableTiming));
-        event.reset(made);
-      }
+      for (Event& event : arrived_) event = make_event();
+      for (Event& event : free_) event = make_event();
     }
-    void send(const Piece& piece, const StagedRead& read) {
+    void send(const Piece& piece, cudaStream_t copies) {
       std::byte* pinned = memory_.get() + turn_ * piece_bytes;
-      check(cudaEventSynchronize(sent_[turn_].get()));
-      if (read) {
-        read(piece.from, {pinned, piece.bytes});
+      check(cudaEventSynchronize(free_[turn_].get()));
+      if (read_.fill) {
+        read_.fill(piece.from, {pinned, piece.bytes});
       } else {
         std::memcpy(pinned, piece.from, piece.bytes);
       }
-      check(cudaMemcpyAsync(piece.to, pinned, piece.bytes, cudaMemcpyHostToDevice, nullptr));
-      check(cudaEventRecord(sent_[turn_].get(), nullptr));
+      if (piece.order == nullptr) {
+        send(piece.to, pinned, piece.bytes, copies);
+        check(cudaEventRecord(free_[turn_].get(), copies));
+      } else {
+        if (stored_.empty()) stored_ = Tensor<std::byte, Cuda>(Shape{2 * piece_bytes});
+        std::byte* stored = stored_.data() + turn_ * piece_bytes;
+        send(stored, pinned, piece.bytes, copies);
+        check(cudaEventRecord(arrived_[turn_].get(), copies));
+        check(cudaStreamWaitEvent(nullptr, arrived_[turn_].get()));
+        (*piece.order)(stored, piece.begin, piece.bytes);
+        check(cudaEventRecord(free_[turn_].get(), nullptr));
+      }
       turn_ = 1 - turn_;
     }
     /// Until the last copies have left the memory.
     ~Buffers() {
-      for (const Event& event : sent_) (void)cudaEventSynchronize(event.get());
+      for (const Event& event : free_) (void)cudaEventSynchronize(event.get());
     }
     Buffers(const Buffers&) = delete;
     Buffers& operator=(const Buffers&) = delete;
 
    private:
-    static constexpr std::align_val_t alignment{4096};
+    static constexpr std::align_val_t alignment{std::size_t{2} << 20};
+    static void send(std::byte* to, const std::byte* pinned, std::size_t bytes,
+                     cudaStream_t copies) {
+      check(cudaMemcpyAsync(to, pinned, bytes, cudaMemcpyHostToDevice, copies));
+    }
+    static Event make_event() {
+      cudaEvent_t event = nullptr;
+      check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+      return Event(event);
+    }
     struct Free {
       void operator()(std::byte* memory) const noexcept { ::operator delete(memory, alignment); }
     };
     struct Unpin {
       void operator()(std::byte* memory) const noexcept { (void)cudaHostUnregister(memory); }
     };
+    const StagedRead& read_;
     std::unique_ptr<std::byte, Free> memory_;
     std::unique_ptr<std::byte, Unpin> pinned_;
-    std::array<Event, 2> sent_;
+    Tensor<std::byte, Cuda> stored_;  ///< what is put in order from here
+    std::array<Event, 2> arrived_, free_;
     std::size_t turn_ = 0;
   };
 
@@ -158,17 +193,25 @@ class Staging<Cuda> {
     }
     if (error_ != nullptr) std::rethrow_exception(error_);
   }
-  void enqueue(std::byte* to, const std::byte* from, std::size_t bytes) {
+  /// @param whole of a source   @param most bytes of a piece
+  void enqueue(const Piece& whole, std::size_t most) {
     if (workers_.empty()) {
       check(cudaGetDevice(&device_));
+      cudaStream_t stream = nullptr;
+      check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+      copies_.reset(stream);
       // More buffers than this leave the processor's cache before they have crossed the bus.
       most_workers_ = static_cast<std::size_t>(std::clamp(default_threads() * 3 / 4, 1, 12));
     }
     std::size_t pieces;
     {
       const std::lock_guard lock(mutex_);
-      for (std::size_t begin = 0; begin < bytes; begin += piece_bytes) {
-        pieces_.push_back({to + begin, from + begin, std::min(piece_bytes, bytes - begin)});
+      for (std::size_t begin = 0; begin < whole.bytes; begin += most) {
+        Piece& piece = pieces_.emplace_back(whole);
+        if (piece.to != nullptr) piece.to += begin;
+        piece.from += begin;
+        piece.begin = begin;
+        piece.bytes = std::min(most, whole.bytes - begin);
         ++waiting_;
       }
       pieces = pieces_.size();
@@ -177,23 +220,26 @@ class Staging<Cuda> {
     while (workers_.size() < std::min(most_workers_, pieces)) {
       workers_.emplace_back([this] { work(); });
     }
+    wait_until([&] { return pieces_.size() <= most_ahead; });
   }
   void work() {
     bool holding = false;  // a piece
     try {
       set_current(Cuda{}, device_);
-      Buffers buffers;
+      Buffers buffers(read_);
       std::unique_lock lock(mutex_);
       for (;;) {
         wake_.wait(lock, [&] { return stopping_ || !pieces_.empty(); });
         if (pieces_.empty()) return;
-        const Piece piece = pieces_.front();
-        pieces_.pop_front();
-        if (pieces_.size() == most_ahead) sent_.notify_all();
-        holding = true;
-        lock.unlock();
-        buffers.send(piece, read_);
-        done_ += static_cast<std::int64_t>(piece.bytes);
+        {
+          const Piece piece = std::move(pieces_.front());
+          pieces_.pop_front();
+          if (pieces_.size() == most_ahead) sent_.notify_all();
+          holding = true;
+          lock.unlock();
+          buffers.send(piece, copies_.get());
+          done_ += static_cast<std::int64_t>(piece.bytes);
+        }  // what it owned is given back while others go on
         lock.lock();
         holding = false;
         if (--waiting_ == 0) sent_.notify_all();
@@ -217,7 +263,7 @@ class Staging<Cuda> {
   std::atomic<std::int64_t> done_{0};
   int device_ = 0;
   std::size_t most_workers_ = 0;
-  Tensor<std::byte, Cuda> scratch_;
+  Stream copies_;  ///< beside the default stream, whose kernels would keep it waiting
 
   std::mutex mutex_;
   std::condition_variable wake_;  ///< there are pieces, or there will be none
