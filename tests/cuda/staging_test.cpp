@@ -63,9 +63,10 @@ TEST_CASE("cuda: what is staged in order comes in whole units, and its source ma
     sources.push_back(*source);
     there.emplace_back(Shape{static_cast<std::int64_t>(source->size())});
     std::byte* to = there.back().data();
-    const auto order = [=, &whole](const std::byte* stored, std::size_t begin, std::size_t bytes) {
+    const auto order = [=, &whole](const std::byte* stored, std::size_t begin, std::size_t bytes,
+                                   cudaStream_t stream) {
       if (begin % unit != 0 || bytes % unit != 0 || bytes == 0) whole = false;
-      (void)cudaMemcpyAsync(to + begin, stored, bytes, cudaMemcpyDeviceToDevice, nullptr);
+      (void)cudaMemcpyAsync(to + begin, stored, bytes, cudaMemcpyDeviceToDevice, stream);
     };
     const std::byte* from = source->data();
     const std::size_t bytes = source->size();

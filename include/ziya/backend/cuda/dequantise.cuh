@@ -167,7 +167,8 @@ Weight<Device> quantised_on(const Weight<Cpu>& weight, Staging<Device>& staging)
   } else if (bytes != 0) {
     const DType dtype = weight.dtype;
     const std::int64_t columns = weight.columns, row_bytes = weight.row_bytes();
-    const auto order = [=](const std::byte* stored, std::size_t begin, std::size_t count) {
+    const auto order = [=](const std::byte* stored, std::size_t begin, std::size_t count,
+                           cudaStream_t stream) {
       const auto rows = static_cast<std::int64_t>(count) / row_bytes;
       const auto first = static_cast<std::int64_t>(begin) / row_bytes;
       const std::int64_t panels =
@@ -175,9 +176,9 @@ Weight<Device> quantised_on(const Weight<Cpu>& weight, Staging<Device>& staging)
       cuda::with_panels(dtype, [&](auto block) {
         using Block = decltype(block);
         cuda::make_panels<Block>
-            <<<cuda::blocks_for(panels * 32, cuda::panel_threads), cuda::panel_threads>>>(
-                data + cuda::bytes_on_gpu(dtype, first, columns),
-                reinterpret_cast<const Block*>(stored), rows, columns, panels);
+            <<<cuda::blocks_for(panels * 32, cuda::panel_threads), cuda::panel_threads, 0,
+               stream>>>(data + cuda::bytes_on_gpu(dtype, first, columns),
+                         reinterpret_cast<const Block*>(stored), rows, columns, panels);
       });
       cuda::check(cudaGetLastError(), "panels");
     };

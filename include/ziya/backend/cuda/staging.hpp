@@ -33,13 +33,14 @@
 ZIYA_NAMESPACE_BEGIN
 
 /// Threads read pieces into pinned memory, which is also what reads the disk, and send them on,
-/// each at its own pace, while the caller allocates and kernels of the default stream reorder what
-/// has arrived. Belongs to one thread and to its current GPU.
+/// each at its own pace, while the caller allocates and kernels reorder what has arrived. Belongs
+/// to one thread and to its current GPU.
 template <>
 class Staging<Cuda> {
  public:
-  /// Enqueues on the default stream what reads `stored`, bytes [begin, begin + bytes) of a source.
-  using Order = std::function<void(const std::byte* stored, std::size_t begin, std::size_t bytes)>;
+  /// Enqueues what reads `stored`, bytes [begin, begin + bytes) of a source.
+  using Order = std::function<void(const std::byte* stored, std::size_t begin, std::size_t bytes,
+                                   cudaStream_t)>;
 
   /// @param progress (bytes read so far), called by the thread that copies
   /// @param read how the bytes at an address get into memory
@@ -77,10 +78,15 @@ class Staging<Cuda> {
     if ((workers_.empty() && bytes < small_bytes) || unit > piece_bytes) {
       Tensor<std::byte, Cuda> stored(Shape{static_cast<std::int64_t>(bytes)});
       ziya::copy(Cuda{}, stored.data(), Cpu{}, from, bytes);
-      order(stored.data(), 0, bytes);
+      order(stored.data(), 0, bytes, nullptr);
       check(cudaStreamSynchronize(nullptr));
       done_ += static_cast<std::int64_t>(bytes);
     } else {
+      if (orders_ == nullptr) {
+        cudaStream_t stream = nullptr;
+        check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+        orders_.reset(stream);
+      }
       enqueue({nullptr, from, bytes, 0, std::move(owner),
                std::make_shared<const Order>(std::move(order))},
               piece_bytes / unit * unit);
@@ -92,8 +98,8 @@ class Staging<Cuda> {
   void finish() {
     wait_until([&] { return waiting_ == 0; });
     if (progress_) progress_(done_);
-    if (copies_ != nullptr) check(cudaStreamSynchronize(copies_.get()));
     check(cudaStreamSynchronize(nullptr));
+    if (orders_ != nullptr) check(cudaStreamSynchronize(orders_.get()));
   }
 
  private:
@@ -129,7 +135,8 @@ class Staging<Cuda> {
       for (Event& event : arrived_) event = make_event();
       for (Event& event : free_) event = make_event();
     }
-    void send(const Piece& piece, cudaStream_t copies) {
+    /// @param orders the stream of what puts pieces in order
+    void send(const Piece& piece, cudaStream_t orders) {
       std::byte* pinned = memory_.get() + turn_ * piece_bytes;
       check(cudaEventSynchronize(free_[turn_].get()));
       if (read_.fill) {
@@ -138,16 +145,16 @@ class Staging<Cuda> {
         std::memcpy(pinned, piece.from, piece.bytes);
       }
       if (piece.order == nullptr) {
-        send(piece.to, pinned, piece.bytes, copies);
-        check(cudaEventRecord(free_[turn_].get(), copies));
+        send(piece.to, pinned, piece.bytes);
+        check(cudaEventRecord(free_[turn_].get(), nullptr));
       } else {
         if (stored_.empty()) stored_ = Tensor<std::byte, Cuda>(Shape{2 * piece_bytes});
         std::byte* stored = stored_.data() + turn_ * piece_bytes;
-        send(stored, pinned, piece.bytes, copies);
-        check(cudaEventRecord(arrived_[turn_].get(), copies));
-        check(cudaStreamWaitEvent(nullptr, arrived_[turn_].get()));
-        (*piece.order)(stored, piece.begin, piece.bytes);
-        check(cudaEventRecord(free_[turn_].get(), nullptr));
+        send(stored, pinned, piece.bytes);
+        check(cudaEventRecord(arrived_[turn_].get(), nullptr));
+        check(cudaStreamWaitEvent(orders, arrived_[turn_].get()));
+        (*piece.order)(stored, piece.begin, piece.bytes, orders);
+        check(cudaEventRecord(free_[turn_].get(), orders));
       }
       turn_ = 1 - turn_;
     }
@@ -160,9 +167,8 @@ class Staging<Cuda> {
 
    private:
     static constexpr std::align_val_t alignment{std::size_t{2} << 20};
-    static void send(std::byte* to, const std::byte* pinned, std::size_t bytes,
-                     cudaStream_t copies) {
-      check(cudaMemcpyAsync(to, pinned, bytes, cudaMemcpyHostToDevice, copies));
+    static void send(std::byte* to, const std::byte* pinned, std::size_t bytes) {
+      check(cudaMemcpyAsync(to, pinned, bytes, cudaMemcpyHostToDevice, nullptr));
     }
     static Event make_event() {
       cudaEvent_t event = nullptr;
@@ -197,11 +203,8 @@ class Staging<Cuda> {
   void enqueue(const Piece& whole, std::size_t most) {
     if (workers_.empty()) {
       check(cudaGetDevice(&device_));
-      cudaStream_t stream = nullptr;
-      check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-      copies_.reset(stream);
       // More buffers than this leave the processor's cache before they have crossed the bus.
-      most_workers_ = static_cast<std::size_t>(std::clamp(default_threads() * 3 / 4, 1, 12));
+      most_workers_ = static_cast<std::size_t>(std::clamp(default_threads() * 5 / 8, 1, 10));
     }
     std::size_t pieces;
     {
@@ -237,7 +240,7 @@ class Staging<Cuda> {
           if (pieces_.size() == most_ahead) sent_.notify_all();
           holding = true;
           lock.unlock();
-          buffers.send(piece, copies_.get());
+          buffers.send(piece, piece.order == nullptr ? nullptr : orders_.get());
           done_ += static_cast<std::int64_t>(piece.bytes);
         }  // what it owned is given back while others go on
         lock.lock();
@@ -263,7 +266,7 @@ class Staging<Cuda> {
   std::atomic<std::int64_t> done_{0};
   int device_ = 0;
   std::size_t most_workers_ = 0;
-  Stream copies_;  ///< beside the default stream, whose kernels would keep it waiting
+  Stream orders_;  ///< beside the default stream, in which copies would wait for its kernels
 
   std::mutex mutex_;
   std::condition_variable wake_;  ///< there are pieces, or there will be none
