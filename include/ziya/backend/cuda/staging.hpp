@@ -204,7 +204,7 @@ class Staging<Cuda> {
     if (workers_.empty()) {
       check(cudaGetDevice(&device_));
       // More buffers than this leave the processor's cache before they have crossed the bus.
-      most_workers_ = static_cast<std::size_t>(std::clamp(default_threads() * 5 / 8, 1, 10));
+      most_workers_ = static_cast<std::size_t>(std::clamp(default_threads() * 3 / 4, 1, 12));
     }
     std::size_t pieces;
     {
