@@ -14,8 +14,8 @@
 ZIYA_NAMESPACE_BEGIN
 namespace backend {
 
-/// A copy of quantised `weight` on the current GPU, in panels where its type is held in panels, for
-/// work of the default stream and what waits for it.
+/// A copy of quantised `weight` on the current GPU, in panels, for work of the default stream and
+/// what waits for it.
 template <class Device>
 Weight<Device> quantised_on(const Weight<Cpu>& weight, Staging<Device>& staging);
 
