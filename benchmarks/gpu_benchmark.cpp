@@ -395,7 +395,9 @@ int main(int count, char** arguments) {
         for (const int sequences : {8, 32, 64}) batch(model, ctx, most, sequences);
       }
     }
-    for (const DType dtype : {DType::q8_0, DType::q4_0, DType::q4_k, DType::q5_k, DType::q6_k}) {
+    for (const DType dtype :
+         {DType::q8_0, DType::q4_0, DType::q4_1, DType::q5_0, DType::q5_1, DType::iq4_nl,
+          DType::q2_k, DType::q3_k, DType::q4_k, DType::q5_k, DType::q6_k}) {
       if (!wanted("quantised") && !wanted(name(dtype))) continue;
       const auto begin = Clock::now();
       const auto model = gpu_random_model::make<CudaHalfConfig>(shape_13b(), dtype);

@@ -13,7 +13,9 @@ macro(ziya_add_cuda include_directory)
   endif()
   enable_language(CUDA)
   find_package(CUDAToolkit 12.3 REQUIRED)
-  add_library(ziya_cuda STATIC ${include_directory}/ziya/backend/cuda/instances.cu
+  add_library(ziya_cuda STATIC ${include_directory}/ziya/backend/cuda/instances_f16.cu
+                               ${include_directory}/ziya/backend/cuda/instances_bf16.cu
+                               ${include_directory}/ziya/backend/cuda/instances.cu
                                ${include_directory}/ziya/instances.cpp)
   add_library(ziya::cuda ALIAS ziya_cuda)
   # The switch changes the library's ABI namespace: it must be the same in a whole program.

@@ -149,8 +149,8 @@ void check_products(Context<Cuda>& ctx, DType dtype, const Case& c) {
 TEST_CASE("cuda: products with quantised weights, plain, added, many, gated", "[cuda][small]") {
   // One to a few tokens, several operands of eight, several passes, and the library's products.
   constexpr std::array cases{Case{1, 1, 8}, Case{1, 40, 33}, Case{2, 5, 16}, Case{3, 8, 40},
-                             Case{4, 11, 16}, Case{8, 3, 17}, Case{9, 4, 48}, Case{33, 2, 7},
-                             Case{70, 2, 24},
+                             Case{4, 11, 16}, Case{5, 6, 19}, Case{8, 3, 17}, Case{9, 4, 48},
+                             Case{16, 5, 23}, Case{33, 2, 7}, Case{64, 3, 21}, Case{70, 2, 24},
                              // The columns in several parts, several parts of rows and tokens.
                              Case{12, 24, 40}, Case{20, 24, 40}, Case{130, 2, 270}};
   on_gpu([&]<class T>(Context<Cuda>& ctx, T) {
@@ -164,7 +164,8 @@ TEST_CASE("cuda: products with quantised weights, plain, added, many, gated", "[
 TEST_CASE("cuda: products with quantised weights, few of them", "[cuda][small][race]") {
   if (!gpu()) return;
   Context<Cuda> ctx;
-  for (const DType dtype : {DType::q4_0, DType::q5_1, DType::q4_k, DType::q6_k}) {
+  for (const DType dtype :
+       {DType::q4_0, DType::q5_1, DType::q2_k, DType::q3_k, DType::q4_k, DType::q6_k}) {
     check_products<Half>(ctx, dtype, {2, 2, 24});
     check_products<Half>(ctx, dtype, {6, 2, 24});
     check_products<Half>(ctx, dtype, {6, 24, 24});
@@ -181,15 +182,16 @@ TEST_CASE("cuda: rows that are too wide to be kept beside the weights", "[cuda][
   check_products<float>(ctx, DType::q4_k, {2, 128, 16});
 }
 
-TEST_CASE("cuda: products of nine and more tokens give the same bits in every run", "[cuda]") {
+TEST_CASE("cuda: products give the same bits in every run", "[cuda]") {
   if (!gpu()) return;
   Context<Cuda> ctx;
-  // Every size of a tile of tokens, whole and not; the columns of the weight in several parts,
-  // whose blocks end in another order in every run.
+  // Few tokens, then every size of a tile of tokens, whole and not; the columns of the weight in
+  // several parts, whose blocks end in another order in every run.
   constexpr std::int64_t out = 640, columns = 5120;
-  for (const DType dtype : {DType::q4_0, DType::q8_0, DType::q4_k, DType::q5_k, DType::q6_k}) {
+  for (const DType dtype : quantised_types()) {
     const auto on_device = ziya::weight_on<Cuda>(quantised(dtype, out, columns, 2).weight);
-    for (const std::int64_t tokens : {9, 16, 17, 64, 65, 128, 200, 384, 512, 768}) {
+    for (const std::int64_t tokens :
+         {1, 2, 4, 5, 8, 9, 16, 17, 33, 64, 65, 128, 200, 384, 512, 768}) {
       INFO(name(dtype) << " " << tokens);
       auto values = random_values(tokens * columns, 1);
       const auto x = on<Half, Cuda>(values, {tokens, columns});

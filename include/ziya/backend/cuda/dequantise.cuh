@@ -90,21 +90,6 @@ ZIYA_KERNEL void read_panels(T* y, std::int64_t y_stride, bool aligned, const st
   }
 }
 
-/// The same of blocks as they lie in files, a thread per element.
-template <class T, class Block>
-ZIYA_KERNEL void read_blocks(T* y, std::int64_t y_stride, const Block* from, std::int64_t columns,
-                             const std::int32_t* ids) {
-  constexpr int elements = sizeof(Block) > 64 ? 256 : 32;
-  release_next();
-  wait_for_previous();
-  const std::int64_t row = ids == nullptr ? std::int64_t{blockIdx.x} : ids[blockIdx.x];
-  const Block* blocks = from + row * (columns / elements);
-  T* to = y + std::int64_t{blockIdx.x} * y_stride;
-  for (std::int64_t j = threadIdx.x; j < columns; j += blockDim.x) {
-    to[j] = narrow<T>(value_of(blocks[j / elements], static_cast<int>(j % elements)));
-  }
-}
-
 /// The same of plain numbers, all rows.
 template <class T, class W>
 ZIYA_KERNEL void convert_rows(T* y, std::int64_t y_stride, const W* from, std::int64_t columns) {
@@ -119,15 +104,6 @@ ZIYA_KERNEL void convert_rows(T* y, std::int64_t y_stride, const W* from, std::i
 template <class T>
 ZIYA_HIDDEN void read_quantised(Context<Cuda>& ctx, View<T, Cuda> y, const Weight<Cuda>& w,
                                 const std::int32_t* ids) {
-  const auto run = [&](auto block) {
-    using Block = decltype(block);
-    launch(ctx, "dequantise", read_blocks<T, Block>, dim3(static_cast<unsigned>(y.rows())),
-           dim3(panel_threads), 0, y.data(), y.row_stride(), reinterpret_cast<const Block*>(w.data),
-           w.columns, ids);
-  };
-  if (w.dtype == DType::q2_k) return run(blocks::Q2_K{});
-  if (w.dtype == DType::q3_k) return run(blocks::Q3_K{});
-  if (w.dtype == DType::iq4_nl) return run(blocks::IQ4_NL{});
   with_panels(w.dtype, [&](auto block) {
     using Block = decltype(block);
     const dim3 grid(
@@ -161,28 +137,25 @@ Weight<Device> quantised_on(const Weight<Cpu>& weight, Staging<Device>& staging)
   };
   auto memory = make(cuda::bytes_on_gpu(weight.dtype, weight.rows, weight.columns));
   std::byte* data = memory->data();
-  const auto bytes = static_cast<std::size_t>(weight.bytes());
-  if (!cuda::in_panels(weight.dtype)) {
-    staging.copy(data, weight.data, bytes, weight.owner);
-  } else if (bytes != 0) {
-    const DType dtype = weight.dtype;
-    const std::int64_t columns = weight.columns, row_bytes = weight.row_bytes();
-    const auto order = [=](const std::byte* stored, std::size_t begin, std::size_t count,
-                           cudaStream_t stream) {
-      const auto rows = static_cast<std::int64_t>(count) / row_bytes;
-      const auto first = static_cast<std::int64_t>(begin) / row_bytes;
-      const std::int64_t panels =
-          (rows + cuda::panel_rows - 1) / cuda::panel_rows * cuda::panels_in(dtype, columns);
-      cuda::with_panels(dtype, [&](auto block) {
-        using Block = decltype(block);
-        cuda::make_panels<Block>
-            <<<cuda::blocks_for(panels * 32, cuda::panel_threads), cuda::panel_threads, 0,
-               stream>>>(data + cuda::bytes_on_gpu(dtype, first, columns),
-                         reinterpret_cast<const Block*>(stored), rows, columns, panels);
-      });
-      cuda::check(cudaGetLastError(), "panels");
-    };
-    staging.copy_in_order(weight.data, bytes,
+  const DType dtype = weight.dtype;
+  const std::int64_t columns = weight.columns, row_bytes = weight.row_bytes();
+  const auto order = [=](const std::byte* stored, std::size_t begin, std::size_t count,
+                         cudaStream_t stream) {
+    const auto rows = static_cast<std::int64_t>(count) / row_bytes;
+    const auto first = static_cast<std::int64_t>(begin) / row_bytes;
+    const std::int64_t panels =
+        (rows + cuda::panel_rows - 1) / cuda::panel_rows * cuda::panels_in(dtype, columns);
+    cuda::with_panels(dtype, [&](auto block) {
+      using Block = decltype(block);
+      cuda::make_panels<Block>
+          <<<cuda::blocks_for(panels * 32, cuda::panel_threads), cuda::panel_threads, 0, stream>>>(
+              data + cuda::bytes_on_gpu(dtype, first, columns),
+              reinterpret_cast<const Block*>(stored), rows, columns, panels);
+    });
+    cuda::check(cudaGetLastError(), "panels");
+  };
+  if (weight.bytes() != 0) {
+    staging.copy_in_order(weight.data, static_cast<std::size_t>(weight.bytes()),
                           static_cast<std::size_t>(cuda::panel_rows * row_bytes), order,
                           weight.owner);
   }

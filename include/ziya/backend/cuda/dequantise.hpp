@@ -14,8 +14,7 @@
 ZIYA_NAMESPACE_BEGIN
 namespace backend {
 
-/// A copy of quantised `weight` on the current GPU, in panels where its type is held in panels; there
-/// when `staging` has finished.
+/// A copy of quantised `weight` on the current GPU, in panels; there when `staging` has finished.
 template <class Device>
 Weight<Device> quantised_on(const Weight<Cpu>& weight, Staging<Device>& staging);
 

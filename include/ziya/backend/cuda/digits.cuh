@@ -27,10 +27,11 @@ class Digits {
       joined ? 1 : 2;  ///< numbers of a lane per row: its tokens or digits
   static constexpr int units = 4 * Form::groups;  ///< lanes that a panel occupies
   static constexpr int chunk = 8 * Form::groups;  ///< bytes of a column for one t
+  static constexpr int sums_per_panel = Form::steps * Form::groups;
 
   /// Shared memory for `panels` panels.
   __host__ __device__ static int bytes(int panels, int tokens) {
-    const int sums = Form::minimum ? tokens * (joined ? 1 : slots) * Form::groups * 4 : 0;
+    const int sums = Form::minimum ? tokens * (joined ? 1 : slots) * sums_per_panel * 4 : 0;
     return panels * (4 * slots * tokens * chunk + sums + tokens * 4);
   }
   __device__ Digits(std::byte* memory, int panels, int tokens)
@@ -75,9 +76,10 @@ class Digits {
   __device__ uint4 operand(int panel, int pair) const {
     return *reinterpret_cast<const uint4*>(operands_ + place(panel, own_, pair));
   }
-  /// Σ n of a group: as an integer where scales are, else 2^below Σ n as a float.
-  __device__ std::uint32_t sum(int panel, int group, int value) const {
-    return sums_[(panel * sum_slots_ + own_sum_[value]) * Form::groups + group];
+  /// Σ n of the columns of a minimum, of which a panel has `sums_per_panel`: as an integer where
+  /// scales are, else 2^below Σ n as a float.
+  __device__ std::uint32_t sum(int panel, int index, int value) const {
+    return sums_[(panel * sum_slots_ + own_sum_[value]) * sums_per_panel + index];
   }
   /// What turns integers of a panel into numbers, of the lane's token.
   __device__ float scale(int panel) const { return scales_[panel * tokens_ + own_token_]; }
@@ -124,7 +126,7 @@ class Digits {
     const int panel = unit / units, group = unit / 4 % Form::groups, t = unit % 4;
     const bool present = unit < end;
     std::uint32_t words[slots][2] = {};
-    int sums[digits] = {};
+    int sums[Form::steps][digits] = {};
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
 #pragma unroll
@@ -134,7 +136,7 @@ class Digits {
         for (int digit = digits - 1; digit >= 0; --digit) {
           const int value = digit == 0 ? rest : static_cast<std::int8_t>(rest);
           words[digit][k] |= (static_cast<std::uint32_t>(value) & 255u) << (8 * i);
-          sums[digit] += value;
+          sums[Form::element_of(k, i) / 4 % Form::steps][digit] += value;
           rest = (rest - value) >> 8;
         }
       }
@@ -148,18 +150,20 @@ class Digits {
       }
     }
     if constexpr (Form::minimum) {
-      if constexpr (joined) sums[0] = 256 * sums[0] + sums[1];
 #pragma unroll
-      for (int i = 0; i < (joined ? 1 : digits); ++i) {
-        sums[i] += __shfl_xor_sync(~0u, sums[i], 1);
-        sums[i] += __shfl_xor_sync(~0u, sums[i], 2);
-      }
-      if (t == 0 && present) {
+      for (int step = 0; step < Form::steps; ++step) {
+        if constexpr (joined) sums[step][0] = 256 * sums[step][0] + sums[step][1];
+#pragma unroll
+        for (int i = 0; i < (joined ? 1 : digits); ++i) {
+          sums[step][i] += __shfl_xor_sync(~0u, sums[step][i], 1);
+          sums[step][i] += __shfl_xor_sync(~0u, sums[step][i], 2);
+        }
+        if (t > 0 || !present) continue;
 #pragma unroll
         for (int i = 0; i < (joined ? 1 : slots); ++i) {
-          const int sum = i < digits ? sums[i < digits ? i : 0] : 0;
+          const int sum = i < digits ? sums[step][i < digits ? i : 0] : 0;
           const int slot = joined ? token : slots * token + i;
-          sums_[(panel * sum_slots_ + slot) * Form::groups + group] =
+          sums_[(panel * sum_slots_ + slot) * sums_per_panel + Form::steps * group + step] =
               Form::Scales::integers
                   ? static_cast<std::uint32_t>(sum)
                   : __float_as_uint(static_cast<float>(sum) * static_cast<float>(1 << Form::below));

@@ -57,7 +57,7 @@ constexpr std::int64_t panel_token_limit(DType dtype) {
 template <class T>
 ZIYA_HIDDEN bool panels_take(const Context<Cuda>& ctx, View<const T, Cuda> x,
                              std::span<const Weight<Cuda>* const> ws) {
-  if (!in_panels(ws[0]->dtype)) return false;
+  if (!is_quantised(ws[0]->dtype)) return false;
   for (const Weight<Cuda>* w : ws) {
     if (w->dtype != ws[0]->dtype) return false;
   }

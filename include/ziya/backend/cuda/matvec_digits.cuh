@@ -23,7 +23,7 @@ __device__ inline void add_panel(float (&sums)[2][Digits<T, Block>::values], con
                                  const Digits<T, Block>& x, int panel) {
   using Form = Panel<Block>;
   using X = Digits<T, Block>;
-  constexpr int values = X::values, steps = Form::run == 8 ? 1 : 2;
+  constexpr int values = X::values, steps = Form::steps;
   constexpr bool integers = Form::Scales::integers;
   float panel_sums[2][values] = {};
   int scaled[2][2] = {}, minima[2][values] = {};
@@ -62,15 +62,16 @@ __device__ inline void add_panel(float (&sums)[2][Digits<T, Block>::values], con
       }
       if constexpr (Form::minimum) {
 #pragma unroll
-        for (int i = 0; i < values; ++i) {
-          const std::uint32_t sum = x.sum(panel, group, i);
+        for (int n = 0; n < steps * values; ++n) {
+          const int i = n / steps, step = n % steps;
+          const std::uint32_t sum = x.sum(panel, steps * group + step, i);
 #pragma unroll
           for (int r = 0; r < 2; ++r) {
             if constexpr (integers) {
-              minima[r][i] += w.scales.integer_min(r, group) * static_cast<int>(sum);
+              minima[r][i] += w.scales.integer_min(r, 2 * group + step) * static_cast<int>(sum);
             } else {
               panel_sums[r][i] =
-                  fmaf(-w.scales.min(r, group), __uint_as_float(sum), panel_sums[r][i]);
+                  fmaf(-w.scales.min(r, 2 * group), __uint_as_float(sum), panel_sums[r][i]);
             }
           }
         }

@@ -126,26 +126,27 @@ ZIYA_KERNEL void __launch_bounds__(32 * panel_warps)
             for (int step = 0; step < 2; ++step) {
               const unsigned w[4] = {rows[0][2 * step], rows[1][2 * step], rows[0][2 * step + 1],
                                      rows[1][2 * step + 1]};
-              if (step == 0 || Form::run == 4) {
+              if (step == 0 || Form::steps == 2) {
                 multiply_first<N>(c, w, operand[s][2 * step], operand[s][2 * step + 1]);
               } else {
                 multiply<N>(c, w, operand[s][2 * step], operand[s][2 * step + 1]);
               }
-              if (step == 0 && Form::run == 8) continue;  // both steps share their scales
+              if (step == 0 && Form::steps == 1) continue;  // both steps share their scales
 #pragma unroll
               for (int i = 0; i < 4; ++i) {
                 sums[s][i] = fmaf(now.scales.scale(i / 2, 2 * group + step), c[i], sums[s][i]);
               }
-            }
-            if constexpr (Form::minimum) {
-              constexpr unsigned one = std::is_same_v<N, Half> ? 0x3c003c00u : 0x3f803f80u;
-              const unsigned ones[4] = {one, one, one, one};
-              float x_sums[4];
-              multiply_first<N>(x_sums, ones, operand[s][0], operand[s][1]);
-              multiply<N>(x_sums, ones, operand[s][2], operand[s][3]);
+              if constexpr (Form::minimum) {
+                constexpr unsigned one = std::is_same_v<N, Half> ? 0x3c003c00u : 0x3f803f80u;
+                const unsigned ones[4] = {one, one, one, one};
+                float x_sums[4];
+                multiply_first<N>(x_sums, ones, operand[s][2 * step], operand[s][2 * step + 1]);
+                if (Form::steps == 1) multiply<N>(x_sums, ones, operand[s][0], operand[s][1]);
 #pragma unroll
-              for (int i = 0; i < 4; ++i) {
-                sums[s][i] = fmaf(-now.scales.min(i / 2, group), x_sums[i], sums[s][i]);
+                for (int i = 0; i < 4; ++i) {
+                  sums[s][i] =
+                      fmaf(-now.scales.min(i / 2, 2 * group + step), x_sums[i], sums[s][i]);
+                }
               }
             }
           }

@@ -14,12 +14,14 @@
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
-/// w = scale · (q − offset) − min, q of 4 or 8 low bits and some high ones; `run`: adjacent columns
-/// that one lane has.
-template <int LowBits, int HighBits, int Offset, bool Minimum, int Run, class ScalesType>
+/// w = scale · (q − offset) − min, q of 2, 4 or 8 low bits and some high ones, or a byte with a
+/// sign that q names in a table; `run`: adjacent columns that one lane has, 4 where scales and
+/// minima belong to 16 columns.
+template <int LowBits, int HighBits, int Offset, bool Minimum, int Run, class ScalesType,
+          bool Table = false>
 struct PanelFormat {
   static constexpr int low_bits = LowBits, high_bits = HighBits, offset = Offset, run = Run;
-  static constexpr bool minimum = Minimum;
+  static constexpr bool minimum = Minimum, table = Table;
   using Scales = ScalesType;
 };
 template <class Block>
@@ -35,13 +37,19 @@ struct FormatOf<blocks::Q5_1> : PanelFormat<4, 1, 0, true, 8, HalfPairScales> {}
 template <>
 struct FormatOf<blocks::Q8_0> : PanelFormat<8, 0, 128, false, 8, HalfScales> {};
 template <>
-struct FormatOf<blocks::Q4_K> : PanelFormat<4, 0, 0, true, 8, SixBitScales> {};
+struct FormatOf<blocks::IQ4_NL> : PanelFormat<4, 0, 128, false, 8, HalfScales, true> {};
 template <>
-struct FormatOf<blocks::Q5_K> : PanelFormat<4, 1, 0, true, 8, SixBitScales> {};
+struct FormatOf<blocks::Q2_K> : PanelFormat<2, 0, 0, true, 4, FourBitScales> {};
+template <>
+struct FormatOf<blocks::Q3_K> : PanelFormat<2, 1, 4, false, 4, SixBitScales> {};
+template <>
+struct FormatOf<blocks::Q4_K> : PanelFormat<4, 0, 0, true, 8, SixBitPairScales> {};
+template <>
+struct FormatOf<blocks::Q5_K> : PanelFormat<4, 1, 0, true, 8, SixBitPairScales> {};
 template <>
 struct FormatOf<blocks::Q6_K> : PanelFormat<4, 2, 32, false, 4, ByteScales> {};
 
-/// f(Block{}) for the types in panels.
+/// f(Block{}) of a quantised type.
 template <class F>
 ZIYA_HIDDEN void with_panels(DType dtype, F&& f) {
   switch (dtype) {
@@ -55,6 +63,12 @@ ZIYA_HIDDEN void with_panels(DType dtype, F&& f) {
       return f(blocks::Q5_1{});
     case DType::q8_0:
       return f(blocks::Q8_0{});
+    case DType::iq4_nl:
+      return f(blocks::IQ4_NL{});
+    case DType::q2_k:
+      return f(blocks::Q2_K{});
+    case DType::q3_k:
+      return f(blocks::Q3_K{});
     case DType::q4_k:
       return f(blocks::Q4_K{});
     case DType::q5_k:
@@ -69,11 +83,13 @@ ZIYA_HIDDEN void with_panels(DType dtype, F&& f) {
 template <class Block>
 struct Panel : FormatOf<Block> {
   using Format = FormatOf<Block>;
-  using Format::high_bits, Format::low_bits, Format::minimum, Format::offset, Format::run;
+  using Format::high_bits, Format::low_bits, Format::minimum, Format::offset, Format::run,
+      Format::table;
   using Scales = typename Format::Scales;
   static constexpr bool super = sizeof(Block) > 64;
   static constexpr int elements = super ? 256 : 32, columns = super ? 256 : 128;
   static constexpr int groups = columns / 32, blocks = columns / elements;
+  static constexpr int steps = run == 8 ? 1 : 2;       // scales of a group and row
   static constexpr int words = groups * low_bits / 4;  // per row and lane
   static constexpr int high_words = groups * high_bits / 4;
   static constexpr int high_at = 256 * words, scales_at = high_at + 256 * high_words;
@@ -107,7 +123,7 @@ struct Panel : FormatOf<Block> {
   }
   /// What depends on loaded values and is needed once.
   __device__ void open() {
-    if constexpr (super && minimum) scales.open();
+    if constexpr (requires { scales.open(); }) scales.open();
   }
 
   /// Pairs of q − offset of elements (0, 1), (2, 3), (4, 5), (6, 7), exact in T.
@@ -119,12 +135,19 @@ struct Panel : FormatOf<Block> {
         const int index = r * words + 2 * group + i;
         bytes_to<T>(out[2 * i], out[2 * i + 1], low[index / 4].at[index % 4]);
       }
+    } else if constexpr (table) {
+      std::uint32_t even_odd[2];
+      integers(even_odd, r, group);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        bytes_to<T>(out[2 * i], out[2 * i + 1],
+                    __byte_perm(even_odd[0], even_odd[1], i == 0 ? 0x5140 : 0x7362) ^ 0x80808080u);
+      }
     } else {
-      const int index = r * words + group;
-      const std::uint32_t word = low[index / 4].at[index % 4];
+      const std::uint32_t word = low_word(r, group);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        if constexpr (high_bits == 0 && std::is_same_v<T, Half>) {
+        if constexpr (low_bits == 4 && high_bits == 0 && std::is_same_v<T, Half>) {
           // 1024 + q, or 1024 + 16 q: no shift for half of them.
           const std::uint32_t shifted = j < 2 ? word : word >> 8;
           if (j % 2 == 0) {
@@ -134,12 +157,13 @@ struct Panel : FormatOf<Block> {
           }
         } else {
           constexpr std::uint32_t one = std::is_same_v<T, Half> ? 0x6400u : 0x4300u;
-          std::uint32_t q = and_or(word >> (4 * j), 0x000f000fu, one * 0x00010001u);
+          const int byte = j / 2 * 8;
+          std::uint32_t q = and_or(word >> (place(low_bits, group, j % 2) + byte),
+                                   ones(low_bits) * 0x00010001u, one * 0x00010001u);
           if constexpr (high_bits > 0) {
-            constexpr int per_word = 4 / high_bits, mask = (1 << high_bits) - 1;
-            const int at = (group % per_word * 4 + j) * high_bits;  // of the pair's first
-            const std::uint32_t bits = high[r * high_words + group / per_word];
-            q = and_or(at < 4 ? bits << (4 - at) : bits >> (at - 4), mask * 0x00100010u, q);
+            q = and_or(
+                shifted(high_word(r, group), low_bits - place(high_bits, group, j % 2) - byte),
+                (ones(high_bits) << low_bits) * 0x00010001u, q);
           }
           out[j] = minus<T>(q, one + offset);
         }
@@ -154,10 +178,10 @@ struct Panel : FormatOf<Block> {
     for (int r = 0; r < 2; ++r) {
       std::uint32_t pairs[4];
       unpack<Half>(pairs, r, group);
-      const float min = minimum ? -scales.min(r, group) : 0.0f;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const float scale = scales.scale(r, 2 * group + (run == 8 ? 0 : j / 2));
+        const int step = 2 * group + (steps == 1 ? 0 : j / 2);
+        const float scale = scales.scale(r, step), min = minimum ? -scales.min(r, step) : 0.0f;
         const __half2 q = as<__half2>(pairs[j]);
         __half2 w;
         if constexpr (super && minimum) {  // 16 bits do not hold the scale
@@ -174,33 +198,40 @@ struct Panel : FormatOf<Block> {
   }
 
   /// Bits of a byte below an integer that `integers` gives.
-  static constexpr int below = 8 - low_bits - high_bits;
+  static constexpr int below = table ? 0 : 8 - low_bits - high_bits;
   /// The element in byte `i` of word k of `integers`.
   __device__ static constexpr int element_of(int k, int i) {
     if (low_bits == 8) return 4 * k + i;
+    if (table) return 2 * i + k;
     return (2 * i + k) % 4 * 2 + (2 * i + k) / 4;
   }
-  /// (q − offset) 2^below, with a sign where there is an offset: it is half of what q can be.
+  /// (q − offset) 2^below, with a sign where there is an offset: it is half of what q can be. Or
+  /// the table's numbers.
   __device__ void integers(std::uint32_t (&out)[2], int r, int group) const {
     constexpr std::uint32_t sign = offset > 0 ? 0x80808080u : 0u;
     if constexpr (low_bits == 8) {
       const int index = r * words + 2 * group;
 #pragma unroll
       for (int k = 0; k < 2; ++k) out[k] = low[(index + k) / 4].at[(index + k) % 4] ^ sign;
-    } else {
-      const int index = r * words + group;
-      const std::uint32_t word = low[index / 4].at[index % 4];
-      constexpr std::uint32_t mask = (15u << below) * 0x01010101u;
+    } else if constexpr (table) {
+      // Four bits choose one of eight bytes twice, and then which of the two.
+      const std::uint32_t word = low_word(r, group), index = word & 0x77777777u,
+                          choice = and_or(word >> 1, 0x44444444u, 0x32103210u);
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
-        out[k] = and_xor(shifted(word, below - 4 * k), mask, sign);
+        const std::uint32_t negative = __byte_perm(0xbfad9881u, 0xf6eaddcfu, index >> (16 * k));
+        const std::uint32_t positive = __byte_perm(0x26190d01u, 0x71594535u, index >> (16 * k));
+        out[k] = __byte_perm(negative, positive, choice >> (16 * k));
+      }
+    } else {
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        out[k] = and_xor(shifted(low_word(r, group), below - place(low_bits, group, k)),
+                         (ones(low_bits) << below) * 0x01010101u, sign);
         if constexpr (high_bits > 0) {
-          constexpr std::uint32_t top = ((1u << high_bits) - 1) << (8 - high_bits);
-          constexpr int per_word = 4 / high_bits;
-          const std::uint32_t bits = high[r * high_words + group / per_word];
-          const int at = (group % per_word * 4 + k) * high_bits;  // of the first byte's field
-          out[k] = and_xor(shifted(bits, 8 - high_bits - at), top * 0x00010001u, out[k]);
-          out[k] = and_xor(shifted(bits, 16 - 3 * high_bits - at), top * 0x01000100u, out[k]);
+          constexpr int at = 8 - high_bits;
+          out[k] = and_xor(shifted(high_word(r, group), at - place(high_bits, group, k)),
+                           (ones(high_bits) << at) * 0x01010101u, out[k]);
         }
       }
     }
@@ -210,11 +241,11 @@ struct Panel : FormatOf<Block> {
   __device__ void values(float (&out)[8], int r, int group) const {
     std::uint32_t pairs[4];
     unpack<BFloat16>(pairs, r, group);
-    const float min = minimum ? scales.min(r, group) : 0.0f;
 #pragma unroll
     for (int e = 0; e < 8; ++e) {
       const std::uint32_t bits = e % 2 == 0 ? pairs[e / 2] << 16 : pairs[e / 2] & 0xffff0000u;
-      const float scale = scales.scale(r, 2 * group + (run == 8 ? 0 : e / 4));
+      const int step = 2 * group + (steps == 1 ? 0 : e / 4);
+      const float scale = scales.scale(r, step), min = minimum ? scales.min(r, step) : 0.0f;
       out[e] = fmaf(__uint_as_float(bits), scale, -min);
     }
   }
@@ -229,16 +260,16 @@ struct Panel : FormatOf<Block> {
         for (int e = 0; e < 8; ++e) {
           const int in_block = column(group, lane % 4, e) % elements;
           const auto q = static_cast<std::uint32_t>(b == nullptr ? offset : quant_of(*b, in_block));
-          const int half = e % 2 * 16;
+          const int byte = e % 2 * 16 + e / 4 * 8;
           if constexpr (low_bits == 8) {
             low_words[r * words + 2 * group + e / 4] |= q << (e % 4 * 8);
           } else {
-            low_words[r * words + group] |= (q & 15u) << (4 * (e / 2) + half);
+            low_words[r * words + group * low_bits / 4] |=
+                (q & ones(low_bits)) << (place(low_bits, group, e / 2 % 2) + byte);
           }
           if constexpr (high_bits > 0) {
-            constexpr int per_word = 4 / high_bits;
-            high_bits_of[r * high_words + group / per_word] |=
-                (q >> 4) << ((group % per_word * 4 + e / 2) * high_bits + half);
+            high_bits_of[r * high_words + group * high_bits / 4] |=
+                (q >> low_bits) << (place(high_bits, group, e / 2 % 2) + byte);
           }
         }
       }
@@ -254,6 +285,19 @@ struct Panel : FormatOf<Block> {
   }
 
  private:
+  // Fields of less than 8 bits: bytes 0 … 3 of a word belong to elements e, e + 4, e + 1 and e + 5
+  // of one or more groups, first those of e = 0, then those of e = 2 (k = 1).
+  __device__ static constexpr int place(int bits, int group, int k) {
+    return bits * (group % (4 / bits) * 2 + k);
+  }
+  __device__ static constexpr std::uint32_t ones(int bits) { return (1u << bits) - 1; }
+  __device__ std::uint32_t low_word(int r, int group) const {
+    const int index = r * words + group * low_bits / 4;
+    return low[index / 4].at[index % 4];
+  }
+  __device__ std::uint32_t high_word(int r, int group) const {
+    return high[r * high_words + group * high_bits / 4];
+  }
   __device__ static std::uint32_t& word_at(std::byte* to, int offset_in_bytes) {
     return *reinterpret_cast<std::uint32_t*>(to + offset_in_bytes);
   }

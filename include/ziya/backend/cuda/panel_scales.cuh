@@ -29,10 +29,11 @@ __device__ inline float biased_byte(std::uint32_t word, int index) {
   return __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440u | static_cast<unsigned>(index)));
 }
 
-// Each has: bytes of one row; `load`; `scale` of columns [16 step, 16 step + 16) of row g + 8 r;
-// where there are minima, `min` of columns [32 group, …); and `store`, given block(r, i), the i-th
-// block of a row or null. Scales that are integers times a factor of the row's block give them as
-// `integer`, `integer_min`, `factor` and `min_factor`.
+// Each has: bytes of one row; `load`, and `open` where something is left to do when what it loads
+// has arrived; `scale`, and where there are minima `min`, of columns [16 step, 16 step + 16) of row
+// g + 8 r; and `store`, given block(r, i), the i-th block of a row or null. Scales that are
+// integers times a factor of the row's block give them as `integer`, `integer_min`, `factor` and
+// `min_factor`.
 
 /// One 16-bit scale per 32 columns.
 struct HalfScales {
@@ -65,7 +66,7 @@ struct HalfPairScales {
     for (int r = 0; r < 2; ++r) words[r] = load_words(from + (2 * g + r) * 16);
   }
   __device__ float scale(int r, int step) const { return half_at(words[r].at[step / 2], 0); }
-  __device__ float min(int r, int group) const { return -half_at(words[r].at[group], 1); }
+  __device__ float min(int r, int step) const { return -half_at(words[r].at[step / 2], 1); }
   template <class GetBlock>
   __device__ static void store(std::byte* to, int g, const GetBlock& block) {
     auto* pairs = reinterpret_cast<std::uint32_t*>(to + g * 32);
@@ -76,10 +77,31 @@ struct HalfPairScales {
   }
 };
 
-/// d · scale and dmin · min per 32 columns, scale and min of 6 bits. Three words hold the fields
-/// 0 … 3 (scales), 4 … 7, 8 … 11 (minima) in the lower bits of their bytes; their upper bits, in
-/// pairs, are the fields 12 … 15.
-struct SixBitScales {
+// Sixteen fields of 6 bits in three words: 0 … 3, 4 … 7, 8 … 11 in the lower bits of their bytes;
+// their upper bits, in pairs, are the fields 12 … 15.
+
+/// To a byte each.
+__device__ inline void open_fields(std::uint32_t (&to)[4], const std::uint32_t (&from)[3]) {
+#pragma unroll
+  for (int i = 0; i < 3; ++i) to[i] = from[i] & 0x3f3f3f3fu;
+  to[3] =
+      (from[0] >> 6 & 0x03030303u) | (from[1] >> 4 & 0x0c0c0c0cu) | (from[2] >> 2 & 0x30303030u);
+}
+__device__ inline void store_field(std::uint32_t (&to)[3], int i, int field) {
+  const auto v = static_cast<std::uint32_t>(field);
+  if (i < 12) {
+    to[i / 4] |= v << (i % 4 * 8);
+  } else {
+    for (int part = 0; part < 3; ++part) to[part] |= (v >> (2 * part) & 3u) << (i % 4 * 8 + 6);
+  }
+}
+/// (2^23 + v) d − 2^23 d: exact before the one rounding, which v d does not need.
+__device__ inline float times(std::uint32_t word, int index, float d) {
+  return fmaf(biased_byte(word, index), d, -0x1p23f * d);
+}
+
+/// d · scale and dmin · min per 32 columns, scale (fields 0 … 7) and min (8 … 15) of 6 bits.
+struct SixBitPairScales {
   static constexpr bool integers = true;
   static constexpr int row_bytes = 16;
   std::uint32_t fields[2][4];
@@ -91,53 +113,128 @@ struct SixBitScales {
       for (int i = 0; i < 4; ++i) fields[r][i] = w.at[i];
     }
   }
-  /// Done when the words have arrived.
   __device__ void open() {
     for (int r = 0; r < 2; ++r) {
-      std::uint32_t(&f)[4] = fields[r];
-      d[r] = half_at(f[0], 0);
-      dmin[r] = half_at(f[0], 1);
-      const std::uint32_t last =
-          (f[1] >> 6 & 0x03030303u) | (f[2] >> 4 & 0x0c0c0c0cu) | (f[3] >> 2 & 0x30303030u);
-      f[0] = f[1] & 0x3f3f3f3fu;
-      f[1] = f[2] & 0x3f3f3f3fu;
-      f[2] = f[3] & 0x3f3f3f3fu;
-      f[3] = last;
+      d[r] = half_at(fields[r][0], 0);
+      dmin[r] = half_at(fields[r][0], 1);
+      const std::uint32_t packed[3] = {fields[r][1], fields[r][2], fields[r][3]};
+      open_fields(fields[r], packed);
     }
   }
   __device__ int integer(int r, int step) const {
     return byte_at(fields[r][step / 8], step / 2 % 4);
   }
-  __device__ int integer_min(int r, int group) const {
-    return byte_at(fields[r][2 + group / 4], group % 4);
+  __device__ int integer_min(int r, int step) const {
+    return byte_at(fields[r][2 + step / 8], step / 2 % 4);
   }
   __device__ float factor(int r) const { return d[r]; }
   __device__ float min_factor(int r) const { return dmin[r]; }
-  // (2^23 + v) d − 2^23 d: exact before the one rounding, which v d does not need.
   __device__ float scale(int r, int step) const {
-    return fmaf(biased_byte(fields[r][step / 8], step / 2 % 4), d[r], -0x1p23f * d[r]);
+    return times(fields[r][step / 8], step / 2 % 4, d[r]);
   }
-  __device__ float min(int r, int group) const {
-    return fmaf(biased_byte(fields[r][2 + group / 4], group % 4), dmin[r], -0x1p23f * dmin[r]);
+  __device__ float min(int r, int step) const {
+    return times(fields[r][2 + step / 8], step / 2 % 4, dmin[r]);
   }
   template <class GetBlock>
   __device__ static void store(std::byte* to, int g, const GetBlock& block) {
     for (int r = 0; r < 2; ++r) {
       auto* words = reinterpret_cast<std::uint32_t*>(to + (2 * g + r) * 16);
       const auto* b = block(r, 0);
-      for (int i = 0; i < 4; ++i) words[i] = 0;
-      if (b == nullptr) continue;
-      words[0] = b->d.bits | static_cast<std::uint32_t>(b->dmin.bits) << 16;
-      for (int i = 0; i < 12; ++i) {
-        const int v = i < 8 ? six_bit_scale(b->scales, i) : six_bit_min(b->scales, i - 8);
-        words[1 + i / 4] |= static_cast<std::uint32_t>(v) << (i % 4 * 8);
+      std::uint32_t packed[3] = {};
+      for (int i = 0; i < 16 && b != nullptr; ++i) {
+        store_field(packed, i, i < 8 ? six_bit_scale(b->scales, i) : six_bit_min(b->scales, i - 8));
       }
+      words[0] = b == nullptr ? 0u : b->d.bits | static_cast<std::uint32_t>(b->dmin.bits) << 16;
+      for (int i = 0; i < 3; ++i) words[1 + i] = packed[i];
+    }
+  }
+};
+
+/// d · (scale − 32) per 16 columns, scale of 6 bits.
+struct SixBitScales {
+  static constexpr bool integers = true;
+  static constexpr int row_bytes = 14;
+  std::uint32_t fields[2][4];
+  std::uint32_t d;
+
+  __device__ void load(const std::byte* from, int g) {
+    for (int i = 0; i < 3; ++i) {  // three words of row g, then of row g + 8
+      const uint2 two = reinterpret_cast<const uint2*>(from)[3 * g + i];
+      fields[2 * i / 3][2 * i % 3] = two.x;
+      fields[(2 * i + 1) / 3][(2 * i + 1) % 3] = two.y;
+    }
+    d = reinterpret_cast<const std::uint32_t*>(from + 192)[g];
+  }
+  __device__ void open() {
+    for (int r = 0; r < 2; ++r) {
+      const std::uint32_t packed[3] = {fields[r][0], fields[r][1], fields[r][2]};
+      open_fields(fields[r], packed);
+    }
+  }
+  __device__ int integer(int r, int step) const {
+    return byte_at(fields[r][step / 4], step % 4) - 32;
+  }
+  __device__ float factor(int r) const { return half_at(d, r); }
+  __device__ float scale(int r, int step) const {
+    return (biased_byte(fields[r][step / 4], step % 4) - (0x1p23f + 32)) * half_at(d, r);
+  }
+  __device__ float min(int, int) const { return 0; }
+  template <class GetBlock>
+  __device__ static void store(std::byte* to, int g, const GetBlock& block) {
+    for (int r = 0; r < 2; ++r) {
+      const auto* b = block(r, 0);
+      std::uint32_t packed[3] = {};
+      for (int i = 0; i < 16 && b != nullptr; ++i) {
+        store_field(packed, i, step_scale(b->scales, i));
+      }
+      for (int i = 0; i < 3; ++i)
+        reinterpret_cast<std::uint32_t*>(to)[6 * g + 3 * r + i] = packed[i];
+      reinterpret_cast<std::uint16_t*>(to + 192)[2 * g + r] =
+          b == nullptr ? std::uint16_t{0} : b->d.bits;
+    }
+  }
+};
+
+/// d · scale and dmin · min per 16 columns, scale and min of 4 bits.
+struct FourBitScales {
+  static constexpr bool integers = true;
+  static constexpr int row_bytes = 20;
+  Words words[2];  ///< scales and minima, then scales
+  std::uint32_t minima[2][4];
+  uint2 d;  ///< d and dmin of both rows
+
+  __device__ void load(const std::byte* from, int g) {
+    for (int r = 0; r < 2; ++r) words[r] = load_words(from + (2 * g + r) * 16);
+    d = reinterpret_cast<const uint2*>(from + 256)[g];
+  }
+  __device__ void open() {
+    for (int r = 0; r < 2; ++r) {
       for (int i = 0; i < 4; ++i) {
-        const auto v = static_cast<std::uint32_t>(six_bit_min(b->scales, i + 4));
-        for (int part = 0; part < 3; ++part) {
-          words[1 + part] |= (v >> (2 * part) & 3u) << (i * 8 + 6);
-        }
+        minima[r][i] = words[r].at[i] >> 4 & 0x0f0f0f0fu;
+        words[r].at[i] &= 0x0f0f0f0fu;
       }
+    }
+  }
+  __device__ int integer(int r, int step) const { return byte_at(words[r].at[step / 4], step % 4); }
+  __device__ int integer_min(int r, int step) const {
+    return byte_at(minima[r][step / 4], step % 4);
+  }
+  __device__ float factor(int r) const { return half_at(r == 0 ? d.x : d.y, 0); }
+  __device__ float min_factor(int r) const { return half_at(r == 0 ? d.x : d.y, 1); }
+  __device__ float scale(int r, int step) const {
+    return times(words[r].at[step / 4], step % 4, factor(r));
+  }
+  __device__ float min(int r, int step) const {
+    return times(minima[r][step / 4], step % 4, min_factor(r));
+  }
+  template <class GetBlock>
+  __device__ static void store(std::byte* to, int g, const GetBlock& block) {
+    for (int r = 0; r < 2; ++r) {
+      const auto* b = block(r, 0);
+      auto* scales = reinterpret_cast<std::uint8_t*>(to + (2 * g + r) * 16);
+      for (int i = 0; i < 16; ++i) scales[i] = b == nullptr ? std::uint8_t{0} : b->scales[i];
+      reinterpret_cast<std::uint32_t*>(to + 256)[2 * g + r] =
+          b == nullptr ? 0u : b->d.bits | static_cast<std::uint32_t>(b->dmin.bits) << 16;
     }
   }
 };

@@ -15,25 +15,9 @@ namespace cuda {
 
 inline constexpr std::int64_t panel_rows = 16;
 
-/// Whether a GPU holds weights of a type as panels: 16 rows × 128 columns (256 of the K types), the
-/// panels of 16 rows one after another. A panel has the bytes of its blocks, in the order in which
-/// a warp wants them for its tensor cores. Other quantised types lie as in files.
-constexpr bool in_panels(DType dtype) {
-  switch (dtype) {
-    case DType::q4_0:
-    case DType::q4_1:
-    case DType::q5_0:
-    case DType::q5_1:
-    case DType::q8_0:
-    case DType::q4_k:
-    case DType::q5_k:
-    case DType::q6_k:
-      return true;
-    default:
-      return false;
-  }
-}
-
+// A GPU holds quantised weights as panels: 16 rows × 128 columns (256 of the K types), the panels
+// of 16 rows one after another. A panel has the bytes of its blocks, in the order in which a warp
+// wants them for its tensor cores.
 constexpr std::int64_t panel_columns(DType dtype) {
   return info(dtype).block_elements == 256 ? 256 : 128;
 }
@@ -42,11 +26,11 @@ constexpr std::int64_t panels_in(DType dtype, std::int64_t columns) {
 }
 /// Bytes of `rows` rows; what a matrix lacks to whole panels is zeros.
 constexpr std::int64_t bytes_on_gpu(DType dtype, std::int64_t rows, std::int64_t columns) {
-  if (!in_panels(dtype)) return rows * bytes_of(dtype, columns);
+  if (!is_quantised(dtype)) return rows * bytes_of(dtype, columns);
   const std::int64_t bands = (rows + panel_rows - 1) / panel_rows;
   return bands * panels_in(dtype, columns) * panel_rows * bytes_of(dtype, panel_columns(dtype));
 }
-/// Rows [begin, begin + count); of a type in panels, `begin` is a multiple of 16.
+/// Rows [begin, begin + count); of a quantised type, `begin` is a multiple of 16.
 inline Weight<Cuda> rows_of(const Weight<Cuda>& w, std::int64_t begin, std::int64_t count) {
   return {w.dtype, count, w.columns, w.data + bytes_on_gpu(w.dtype, begin, w.columns), nullptr};
 }
