@@ -2,7 +2,9 @@
 // Fingerprints: the documented bytes, whatever the files, the order of reading or the threads.
 #include "ziya/convert/fingerprint.hpp"
 
+#include <atomic>
 #include <catch2/catch.hpp>
+#include <chrono>
 #include <cstring>
 #include <thread>
 
@@ -85,6 +87,36 @@ TEST_CASE("an audited source hashes pieces that are read in any order", "[finger
   }
   for (auto& thread : threads) thread.join();
   REQUIRE(threaded.digest(0) == expected.tensors.at("b"));
+}
+
+TEST_CASE("a piece that cannot be read keeps nobody waiting", "[fingerprint]") {
+  struct Broken final : ziya::TensorSource {
+    Numbers numbers;
+    mutable std::atomic<int> failures{1};
+    [[nodiscard]] const std::vector<ziya::TensorSpec>& tensors() const override {
+      return numbers.tensors();
+    }
+    void read(std::size_t index, std::int64_t first, std::span<std::byte> out) const override {
+      if (first == 0) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      if (first == 0 && failures-- > 0) throw ziya::IoError("ZIYA-202", "broken");
+      numbers.read(index, first, out);
+    }
+  };
+  const auto source = std::make_shared<const Broken>();
+  const auto expected = ziya::fingerprint(Numbers{});
+  const ziya::AuditedSource audited(source);
+  const auto read = [&](std::int64_t piece) {
+    std::vector<std::byte> out(4'000'000);
+    audited.read(0, piece * 1'000'000, out);
+  };
+  std::string message;
+  std::thread first([&] { message = test::error_of([&] { read(0); }); });
+  std::thread second([&] { read(1); }), third([&] { read(2); });
+  for (std::thread* thread : {&first, &second, &third}) thread->join();
+  REQUIRE_THAT(message, Catch::Contains("ZIYA-202"));
+  REQUIRE(audited.digest(0).empty());
+  read(0);
+  REQUIRE(audited.digest(0) == expected.tensors.at("b"));
 }
 
 TEST_CASE("an audited source with a limit leaves what comes too early to the end",

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cmath>
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -13,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <utility>
@@ -31,10 +33,12 @@
 ZIYA_NAMESPACE_BEGIN
 
 /// Passes reads on, and hashes the bytes of each tensor in their order though threads read them in
-/// any. A piece that comes too early is kept until those before it have come; the thread whose
-/// piece was missing hashes what was waiting, so the pieces kept are those that are under way.
-/// When every read of a tensor's pieces has returned, its hash is complete, unless more came too
-/// early (columns before other columns) than is kept: then it is left to read_rest().
+/// any. A read whose piece comes too early waits while the piece that is hashed next is in another
+/// thread's hands, so that threads pass the hash one after another, as they pass those of other
+/// sources, and each keeps no more than its own piece. Where nobody has that piece yet, a copy is
+/// kept for the thread that brings it. When every read of a tensor's pieces has returned, its hash
+/// is complete, unless more came too early (columns before other columns) than is kept: then it is
+/// left to read_rest().
 class AuditedSource final : public TensorSource {
  public:
   /// @param counts whether non_finite() is asked for   @param most_early bytes that are kept
@@ -57,8 +61,9 @@ class AuditedSource final : public TensorSource {
     return source_->tensors();
   }
   void read(std::size_t index, std::int64_t first, std::span<std::byte> out) const override {
+    Piece piece(states_[index], bytes_of(tensors()[index].dtype, first));
     source_->read(index, first, out);
-    audit(index, bytes_of(tensors()[index].dtype, first), out);
+    audit(index, piece, out);
   }
 
   /// 64 hexadecimal digits; empty while parts of the tensor have not been read.
@@ -107,6 +112,8 @@ class AuditedSource final : public TensorSource {
  private:
   struct State {
     std::mutex mutex;
+    std::condition_variable changed;
+    std::multiset<std::int64_t> in_hands;  // where pieces begin that threads read, hold or hash
     std::optional<Sha256> hash;
     std::int64_t next = 0;  // byte that is hashed next
     bool busy = false;      // a thread is hashing
@@ -114,6 +121,26 @@ class AuditedSource final : public TensorSource {
     std::map<std::int64_t, BufferPool::Buffer> early;
     std::string digest;
     std::int64_t non_finite = 0;
+  };
+  /// A piece in its thread's hands, however they let go of it.
+  struct Piece {
+    Piece(State& whole, std::int64_t first_byte) : state(whole), begin(first_byte) {
+      const std::lock_guard lock(state.mutex);
+      state.in_hands.insert(begin);
+    }
+    Piece(const Piece&) = delete;
+    Piece& operator=(const Piece&) = delete;
+    ~Piece() {
+      {
+        const std::lock_guard lock(state.mutex);
+        state.in_hands.erase(state.in_hands.find(begin));
+        if (hashing) state.busy = false;
+      }
+      state.changed.notify_all();
+    }
+    State& state;
+    std::int64_t begin;
+    bool hashing = false;
   };
   struct Rest {
     std::vector<TensorSpec> specs;
@@ -128,33 +155,24 @@ class AuditedSource final : public TensorSource {
     state.early.clear();
   }
 
-  void audit(std::size_t index, std::int64_t begin, std::span<const std::byte> bytes) const {
+  void audit(std::size_t index, Piece& piece, std::span<const std::byte> bytes) const {
     const TensorSpec& tensor = tensors()[index];
     const std::int64_t unusual = counts_ ? count_unusual(tensor.dtype, bytes) : 0;
-    State& state = states_[index];
+    State& state = piece.state;
     std::unique_lock lock(state.mutex);
     state.non_finite += unusual;
-    if (state.left || !state.digest.empty() || begin < state.next) return;  // read before
-    if (begin > state.next || state.busy) {
-      const auto size = static_cast<std::int64_t>(bytes.size());
-      if (size > most_early_ - early_bytes_.load(std::memory_order_relaxed)) {
-        drop_early(state);
-        state.left = true;
-        return;
-      }
-      const auto [place, fresh] = state.early.try_emplace(begin);
-      if (!fresh) return;  // read twice
-      early_bytes_ += size;
-      place->second = buffers_.lend(bytes.size());
-      std::memcpy(place->second.span().data(), bytes.data(), bytes.size());
-      return;
-    }
+    state.changed.wait(lock, [&] {
+      if (piece.begin < state.next) return true;
+      return !state.busy && (piece.begin == state.next || !state.in_hands.contains(state.next));
+    });
+    if (state.left || !state.digest.empty() || piece.begin < state.next) return;  // read before
+    if (piece.begin > state.next) return keep(state, piece.begin, bytes);
     if (!state.hash) {
       state.hash.emplace();
       state.hash->update(fingerprint_preamble(tensor));
     }
     BufferPool::Buffer held;
-    state.busy = true;
+    state.busy = piece.hashing = true;
     while (true) {
       lock.unlock();
       state.hash->update(bytes);
@@ -167,11 +185,25 @@ class AuditedSource final : public TensorSource {
       early_bytes_ -= static_cast<std::int64_t>(bytes.size());
       state.early.erase(follower);
     }
-    state.busy = false;
     if (state.next == tensor.bytes()) {
       state.digest = state.hash->hex_value();
       state.hash.reset();
     }
+  }
+
+  /// A copy of what came too early; or, where that is too much, the tensor is left.
+  void keep(State& state, std::int64_t begin, std::span<const std::byte> bytes) const {
+    const auto size = static_cast<std::int64_t>(bytes.size());
+    if (size > most_early_ - early_bytes_.load(std::memory_order_relaxed)) {
+      drop_early(state);
+      state.left = true;
+      return;
+    }
+    const auto [place, fresh] = state.early.try_emplace(begin);
+    if (!fresh) return;  // read twice
+    early_bytes_ += size;
+    place->second = buffers_.lend(bytes.size());
+    std::memcpy(place->second.span().data(), bytes.data(), bytes.size());
   }
 
   static std::int64_t count_unusual(DType dtype, std::span<const std::byte> bytes) {

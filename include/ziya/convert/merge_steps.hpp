@@ -94,13 +94,13 @@ inline ConversionNeeds merge_needs(const MergePair& pair, const MergeOptions& op
   return needs;
 }
 
-/// What does not fit into half of the memory leaves the page cache as it passes, so that a merge
-/// does not push everything else out of it and never waits for room.
+/// What does not fit into half of the memory leaves the page cache as it is read and is written
+/// past it, so that a merge does not push everything else out of it and never waits for room.
 inline void pass_through(const MergePair& pair, const ConversionNeeds& needs, WriteHooks& hooks) {
   if (2 * (needs.read + needs.disk) <= platform::physical_memory()) return;
   pair.base.source->expect_one_pass();
   pair.delta.source->expect_one_pass();
-  hooks.forget = true;
+  hooks.past_cache = true;
 }
 
 /// Both inputs and the target, hashed while they are read.

@@ -120,14 +120,18 @@ inline void start_writeback(const Descriptor& file, std::int64_t offset, std::in
   (void)file, (void)offset, (void)bytes;
 #endif
 }
-/// Waits until this part of the file is on the disk; what fails here is reported by sync.
-inline void finish_writeback(const Descriptor& file, std::int64_t offset, std::int64_t bytes) {
-#if defined(SYNC_FILE_RANGE_WRITE)
-  (void)::sync_file_range(
-      file.get(), offset, bytes,
-      SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+/// Of memory, of places in a file and of sizes, where the page cache is bypassed.
+inline constexpr std::size_t disk_block = 4096;
+/// Whether writes go straight to the disk from now on. Returns whether that is a change; where the
+/// file system cannot, there is none.
+inline bool bypass_cache(const Descriptor& file, bool on) {
+#if defined(O_DIRECT)
+  const int flags = ::fcntl(file.get(), F_GETFL);
+  return flags >= 0 && ((flags & O_DIRECT) != 0) != on &&
+         ::fcntl(file.get(), F_SETFL, flags ^ O_DIRECT) == 0;
 #else
-  (void)file, (void)offset, (void)bytes;
+  (void)file, (void)on;
+  return false;
 #endif
 }
 /// The page cache need not keep this part of the file. @param bytes 0: up to the end
@@ -141,6 +145,8 @@ inline std::int64_t physical_memory() {
   return pages > 0 ? pages * static_cast<std::int64_t>(::sysconf(_SC_PAGESIZE)) : 0;
 }
 inline bool interrupted() { return errno == EINTR; }
+/// The last call had an argument that the file system does not take, as a size that is no block's.
+inline bool refused() { return errno == EINVAL; }
 inline void set_disk_full_error() { errno = ENOSPC; }
 
 /// Makes a rename inside `directory` survive a crash. Some file systems refuse; nothing is lost.

@@ -2,10 +2,14 @@
 // Files that are written beside their place and renamed, so that a half-written one is never seen.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <functional>
+#include <memory>
+#include <new>
 #include <span>
 #include <string>
 #include <string_view>
@@ -25,7 +29,7 @@ struct WriteHooks {
   std::function<std::ptrdiff_t(int fd, const void* data, std::size_t bytes)> write =
       platform::write_some;
   std::function<int(int fd)> sync = platform::sync;
-  bool forget = false;  ///< what is on the disk leaves the page cache
+  bool past_cache = false;  ///< straight to the disk, where the file system can
 };
 
 /// A name beside `path` that nothing uses: `<path>.partial-<process>[-<n>]`.
@@ -41,7 +45,8 @@ inline std::filesystem::path partial_path(const std::filesystem::path& path) {
 }
 
 /// A file that appears under its name, whole and synced, at commit(); without it nothing is left.
-/// A file of that name is replaced in the same instant.
+/// A file of that name is replaced in the same instant. Past the page cache it is written in whole
+/// blocks of the disk, of 4 MiB each but the first and the last.
 class OutputFile {
  public:
   /// @throws IoError ZIYA-206 when the file cannot be created
@@ -61,8 +66,8 @@ class OutputFile {
         hooks_(std::move(hooks)),
         file_(platform::open_for_appending(partial_)),
         bytes_(kept),
-        handed_over_(kept),
-        forgotten_(kept),
+        written_(kept),
+        writing_back_(kept),
         stays_(true) {
     if (!file_.valid() || !platform::truncate(file_, kept)) fail("cannot be opened for writing");
   }
@@ -72,8 +77,9 @@ class OutputFile {
         hooks_(std::move(other.hooks_)),
         file_(std::move(other.file_)),
         bytes_(other.bytes_),
-        handed_over_(other.handed_over_),
-        forgotten_(other.forgotten_),
+        written_(other.written_),
+        writing_back_(other.writing_back_),
+        block_(std::move(other.block_)),
         stays_(other.stays_) {}
   OutputFile& operator=(OutputFile&&) = delete;
   ~OutputFile() {
@@ -88,19 +94,23 @@ class OutputFile {
 
   /// Appends. @throws IoError ZIYA-206 (disk full, quota, …)
   void write(std::span<const std::byte> data) {
-    while (!data.empty()) {
-      const std::ptrdiff_t n = hooks_.write(file_.get(), data.data(), data.size());
-      if (n < 0 && platform::interrupted()) continue;
-      if (n == 0) platform::set_disk_full_error();
-      if (n <= 0) fail("writing failed after " + std::to_string(bytes_) + " bytes");
-      data = data.subspan(static_cast<std::size_t>(n));
-      bytes_ += n;
+    if (!hooks_.past_cache) {
+      put(data);
+      bytes_ = written_;
+      constexpr std::int64_t stride = std::int64_t{16} << 20;
+      if (bytes_ - writing_back_ < stride) return;
+      platform::start_writeback(file_, writing_back_, bytes_ - writing_back_);
+      writing_back_ = bytes_;
+      return;
     }
-    constexpr std::int64_t stride = std::int64_t{16} << 20;
-    if (bytes_ - handed_over_ >= stride) {
-      platform::start_writeback(file_, handed_over_, bytes_ - handed_over_);
-      handed_over_ = bytes_;
-      if (hooks_.forget) forget_behind(bytes_ / stride * stride - 4 * stride);
+    if (block_ == nullptr) block_.reset(static_cast<std::byte*>(Block::allocate()));
+    while (!data.empty()) {
+      const auto at = static_cast<std::size_t>(bytes_ % Block::bytes);
+      const std::size_t n = std::min(data.size(), Block::bytes - at);
+      std::memcpy(block_.get() + at, data.data(), n);
+      data = data.subspan(n);
+      bytes_ += static_cast<std::int64_t>(n);
+      if (at + n == Block::bytes) put_block();
     }
   }
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
@@ -109,8 +119,8 @@ class OutputFile {
   /// @throws IoError ZIYA-206
   void finish() {
     if (!file_.valid()) return;
+    put_block();
     if (hooks_.sync(file_.get()) != 0) fail("cannot be brought to the disk");
-    if (hooks_.forget) platform::forget(file_, 0, 0);
     if (!file_.close()) fail("cannot be closed");
   }
   /// Finishes, and gives the file its name. @throws IoError ZIYA-206, ZIYA-207
@@ -127,12 +137,39 @@ class OutputFile {
   }
 
  private:
-  /// Everything in front of `end` leaves the page cache once it is on the disk.
-  void forget_behind(std::int64_t end) {
-    if (end <= forgotten_) return;
-    platform::finish_writeback(file_, forgotten_, end - forgotten_);
-    platform::forget(file_, forgotten_, end - forgotten_);
-    forgotten_ = end;
+  /// Part of the file, at a multiple of its size; in memory at a multiple of the disk's blocks.
+  struct Block {
+    static constexpr std::size_t bytes = std::size_t{4} << 20;
+    static constexpr std::align_val_t alignment{platform::disk_block};
+    static void* allocate() { return ::operator new(bytes, alignment); }
+    void operator()(std::byte* memory) const { ::operator delete(memory, alignment); }
+  };
+
+  /// Writes what the block has and the file not yet.
+  void put_block() {
+    while (written_ < bytes_) {
+      const auto begin = static_cast<std::size_t>(written_ % Block::bytes);
+      const std::size_t size = static_cast<std::size_t>(bytes_ - written_);
+      const std::size_t whole = size / platform::disk_block * platform::disk_block;
+      const bool direct = begin % platform::disk_block == 0 && whole > 0;
+      platform::bypass_cache(file_, direct);
+      put_some({block_.get() + begin, direct ? whole : size});
+    }
+  }
+  void put(std::span<const std::byte> data) {
+    while (!data.empty()) data = data.subspan(put_some(data));
+  }
+  /// How many bytes the system took.
+  std::size_t put_some(std::span<const std::byte> data) {
+    while (true) {
+      const std::ptrdiff_t n = hooks_.write(file_.get(), data.data(), data.size());
+      if (n < 0 && platform::interrupted()) continue;
+      if (n < 0 && platform::refused() && platform::bypass_cache(file_, false)) continue;
+      if (n == 0) platform::set_disk_full_error();
+      if (n <= 0) fail("writing failed after " + std::to_string(written_) + " bytes");
+      written_ += n;
+      return static_cast<std::size_t>(n);
+    }
   }
   [[noreturn]] void fail(const std::string& what) const {
     const std::string reason = platform::last_error();
@@ -142,7 +179,10 @@ class OutputFile {
   std::filesystem::path path_, partial_;
   WriteHooks hooks_;
   platform::Descriptor file_;
-  std::int64_t bytes_ = 0, handed_over_ = 0, forgotten_ = 0;
+  std::int64_t bytes_ = 0;         // given to write()
+  std::int64_t written_ = 0;       // given to the system
+  std::int64_t writing_back_ = 0;  // which it was told to write out
+  std::unique_ptr<std::byte, Block> block_;
   bool stays_ = false;
 };
 
