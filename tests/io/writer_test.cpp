@@ -97,7 +97,7 @@ TEST_CASE("every failure of the system is an error that names the file", "[write
 TEST_CASE("past the page cache the same bytes are written, and the same errors seen", "[writer]") {
   const TemporaryDirectory folder;
   const auto path = folder / "a";
-  const auto data = pattern(9'000'001, 3);
+  const auto data = pattern(40'000'001, 3);
   const auto write = [&](ziya::OutputFile file, std::size_t begin, std::size_t piece) {
     for (std::size_t i = begin; i < data.size(); i += piece) {
       file.write(std::span(data).subspan(i, std::min(piece, data.size() - i)));
@@ -113,9 +113,9 @@ TEST_CASE("past the page cache the same bytes are written, and the same errors s
     hooks.past_cache = true;
     return hooks;
   };
-  for (const std::size_t piece : {std::size_t{123'457}, std::size_t{8} << 20}) {
+  for (const std::size_t piece : {std::size_t{123'457}, std::size_t{20} << 20}) {
     write(ziya::OutputFile(path, past_cache(Fault::interrupted)), 0, piece);
-    for (const std::size_t kept : {0, 4096, 5'000'001}) {  // at any place goes on
+    for (const std::size_t kept : {0, 4096, 17'000'001}) {  // at any place goes on
       const std::span<const char> front(reinterpret_cast<const char*>(data.data()), kept);
       folder.file("a.front", std::string(front.begin(), front.end()));
       write(ziya::OutputFile(path, folder / "a.front", static_cast<std::int64_t>(kept),
@@ -128,8 +128,8 @@ TEST_CASE("past the page cache the same bytes are written, and the same errors s
       return ziya::platform::write_some(fd, bytes, size > 1'000'000 ? 999'936 : size);
     };
     write(ziya::OutputFile(path, few), 0, piece);
-    REQUIRE_ERROR(write(ziya::OutputFile(path, past_cache(Fault::disk_full, 6'000'000)), 0, piece),
-                  "ZIYA-206", "after 6000000 bytes: No space left");
+    REQUIRE_ERROR(write(ziya::OutputFile(path, past_cache(Fault::disk_full, 20'000'000)), 0, piece),
+                  "ZIYA-206", "after 20000000 bytes: No space left");
     REQUIRE_ERROR(write(ziya::OutputFile(path, past_cache(Fault::sync_fails)), 0, piece),
                   "ZIYA-206", "cannot be brought to the disk");
   }

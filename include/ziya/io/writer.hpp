@@ -3,9 +3,11 @@
 #pragma once
 
 #include <algorithm>
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -14,6 +16,7 @@
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <thread>
 #include <utility>
 
 #include "ziya/config.hpp"
@@ -24,7 +27,8 @@
 ZIYA_NAMESPACE_BEGIN
 
 /// The seam at which tests make writing fail: what is called instead of the system's write and
-/// fsync. Both report failure as the system does (-1 and errno); `write` may write less than asked.
+/// fsync. Both report failure as the system does (-1 and errno); `write` may write less than asked,
+/// and is called from one thread at a time.
 struct WriteHooks {
   std::function<std::ptrdiff_t(int fd, const void* data, std::size_t bytes)> write =
       platform::write_some;
@@ -45,8 +49,8 @@ inline std::filesystem::path partial_path(const std::filesystem::path& path) {
 }
 
 /// A file that appears under its name, whole and synced, at commit(); without it nothing is left.
-/// A file of that name is replaced in the same instant. Past the page cache it is written in whole
-/// blocks of the disk, of 4 MiB each but the first and the last.
+/// A file of that name is replaced in the same instant. Past the page cache a thread writes one
+/// block of 16 MiB while the next one is filled; what fails is thrown by a later call.
 class OutputFile {
  public:
   /// @throws IoError ZIYA-206 when the file cannot be created
@@ -71,6 +75,7 @@ class OutputFile {
         stays_(true) {
     if (!file_.valid() || !platform::truncate(file_, kept)) fail("cannot be opened for writing");
   }
+  /// Before the first block is full, or after finish().
   OutputFile(OutputFile&& other) noexcept
       : path_(std::move(other.path_)),
         partial_(std::exchange(other.partial_, {})),
@@ -79,10 +84,13 @@ class OutputFile {
         bytes_(other.bytes_),
         written_(other.written_),
         writing_back_(other.writing_back_),
-        block_(std::move(other.block_)),
-        stays_(other.stays_) {}
+        stays_(other.stays_),
+        filling_(std::move(other.filling_)) {
+    assert(!other.thread_.joinable());
+  }
   OutputFile& operator=(OutputFile&&) = delete;
   ~OutputFile() {
+    if (thread_.joinable()) thread_.join();
     std::error_code ignored;
     if (!partial_.empty() && !stays_) std::filesystem::remove(partial_, ignored);
   }
@@ -103,14 +111,14 @@ class OutputFile {
       writing_back_ = bytes_;
       return;
     }
-    if (block_ == nullptr) block_.reset(static_cast<std::byte*>(Block::allocate()));
     while (!data.empty()) {
+      if (filling_ == nullptr) filling_.reset(Block::allocate());
       const auto at = static_cast<std::size_t>(bytes_ % Block::bytes);
       const std::size_t n = std::min(data.size(), Block::bytes - at);
-      std::memcpy(block_.get() + at, data.data(), n);
+      std::memcpy(filling_.get() + at, data.data(), n);
       data = data.subspan(n);
       bytes_ += static_cast<std::int64_t>(n);
-      if (at + n == Block::bytes) put_block();
+      if (at + n == Block::bytes) hand_over();
     }
   }
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
@@ -119,7 +127,8 @@ class OutputFile {
   /// @throws IoError ZIYA-206
   void finish() {
     if (!file_.valid()) return;
-    put_block();
+    hand_over();
+    settle();
     if (hooks_.sync(file_.get()) != 0) fail("cannot be brought to the disk");
     if (!file_.close()) fail("cannot be closed");
   }
@@ -139,22 +148,45 @@ class OutputFile {
  private:
   /// Part of the file, at a multiple of its size; in memory at a multiple of the disk's blocks.
   struct Block {
-    static constexpr std::size_t bytes = std::size_t{4} << 20;
+    static constexpr std::size_t bytes = std::size_t{16} << 20;
     static constexpr std::align_val_t alignment{platform::disk_block};
-    static void* allocate() { return ::operator new(bytes, alignment); }
+    static std::byte* allocate() {
+      return static_cast<std::byte*>(::operator new(bytes, alignment));
+    }
     void operator()(std::byte* memory) const { ::operator delete(memory, alignment); }
   };
 
-  /// Writes what the block has and the file not yet.
-  void put_block() {
-    while (written_ < bytes_) {
-      const auto begin = static_cast<std::size_t>(written_ % Block::bytes);
-      const std::size_t size = static_cast<std::size_t>(bytes_ - written_);
-      const std::size_t whole = size / platform::disk_block * platform::disk_block;
-      const bool direct = begin % platform::disk_block == 0 && whole > 0;
-      platform::bypass_cache(file_, direct);
-      put_some({block_.get() + begin, direct ? whole : size});
+  /// What was filled is written from now on, and the other block can be filled.
+  void hand_over() {
+    settle();
+    if (written_ == bytes_) return;
+    std::swap(filling_, leaving_);
+    const auto write_out = [this, end = bytes_]() noexcept {
+      try {
+        while (written_ < end) put_some(next_of_block(end));
+      } catch (...) {
+        failure_ = std::current_exception();
+      }
+    };
+    try {
+      thread_ = std::thread(write_out);
+    } catch (const std::system_error&) {  // then there is no other thread
+      write_out();
     }
+  }
+  /// The block that was handed over is written. @throws IoError ZIYA-206
+  void settle() {
+    if (thread_.joinable()) thread_.join();
+    if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+  }
+  /// Past the page cache where place and size are whole blocks of the disk.
+  std::span<const std::byte> next_of_block(std::int64_t end) {
+    const auto begin = static_cast<std::size_t>(written_ % Block::bytes);
+    const auto size = static_cast<std::size_t>(end - written_);
+    const std::size_t whole = size / platform::disk_block * platform::disk_block;
+    const bool direct = begin % platform::disk_block == 0 && whole > 0;
+    platform::bypass_cache(file_, direct);
+    return {leaving_.get() + begin, direct ? whole : size};
   }
   void put(std::span<const std::byte> data) {
     while (!data.empty()) data = data.subspan(put_some(data));
@@ -182,8 +214,10 @@ class OutputFile {
   std::int64_t bytes_ = 0;         // given to write()
   std::int64_t written_ = 0;       // given to the system
   std::int64_t writing_back_ = 0;  // which it was told to write out
-  std::unique_ptr<std::byte, Block> block_;
   bool stays_ = false;
+  std::unique_ptr<std::byte, Block> filling_, leaving_;
+  std::thread thread_;  // writes leaving_
+  std::exception_ptr failure_;
 };
 
 /// Replaces bytes of a file that exists, and brings them to the disk. @throws IoError ZIYA-206
