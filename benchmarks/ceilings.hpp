@@ -127,7 +127,7 @@ ZIYA_TARGET_AVX2 inline float multiply_add_avx2(std::int64_t rounds) {
 /// Reads in one stream or in four.
 inline std::uint64_t read(ziya::Isa isa, int streams, const std::byte* memory, std::int64_t bytes) {
 #if ZIYA_X86
-  if (isa == ziya::Isa::avx512) {
+  if (isa >= ziya::Isa::avx512) {
     return streams == 1 ? read_avx512<1>(memory, bytes) : read_avx512<4>(memory, bytes);
   }
   if (isa == ziya::Isa::avx2) return read_avx2(memory, bytes);
@@ -138,7 +138,7 @@ inline std::uint64_t read(ziya::Isa isa, int streams, const std::byte* memory, s
 
 inline float multiply_add(ziya::Isa isa, std::int64_t rounds) {
 #if ZIYA_X86
-  if (isa == ziya::Isa::avx512) return multiply_add_avx512(rounds);
+  if (isa >= ziya::Isa::avx512) return multiply_add_avx512(rounds);
   if (isa == ziya::Isa::avx2) return multiply_add_avx2(rounds);
 #endif
   (void)isa;

@@ -27,8 +27,8 @@ ziya::CpuOptions cpu_options(const ModelOptions& options) {
   if (options.isa == "auto") return result;
   result.isa = ziya::isa_from_name(options.isa);
   if (!result.isa) {
-    throw UsageError("ZIYA-701",
-                     "--isa " + options.isa + ": expected auto, eigen, baseline, avx2 or avx512");
+    throw UsageError("ZIYA-701", "--isa " + options.isa +
+                                     ": expected auto, eigen, baseline, avx2, avx512 or amx");
   }
   return result;
 }

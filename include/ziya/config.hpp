@@ -63,3 +63,7 @@
   __attribute__((                                                           \
       target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi," \
              "avx512vnni,avx512bf16")))
+#define ZIYA_TARGET_AMX                                                     \
+  __attribute__((                                                           \
+      target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi," \
+             "avx512vnni,avx512bf16,amx-tile,amx-int8")))

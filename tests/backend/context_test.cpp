@@ -46,7 +46,7 @@ TEST_CASE("options that cannot be had are refused", "[context]") {
                        Catch::Message("context: -1 threads [ZIYA-112]"));
   CHECK_THROWS_MATCHES(CpuContext({.threads = 4097}), ziya::ArgumentError,
                        Catch::Message("context: 4097 threads [ZIYA-112]"));
-  for (const Isa isa : {Isa::avx2, Isa::avx512, static_cast<Isa>(99)}) {
+  for (const Isa isa : {Isa::avx2, Isa::avx512, Isa::amx, static_cast<Isa>(99)}) {
     if (ziya::is_available(isa)) continue;
     CHECK_THROWS_MATCHES(CpuContext({.threads = 1, .isa = isa}), ziya::ArgumentError,
                          Catch::Message("context: this machine has no " +

@@ -173,6 +173,28 @@ TEST_CASE("matmul: more tokens and rows than are kept at once give the bits of o
   }
 }
 
+TEST_CASE("matmul: AMX gives the bits of AVX-512", "[matmul]") {
+  if (!ziya::is_available(Isa::amx)) return;
+  for (const DType dtype : formats()) {
+    for (const std::int64_t columns : {5, 32, 256, 288, 300, 544, 768, 1280}) {
+      if (columns % ziya::info(dtype).block_elements != 0) continue;
+      for (const std::int64_t tokens : {16, 33, 64, 77, 520}) {
+        for (const std::int64_t rows : {9, 53, 290}) {
+          if (rows * tokens > 290 * 77) continue;
+          CAPTURE(ziya::name(dtype), columns, tokens, rows);
+          const Stored w = random_blocks(dtype, rows, columns, 7);
+          auto x = test::random_values(tokens * columns, 3);
+          for (std::size_t i = 0; i < x.size() / 2; i += 5) x[i] *= 4;
+          Context<Cpu> tiles({.threads = 2, .isa = Isa::amx});
+          Context<Cpu> vectors({.threads = 1, .isa = Isa::avx512});
+          CHECK(test::same_bits(product(tiles, x.data(), tokens, w.weight),
+                                product(vectors, x.data(), tokens, w.weight)));
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("matmul: integers at their limits do not overflow", "[matmul]") {
   for (const DType dtype : formats()) {
     if (dtype == DType::i8) continue;
@@ -181,10 +203,10 @@ TEST_CASE("matmul: integers at their limits do not overflow", "[matmul]") {
       Stored w = random_blocks(dtype, 17, 512, 1);
       saturate(w, static_cast<std::byte>(value));
       for (const float sign : {1.0f, -1.0f}) {
-        const std::vector<float> x(512 * 8, sign);
+        const std::vector<float> x(512 * 70, sign);
         test::on_every_isa([&](Isa isa) {
           Context<Cpu> ctx({.threads = 1, .isa = isa});
-          for (const std::int64_t tokens : {1, 8}) {
+          for (const std::int64_t tokens : {1, 8, 70}) {
             const std::vector<float> some(x.begin(), x.begin() + 512 * tokens);
             const auto y = product(ctx, x.data(), tokens, w.weight);
             CHECK(test::row_error(y, expected(ctx, some, w.weight), 17) < test::op_tolerance);

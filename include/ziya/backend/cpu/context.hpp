@@ -83,8 +83,10 @@ ZIYA_INLINE int Context<Cpu>::checked_threads(int threads) {
 ZIYA_INLINE const CpuKernels& Context<Cpu>::kernels() const {
   switch (isa_) {
 #if ZIYA_X86
+    case Isa::amx:
+      return avx512::kernels<true>;
     case Isa::avx512:
-      return avx512::kernels;
+      return avx512::kernels<false>;
     case Isa::avx2:
       return avx2::kernels;
 #endif

@@ -14,8 +14,11 @@
 
 ZIYA_NAMESPACE_BEGIN
 
-/// Paths through the kernels, slowest first. `eigen` and `baseline` run everywhere.
-enum class Isa { eigen, baseline, avx2, avx512 };
+/// Paths through the kernels, slowest first. `eigen` and `baseline` run everywhere; `amx` is avx512
+/// whose products of several tokens and quantised weights go through tiles, to the same bits.
+enum class Isa { eigen, baseline, avx2, avx512, amx };
+
+inline constexpr Isa all_isas[] = {Isa::eigen, Isa::baseline, Isa::avx2, Isa::avx512, Isa::amx};
 
 constexpr std::string_view name(Isa isa) {
   switch (isa) {
@@ -27,12 +30,14 @@ constexpr std::string_view name(Isa isa) {
       return "avx2";
     case Isa::avx512:
       return "avx512";
+    case Isa::amx:
+      return "amx";
   }
   return "";
 }
 
 constexpr std::optional<Isa> isa_from_name(std::string_view text) {
-  for (const Isa isa : {Isa::eigen, Isa::baseline, Isa::avx2, Isa::avx512}) {
+  for (const Isa isa : all_isas) {
     if (name(isa) == text) return isa;
   }
   return std::nullopt;
@@ -44,6 +49,34 @@ inline bool has_f16c() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c >> 29 & 1u) != 0;
 }
+
+/// Whether the processor multiplies tiles of bytes (CPUID leaf 7, EDX bits 24 and 25), the
+/// operating system keeps tiles (XCR0 bits 17 and 18), and this process may have them: Linux gives
+/// them to processes that have asked by arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA), which is done
+/// once.
+inline bool has_amx() {
+#if defined(__linux__) && defined(__x86_64__)
+  static const bool result = [] {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d >> 24 & 3u) != 3) return false;
+    if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c >> 27 & 1u) == 0) return false;  // OSXSAVE
+    unsigned low = 0, high = 0;
+    asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    constexpr unsigned tiles = 3u << 17;  // XTILECFG, XTILEDATA
+    if ((low & tiles) != tiles) return false;
+    constexpr long arch_prctl = 158, request_permission = 0x1023, tile_data = 18;
+    long status = arch_prctl;
+    asm volatile("syscall"
+                 : "+a"(status)
+                 : "D"(request_permission), "S"(tile_data)
+                 : "rcx", "r11", "memory");
+    return status == 0;
+  }();
+  return result;
+#else
+  return false;
+#endif
+}
 #endif
 
 /// Whether processor and operating system support every instruction of the path.
@@ -52,6 +85,7 @@ inline bool is_available(Isa isa) {
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   if (isa == Isa::avx2) return avx2;
+  if (isa == Isa::amx) return is_available(Isa::avx512) && has_amx();
   if (isa == Isa::avx512) {
     return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
@@ -64,7 +98,7 @@ inline bool is_available(Isa isa) {
 
 inline std::vector<Isa> available_isas() {
   std::vector<Isa> result;
-  for (const Isa isa : {Isa::eigen, Isa::baseline, Isa::avx2, Isa::avx512}) {
+  for (const Isa isa : all_isas) {
     if (is_available(isa)) result.push_back(isa);
   }
   return result;

@@ -20,9 +20,10 @@
 ZIYA_NAMESPACE_BEGIN
 namespace avx512 {
 
+template <bool Amx>
 ZIYA_TARGET_AVX512 inline void matmul(const MatmulArguments& m, std::int64_t begin,
                                       std::int64_t end) {
-  if (!is_plain_float(m.dtype)) return matmul_quantised(m, begin, end);
+  if (!is_plain_float(m.dtype)) return matmul_quantised(m, begin, end, Amx);
   if (m.dtype == DType::f16)
     return matmul_of(m, reinterpret_cast<const Half*>(m.weight), begin, end);
   if (m.dtype == DType::bf16) {
@@ -196,8 +197,9 @@ ZIYA_TARGET_AVX512 inline void dequantise(float* y, const std::byte* x, std::int
   }
 }
 
-inline constexpr CpuKernels kernels{&matmul,   &dot,      &add_scaled, &add_weighted, &exp_sum,
-                                    &silu_mul, &quantise, &dequantise, token_tile,    &pack};
+template <bool Amx>
+inline constexpr CpuKernels kernels{&matmul<Amx>, &dot,      &add_scaled, &add_weighted, &exp_sum,
+                                    &silu_mul,    &quantise, &dequantise, token_tile,    &pack};
 
 }  // namespace avx512
 ZIYA_NAMESPACE_END

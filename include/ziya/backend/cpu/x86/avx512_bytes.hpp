@@ -125,17 +125,50 @@ struct Ahead {
   }
 };
 
-/// Where 16 columns of 16 rows go.
+/// Where 16 columns of 16 rows go, each less `offset`.
 template <int Bytes>
 struct KeepQuants {
   UnpackedTile& tile;
   int h;
   Ahead<Bytes> ahead;
+  __m512i offset;
 
   ZIYA_TARGET_AVX512 void put(int piece, const __m512i (&v)[4]) const {
     ahead.request(piece);
 #pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) store(tile.quants[4 * piece + k][h], v[k]);
+    for (int k = 0; k < 4; ++k) store(tile.quants[4 * piece + k][h], _mm512_sub_epi8(v[k], offset));
+  }
+};
+
+/// Where 16 columns of 16 rows go as products of 16 bits with their sub-scales, which are there
+/// already, each `Columns` columns: the low 7 bits into one tile, what is above them into another.
+template <int Bytes, int Columns, int Offset>
+struct KeepProducts {
+  UnpackedTile (&tiles)[2];
+  int h;
+  Ahead<Bytes> ahead;
+
+  ZIYA_TARGET_AVX512 void put(int piece, const __m512i (&v)[4]) const {
+    constexpr __mmask32 words_of_16 = ~__mmask32{0};
+    constexpr __mmask64 odd_bytes = 0xaaaaaaaaaaaaaaaa;
+    ahead.request(piece);
+    __m512i scale = _mm512_load_si512(tiles[0].sub_scales[piece * 16 / Columns][h]);
+    scale = _mm512_or_si512(scale, shift_left(scale, 16));
+    const __m512i offset = _mm512_mullo_epi16(scale, words(Offset << 16 | Offset));
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) {
+      __m512i even = _mm512_mullo_epi16(_mm512_and_si512(v[k], words(0xff00ff)), scale);
+      __m512i odd = _mm512_mullo_epi16(_mm512_maskz_srli_epi16(words_of_16, v[k], 8), scale);
+      even = _mm512_sub_epi16(even, offset);
+      odd = _mm512_sub_epi16(odd, offset);
+      const __m512i low =
+          _mm512_mask_blend_epi8(odd_bytes, even, _mm512_maskz_slli_epi16(words_of_16, odd, 8));
+      const __m512i high =
+          _mm512_mask_blend_epi8(odd_bytes, _mm512_maskz_srai_epi16(words_of_16, even, 7),
+                                 _mm512_maskz_slli_epi16(words_of_16, odd, 1));
+      store(tiles[0].quants[4 * piece + k][h], _mm512_and_si512(low, bytes(127)));
+      store(tiles[1].quants[4 * piece + k][h], high);
+    }
   }
 };
 

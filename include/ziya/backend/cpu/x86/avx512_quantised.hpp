@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products of quantised weights and 8-bit activations with AVX-512 VNNI.
+// Products of quantised weights and 8-bit activations with AVX-512 VNNI, and with AMX.
 #pragma once
 
 #include "ziya/config.hpp"
@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "ziya/backend/cpu/kernels.hpp"
+#include "ziya/backend/cpu/x86/amx_tiles.hpp"
 #include "ziya/backend/cpu/x86/avx512_bytes.hpp"
 #include "ziya/backend/cpu/x86/avx512_decode_256.hpp"
 #include "ziya/backend/cpu/x86/avx512_decode_32.hpp"
@@ -44,16 +45,33 @@ constexpr auto kernel_of() {
   }
 }
 
-/// A part of a product: groups [group, group + panel.count) of 2 × 16 rows.
+/// The same with AMX.
+template <class Format>
+constexpr auto tiled_kernel_of() {
+  if constexpr (Format::own_spans) {
+    return TiledBlocks<Format::minima>{};
+  } else {
+    return TiledWholeGroups<Format::minima, Format::scale_columns != 256>{};
+  }
+}
+
+/// How many groups a panel has at most: with AMX, a group with sub-scales takes both tiles.
+template <class Format>
+constexpr std::int64_t panel_groups(bool amx) {
+  return amx && tiled_kernel_of<Format>().planes ? 1 : UnpackedPanel::most_tiles;
+}
+
+/// A part of a product: groups [group, group + panel.count) of 2 × 16 rows; quants are signed for
+/// AMX.
 template <class Format>
 ZIYA_TARGET_AVX512 inline void unpack_panel(UnpackedPanel& panel, const MatmulArguments& m,
                                             std::int64_t row, const std::int64_t (&counts)[2],
                                             std::int64_t group, const std::byte* next,
-                                            bool next_is_whole) {
+                                            bool next_is_whole, bool amx) {
   std::byte scratch[tile_rows * group_bytes];
   const std::int64_t row_bytes = bytes_of(m.dtype, m.weight_stride);
   const std::int64_t groups = activation_groups(m.columns);
-  panel.count = std::min(UnpackedPanel::most_tiles, groups - group);
+  panel.count = std::min(panel_groups<Format>(amx), groups - group);
   for (std::int64_t i = 0; i < panel.count; ++i) {
     const std::int64_t g = group + i;
     const int columns = static_cast<int>(
@@ -80,7 +98,19 @@ ZIYA_TARGET_AVX512 inline void unpack_panel(UnpackedPanel& panel, const MatmulAr
           tile.factors[h][r] = m.row_scales[row + h * tile_rows + r];
         }
       }
-      Format::unpack(rows, columns, tile, h, KeepQuants<Format::group_size>{tile, h, ahead});
+      if constexpr (!Format::own_spans && Format::scale_columns < 256) {
+        if (amx) {
+          // beside minima, offsets only keep sums within 16 bits, which is not needed here
+          constexpr int offset = Format::minima ? 0 : Format::offset;
+          Format::unpack(rows, columns, tile, h,
+                         KeepProducts<Format::group_size, Format::scale_columns, offset>{
+                             panel.tiles, h, ahead});
+          continue;
+        }
+      }
+      Format::unpack(
+          rows, columns, tile, h,
+          KeepQuants<Format::group_size>{tile, h, ahead, bytes(amx ? Format::offset : 0)});
     }
   }
 }
@@ -91,12 +121,16 @@ ZIYA_TARGET_AVX512 inline void unpack_panel(UnpackedPanel& panel, const MatmulAr
 /// block_rows rows.
 template <class Format, class Decode>
 ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::int64_t begin,
-                                                std::int64_t end) {
+                                                std::int64_t end, bool has_amx) {
   if (m.fours != nullptr) return decode<Decode>(m, begin, end);
   constexpr std::int64_t panel_rows = 2 * tile_rows, block_rows = 256, most_tokens = 512;
   constexpr std::int64_t cached_groups = 600;
+  using Tiled = decltype(tiled_kernel_of<Format>());
+  const bool amx = has_amx && m.tokens >= Tiled::least_tokens;
+  const std::int64_t width = panel_groups<Format>(amx);
   static_assert(block_rows * most_tokens <= matmul_scratch_floats);
   UnpackedPanel panel;
+  TileShapes shapes;
   const std::int64_t row_bytes = bytes_of(m.dtype, m.weight_stride);
   const std::int64_t groups = activation_groups(m.columns);
   for (std::int64_t t = 0; t < m.tokens; t += most_tokens) {
@@ -104,8 +138,8 @@ ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::i
     const bool few = tokens * groups <= cached_groups;
     const std::int64_t block = few ? panel_rows : block_rows;
     for (std::int64_t first = begin; first < end; first += block) {
-      for (std::int64_t g = 0; g < groups; g += UnpackedPanel::most_tiles) {
-        const std::int64_t next = g + UnpackedPanel::most_tiles;
+      for (std::int64_t g = 0; g < groups; g += width) {
+        const std::int64_t next = g + width;
         const ActivationGroup* later = m.groups + (next < groups ? next : 0) * m.tokens + t;
         for (std::int64_t row = first; row < std::min(end, first + block); row += panel_rows) {
           const std::int64_t index = (row - first) / panel_rows;
@@ -125,15 +159,23 @@ ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::i
           }
           const bool more = row + 2 * panel_rows <= end;
           unpack_panel<Format>(panel, m, row, counts, g,
-                               more ? m.weight + (row + panel_rows) * row_bytes : nullptr, few);
-          panel_times_tokens(kernel_of<Format>(), panel, o, tokens);
+                               more ? m.weight + (row + panel_rows) * row_bytes : nullptr, few,
+                               amx);
+          if (amx) {
+            panel_times_tiles<Tiled>(panel, o, tokens, shapes);
+          } else {
+            panel_times_tokens(kernel_of<Format>(), panel, o, tokens);
+          }
         }
       }
     }
   }
+  shapes.release();
 }
 
-inline void matmul_quantised(const MatmulArguments& m, std::int64_t begin, std::int64_t end) {
+/// With AMX for many tokens where `amx` is set.
+inline void matmul_quantised(const MatmulArguments& m, std::int64_t begin, std::int64_t end,
+                             bool amx) {
   if (m.columns == 0) {
     for (std::int64_t t = 0; t < m.tokens; ++t) {
       for (std::int64_t r = begin; r < end; ++r) m.y[t * m.y_stride + r] = 0;
@@ -142,29 +184,29 @@ inline void matmul_quantised(const MatmulArguments& m, std::int64_t begin, std::
   }
   switch (m.dtype) {
     case DType::q4_0:
-      return matmul_of_format<Q4_0, DecodeQ4_0>(m, begin, end);
+      return matmul_of_format<Q4_0, DecodeQ4_0>(m, begin, end, amx);
     case DType::q4_1:
-      return matmul_of_format<Q4_1, DecodeQ4_1>(m, begin, end);
+      return matmul_of_format<Q4_1, DecodeQ4_1>(m, begin, end, amx);
     case DType::q5_0:
-      return matmul_of_format<Q5_0, DecodeQ5_0>(m, begin, end);
+      return matmul_of_format<Q5_0, DecodeQ5_0>(m, begin, end, amx);
     case DType::q5_1:
-      return matmul_of_format<Q5_1, DecodeQ5_1>(m, begin, end);
+      return matmul_of_format<Q5_1, DecodeQ5_1>(m, begin, end, amx);
     case DType::q8_0:
-      return matmul_of_format<Q8_0, DecodeQ8_0>(m, begin, end);
+      return matmul_of_format<Q8_0, DecodeQ8_0>(m, begin, end, amx);
     case DType::iq4_nl:
-      return matmul_of_format<IQ4_NL, DecodeIQ4_NL>(m, begin, end);
+      return matmul_of_format<IQ4_NL, DecodeIQ4_NL>(m, begin, end, amx);
     case DType::q2_k:
-      return matmul_of_format<Q2_K, DecodeQ2_K>(m, begin, end);
+      return matmul_of_format<Q2_K, DecodeQ2_K>(m, begin, end, amx);
     case DType::q3_k:
-      return matmul_of_format<Q3_K, DecodeQ3_K>(m, begin, end);
+      return matmul_of_format<Q3_K, DecodeQ3_K>(m, begin, end, amx);
     case DType::q4_k:
-      return matmul_of_format<Q4_K, DecodeQ4_K>(m, begin, end);
+      return matmul_of_format<Q4_K, DecodeQ4_K>(m, begin, end, amx);
     case DType::q5_k:
-      return matmul_of_format<Q5_K, DecodeQ5_K>(m, begin, end);
+      return matmul_of_format<Q5_K, DecodeQ5_K>(m, begin, end, amx);
     case DType::q6_k:
-      return matmul_of_format<Q6_K, DecodeQ6_K>(m, begin, end);
+      return matmul_of_format<Q6_K, DecodeQ6_K>(m, begin, end, amx);
     default:
-      return matmul_of_format<Int8, DecodeInt8>(m, begin, end);
+      return matmul_of_format<Int8, DecodeInt8>(m, begin, end, amx);
   }
 }
 

@@ -75,12 +75,13 @@ ZIYA_TARGET_AVX512 inline void start(__m512i (&dots)[T][2], const std::int32_t* 
   for (int t = 0; t < T; ++t) dots[t][0] = dots[t][1] = words(of_first[t * apart]);
 }
 
-ZIYA_TARGET_AVX512 inline __m512 sums_before(const TileSums& before, __mmask16 rows, int t, int h) {
+ZIYA_TARGET_AVX512 inline __m512 sums_before(const TileSums& before, __mmask16 rows, std::int64_t t,
+                                             int h) {
   return before.at == nullptr
              ? zero()
              : _mm512_maskz_loadu_ps(rows, before.at + t * before.stride + h * tile_rows);
 }
-ZIYA_TARGET_AVX512 inline void put(const TileOperands& o, int t, int h, __m512 v) {
+ZIYA_TARGET_AVX512 inline void put(const TileOperands& o, std::int64_t t, int h, __m512 v) {
   _mm512_mask_storeu_ps(o.after.at + t * o.after.stride + h * tile_rows, o.rows[h], v);
 }
 
@@ -191,6 +192,18 @@ ZIYA_TARGET_AVX512 inline __m512 scaled(const UnpackedTile& tile, int h, __m512i
                          multiply(load(tile.minimum_factors[h]), to_floats(minima)));
 }
 
+/// Adds the sum, an integer so far, of 256 columns, a panel's tile number i, and token t, whose
+/// group is x.
+template <int Pairs>
+ZIYA_TARGET_AVX512 inline void put_group(const UnpackedTile& tile, __m512i sum,
+                                         const ActivationGroup& x, const std::int16_t* sums_of_x,
+                                         const TileOperands& o, std::int64_t i, std::int64_t t,
+                                         int h) {
+  put(o, t, h,
+      fma(scaled<Pairs>(tile, h, sum, sums_of_x), set(x.by_256.scale),
+          sums_before(i == 0 ? o.before : o.after, o.rows[h], t, h)));
+}
+
 /// Sub-scales of 16 or 32 columns, and sub-minima of 32: sums are integers up to the end of 256
 /// columns, so their order is free. Sums of products that fit 16 bits need no multiplication of 32.
 template <int Columns, bool Minima>
@@ -244,10 +257,7 @@ struct ScaledGroups {
     for (int t = 0; t < T; ++t) {
 #pragma GCC unroll 2
       for (int h = 0; h < 2; ++h) {
-        const __m512 sum = scaled<pairs>(tile, h, sums[t][h], x[t].by_256.sums_of_32);
-        put(o, t, h,
-            fma(sum, set(x[t].by_256.scale),
-                sums_before(part == 0 ? o.before : o.after, o.rows[h], t, h)));
+        put_group<pairs>(tile, sums[t][h], x[t], x[t].by_256.sums_of_32, o, part, t, h);
       }
     }
   }
@@ -293,10 +303,7 @@ struct WholeGroups {
       for (int t = 0; t < T; ++t) {
 #pragma GCC unroll 2
         for (int h = 0; h < 2; ++h) {
-          const __m512 sum = scaled<pairs>(tile, h, dots[t][h], x[t].by_256.sums_of_16);
-          put(o, t, h,
-              fma(sum, set(x[t].by_256.scale),
-                  sums_before(i == 0 ? o.before : o.after, o.rows[h], t, h)));
+          put_group<pairs>(tile, dots[t][h], x[t], x[t].by_256.sums_of_16, o, i, t, h);
         }
       }
     }
