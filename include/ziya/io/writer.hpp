@@ -50,7 +50,8 @@ inline std::filesystem::path partial_path(const std::filesystem::path& path) {
 
 /// A file that appears under its name, whole and synced, at commit(); without it nothing is left.
 /// A file of that name is replaced in the same instant. Past the page cache a thread writes one
-/// block of 16 MiB while the next one is filled; what fails is thrown by a later call.
+/// block of 16 MiB while the next one is filled; what fails is thrown by a later call, and up to
+/// 32 MiB of what was written are not in the file before finish().
 class OutputFile {
  public:
   /// @throws IoError ZIYA-206 when the file cannot be created
