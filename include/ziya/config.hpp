@@ -59,11 +59,8 @@
 // One attribute per run-time path: the function uses these instructions whatever flags the program
 // was compiled with. Such functions live under backend/cpu/x86/ and hold no lambdas.
 #define ZIYA_TARGET_AVX2 __attribute__((target("avx2,fma,f16c")))
-#define ZIYA_TARGET_AVX512                                                  \
-  __attribute__((                                                           \
-      target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi," \
-             "avx512vnni,avx512bf16")))
-#define ZIYA_TARGET_AMX                                                     \
-  __attribute__((                                                           \
-      target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi," \
-             "avx512vnni,avx512bf16,amx-tile,amx-int8")))
+#define ZIYA_AVX512_INSTRUCTIONS                                 \
+  "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi," \
+  "avx512vnni,avx512bf16"
+#define ZIYA_TARGET_AVX512 __attribute__((target(ZIYA_AVX512_INSTRUCTIONS)))
+#define ZIYA_TARGET_AMX __attribute__((target(ZIYA_AVX512_INSTRUCTIONS ",amx-tile,amx-int8")))

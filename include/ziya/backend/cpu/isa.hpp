@@ -60,8 +60,8 @@ inline bool has_amx() {
     unsigned a = 0, b = 0, c = 0, d = 0;
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d >> 24 & 3u) != 3) return false;
     if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c >> 27 & 1u) == 0) return false;  // OSXSAVE
-    unsigned low = 0, high = 0;
-    asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    unsigned low = 0;
+    asm volatile("xgetbv" : "=a"(low), "=d"(d) : "c"(0));
     constexpr unsigned tiles = 3u << 17;  // XTILECFG, XTILEDATA
     if ((low & tiles) != tiles) return false;
     constexpr long arch_prctl = 158, request_permission = 0x1023, tile_data = 18;
