@@ -30,10 +30,11 @@ CLI::App* add_merge(CLI::App& app, MergeOptions& options) {
   option(*command, "--target,--target-model-path,--output", options.target,
          "folder to write the model to, or FILE.gguf", "PATH")
       ->required();
-  option(*command, "--type", options.type,
-         "of the weights: f16 is the reference's rule, bf16, f32; of a GGUF file also q8_0, q4_k_m "
-         "and whatever quantize takes",
-         "TYPE")
+  type_option(
+      *command, "--type", options.type,
+      "of the weights: f16 is the reference's rule, bf16, f32; of a GGUF file also q8_0, q4_k_m "
+      "and whatever quantize takes",
+      "TYPE")
       ->capture_default_str();
   writing_options(*command, options.format, options.overwrite, options.resume,
                   options.max_shard_size, options.threads);

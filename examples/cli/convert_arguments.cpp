@@ -19,7 +19,7 @@ CLI::App* add_convert(CLI::App& app, ConvertOptions& options) {
          "hf|meta|fengshen|gguf");
   option(*command, "--to", options.to, "format of the output (default: by its name)",
          "hf|fengshen|gguf");
-  option(
+  type_option(
       *command, "--type", options.type,
       "type of the weights (default: as they are stored; from Meta's layout f16, as the reference "
       "writes)",
@@ -62,8 +62,8 @@ CLI::App* add_merge_lora(CLI::App& app, ConvertOptions& options) {
   option(*command, "--adapter", options.adapter, "the adapter's folder (PEFT)", "DIR")->required();
   option(*command, "--output,--output-dir", options.output, "folder or file to write", "PATH")
       ->required();
-  option(*command, "--type", options.type, "type of the weights (default: as they are stored)",
-         "stored|f32|f16|bf16");
+  type_option(*command, "--type", options.type, "type of the weights (default: as they are stored)",
+              "stored|f32|f16|bf16");
   option(*command, "--to", options.to, "format of the output (default: by its name)",
          "hf|fengshen|gguf");
   option(*command, "--parts", options.parts, "tensor-parallel parts of a Fengshen output", "N")

@@ -13,10 +13,11 @@ namespace {
 CLI::App* add_quantize(CLI::App& app, QuantizeOptions& options) {
   auto* command = app.add_subcommand("quantize", "the model in fewer bits, as a GGUF file");
   model_argument(*command, options.model);
-  option(*command, "--type", options.type,
-         "q8_0, q6_k, q5_k, q5_1, q5_0, q4_k, q4_1, q4_0, iq4_nl, q3_k, q2_k, f16, bf16, f32, or a "
-         "mixture: q5_k_m, q4_k_m, q3_k_m",
-         "TYPE")
+  type_option(
+      *command, "--type", options.type,
+      "q8_0, q6_k, q5_k, q5_1, q5_0, q4_k, q4_1, q4_0, iq4_nl, q3_k, q2_k, f16, bf16, f32, or a "
+      "mixture: q5_k_m, q4_k_m, q3_k_m",
+      "TYPE")
       ->required();
   option(*command, "--output", options.output, "the file to write", "FILE.gguf")->required();
   repeated(*command, "--keep", options.keep,
@@ -94,7 +95,8 @@ CLI::App* add_bench(CLI::App& app, BenchOptions& options) {
          "the shape of a model, with random weights, in place of MODEL", "tiny|1b|7b|13b")
       ->check(one_of({"tiny", "1b", "7b", "13b"}))
       ->excludes(model);
-  option(*command, "--type", options.type, "of random weights: any stored type, or int8", "TYPE")
+  type_option(*command, "--type", options.type, "of random weights: any stored type, or int8",
+              "TYPE")
       ->capture_default_str();
   flag(*command, "--json", options.json, "print a list of JSON objects");
   running_options(*command, options.model);

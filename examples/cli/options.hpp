@@ -44,6 +44,18 @@ CLI::Option* option(CLI::App& command, const std::string& names, T& value,
       ->take_last();
 }
 
+/// The same for a type, which the format's tools write in capital letters too: Q4_0.
+inline CLI::Option* type_option(CLI::App& command, const std::string& names, std::string& value,
+                                const std::string& description, const std::string& types) {
+  const auto lower = [](std::string& word) {
+    for (char& c : word) {
+      if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+    }
+    return std::string();
+  };
+  return option(command, names, value, description, types)->transform(CLI::Validator(lower, ""));
+}
+
 /// The same for an option that may be repeated; each use takes one word.
 template <class T>
 CLI::Option* repeated(CLI::App& command, const std::string& names, T& values,
@@ -72,14 +84,14 @@ inline void running_options(CLI::App& command, ModelOptions& options) {
          "where to run: cpu, cuda, or auto: a GPU where there is one", "NAME")
       ->capture_default_str()
       ->group("Running");
-  option(command, "--dtype", options.dtype,
-         "type of the weights; another than the stored one makes a copy in memory",
-         "auto|f32|f16|bf16|int8|q8_0|q4_k|…")
+  type_option(command, "--dtype", options.dtype,
+              "type of the weights; another than the stored one makes a copy in memory",
+              "auto|f32|f16|bf16|int8|q8_0|q4_k|…")
       ->check(one_of({"auto", "f32", "f16", "bf16", "int8", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0",
                       "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl"}))
       ->capture_default_str()
       ->group("Running");
-  option(
+  type_option(
       command, "--cache-dtype", options.cache_dtype,
       "type of the cached keys and values; auto: f32, on a GPU the type of the activations; q8_0: "
       "on the CPU only",

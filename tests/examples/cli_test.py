@@ -915,7 +915,7 @@ class Merge(Case):
         print_of_file = self.good("fingerprint", file)
         self.assertIn("the weights are those that were written", print_of_file.err)
         self.good(*self.merge())
-        self.good("quantize", self.folder / "target", "--type", "q4_k_m", "--output",
+        self.good("quantize", self.folder / "target", "--type", "Q4_K_M", "--output",
                   self.folder / "twice.gguf")
         twice = self.good("fingerprint", self.folder / "twice.gguf")
         self.assertEqual(print_of_file.out, twice.out)
