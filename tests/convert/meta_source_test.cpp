@@ -46,6 +46,16 @@ TEST_CASE("Meta shards are joined and permuted as PyTorch does it", "[meta]") {
   }
 }
 
+TEST_CASE("rotary tables are passed over in layers too, other strange tensors are not", "[meta]") {
+  const auto shard = ziya::Checkpoint::open(golden / "rows" / "consolidated.00.pth");
+  REQUIRE(shard.find("layers.0.attention.inner_attention.rope.freqs") != nullptr);
+  REQUIRE(shard.find("rope.freqs") == nullptr);
+  const auto source = source_of(golden / "rows");  // not refused
+  for (const auto& tensor : source->tensors()) {
+    REQUIRE(tensor.name.find("freq") == std::string::npos);
+  }
+}
+
 TEST_CASE("Meta folders of the shared checkpoint, one and two shards, are that checkpoint",
           "[meta]") {
   const fs::path shared = ZIYA_SHARED_DATA;
@@ -137,8 +147,16 @@ TEST_CASE("config.json says what params.json and the shards say", "[meta]") {
   ziya::MetaOptions options;
   options.max_positions = 4000;
   REQUIRE(shape_of("rows", options).max_positions == 4000);
-  REQUIRE(ziya::parse_meta_params(R"({"dim": 5120, "n_layers": 40, "n_heads": 40})", "13B")
-              .intermediate() == 13824);
+  struct Published {
+    std::int64_t dim, layers, heads, intermediate;
+  };
+  for (const Published& size : {Published{4096, 32, 32, 11008}, Published{5120, 40, 40, 13824},
+                                Published{6656, 60, 52, 17920}, Published{8192, 80, 64, 22016}}) {
+    const std::string text = R"({"dim": )" + std::to_string(size.dim) + R"(, "n_layers": )" +
+                             std::to_string(size.layers) + R"(, "n_heads": )" +
+                             std::to_string(size.heads) + R"(, "multiple_of": 256})";
+    REQUIRE(ziya::parse_meta_params(text, "LLaMA-1").intermediate() == size.intermediate);
+  }
   REQUIRE(ziya::parse_meta_params(R"({"dim": 8192, "n_layers": 80, "n_heads": 64, "n_kv_heads": 8,
                                       "multiple_of": 4096, "ffn_dim_multiplier": 1.3})",
                                   "70B")

@@ -23,7 +23,8 @@ META = {
     "four": dict(shards=4, dtype=torch.float32, vocab=36, layers=1, legacy=True, params=dict(
         dim=24, n_heads=4, multiple_of=4, norm_eps=1e-5, rope_theta=1e6)),
     "rows": dict(shards=2, dtype=torch.float16, vocab=18, layers=1, legacy=False, params=dict(
-        dim=12, n_heads=2, multiple_of=2, norm_eps=1e-6)),  # the embedding split by rows
+        dim=12, n_heads=2, multiple_of=2, norm_eps=1e-6)),  # the embedding split by rows; rotary
+    # tables in the layers
 }
 
 
@@ -73,7 +74,11 @@ def meta(name, shards, dtype, vocab, layers, legacy, params):
                 tensor = permute(tensor, params.get("n_kv_heads", heads))
             expected[f"model.layers.{i}.{hf[part]}.weight"] = tensor
     for shard in range(shards):
-        state = {"rope.freqs": torch.rand(dim // heads // 2)}
+        freqs = torch.rand(dim // heads // 2)
+        state = {"rope.freqs": freqs}
+        if name == "rows":  # as LLaMA-1 7B has it
+            state = {f"layers.{i}.attention.inner_attention.rope.freqs": freqs
+                     for i in range(layers)}
         for key, (tensor, axis) in whole.items():
             state[key] = tensor if axis is None else tensor.chunk(shards, axis)[shard].clone()
         torch.save(state, folder / f"consolidated.{shard:02}.pth",

@@ -178,10 +178,11 @@ class MetaReader {
          }});
   }
 
-  /// A tensor that would be silently left out is refused; the rotary table is recomputed.
+  /// A tensor that would be silently left out is refused; rotary tables are recomputed. LLaMA-1 7B
+  /// has one in each layer, `layers.N.attention.inner_attention.rope.freqs`, later ones one in all.
   void refuse_unknown() const {
     for (const TensorInfo& tensor : first().tensors()) {
-      if (tensor.name != "rope.freqs" && !used_.contains(tensor.name)) {
+      if (!tensor.name.ends_with("rope.freqs") && !used_.contains(tensor.name)) {
         refuse_shard(0, "tensor " + tensor.name + " has no place in a model of " +
                             std::to_string(params_.n_layers) + " layers as params.json describes");
       }
