@@ -84,7 +84,7 @@ ziya::CpuModel load_merged(const ModelOptions& options) {
   const auto free = available_memory();
   note("merging while loading: the weights take " + bytes_text(bytes) + " of memory" +
        (free ? ", " + bytes_text(*free) + " are free" : "") + "; no disk");
-  return ziya::CpuModel::load(pair.merged(), shape, {.dtype = dtype});
+  return ziya::CpuModel::load(pair.merged(), shape, load_options(options, pair.folder()));
 }
 
 }  // namespace

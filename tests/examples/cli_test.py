@@ -1276,6 +1276,9 @@ class Layouts(Case):
         self.assertEqual(self.ids("-p", CAPITAL, "--adapter", nothing)["generated_ids"], plain)
         beside = self.ids("-p", CAPITAL, "--adapter", much, "--max-new-tokens", 8)["generated_ids"]
         self.assertNotEqual(beside, plain[:8])
+        run = self.good("generate", "--base", BASE, "--delta", DELTA, "--ids", "--greedy", "-p", CAPITAL,
+                        "--adapter", much, "--max-new-tokens", 8)  # beside what is merged while loading
+        self.assertEqual(json.loads(run.out)["generated_ids"], beside)
         merged = self.folder / "merged"
         run = self.good("merge-lora", "--base", TINY, "--adapter", much, "--output", merged,
                         "--type", "f32")
