@@ -20,6 +20,7 @@ struct UsageError : ziya::ArgumentError {
 struct ModelOptions {
   std::string model;
   std::string base{}, delta{};           // instead of a model: merged while loading
+  std::string model_size{};              // of a base in Meta's layout: a subfolder such as 13B
   std::string device = "auto";           // auto, cpu, cuda
   std::string gpu_layers = "auto";       // a number, auto: as many as fit, all
   std::string max_memory{};              // of each GPU; empty: what is free
@@ -101,6 +102,7 @@ struct InspectOptions {
 
 struct MergeOptions {
   std::string base, delta, target;
+  std::string model_size;              // of a base in Meta's layout: a subfolder such as 13B
   std::string type = "f16";            // of the sums; of a GGUF file also quantised types
   std::string format = "safetensors";  // of the files; or bin
   bool overwrite = false;
@@ -118,11 +120,14 @@ struct MergeOptions {
 
 struct MakeDeltaOptions {
   std::string base, model, delta;
+  std::string model_size;    // of a base in Meta's layout
+  std::string type = "f16";  // of the differences
   std::string format = "safetensors";
   bool overwrite = false;
   bool resume = false;
   std::string max_shard_size = "1GB";
   int threads = 0;
+  bool low_cpu_mem = false;  // without effect: memory is always low
 };
 
 struct FingerprintOptions {
@@ -145,6 +150,7 @@ struct ConvertOptions {
   std::string max_shard_size;  // of safetensors; empty: the library's default
   std::string adapter;         // folder of a LoRA adapter to merge on the way; empty: none
   bool strict = false;         // refuse an adapter that records another base
+  int threads = 0;
 };
 
 struct QuantizeOptions {

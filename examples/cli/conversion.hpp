@@ -6,6 +6,7 @@
 #include <charconv>
 #include <csignal>
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -14,6 +15,7 @@
 #include "memory.hpp"
 #include "terminal.hpp"
 #include "ziya/convert/convert_options.hpp"
+#include "ziya/convert/meta_folder.hpp"
 
 namespace cli {
 
@@ -46,6 +48,13 @@ inline std::int64_t size_from_text(const std::string& text,
     }
   }
   throw UsageError("ZIYA-701", option + " " + text + ": expected a size such as 4GB or 500MB");
+}
+
+/// Where a base lies: what --base names, or of Meta's sizes in there the one that --model-size does.
+/// @throws IoError ZIYA-612
+inline std::filesystem::path base_path(const std::string& base, const std::string& model_size) {
+  const auto path = ziya::path_from_utf8(base);
+  return model_size.empty() ? path : ziya::find_meta_folder(path, model_size).leaf;
 }
 
 /// What a conversion is going to take, before it writes.

@@ -19,13 +19,17 @@ void writing_options(CLI::App& command, std::string& format, bool& overwrite, bo
   flag(command, "--overwrite", overwrite, "replace a target that exists");
   flag(command, "--resume", resume, "go on where an interrupted run has left off");
   option(command, "--max-shard-size", max_shard_size, "largest file, e.g. 4GB or 500MB", "SIZE");
-  option(command, "--threads", threads, "that read and compute; no byte depends on it", "N")
-      ->check(CLI::Range(0, 256).description(""));
+  threads_option(command, threads);
+}
+
+void low_memory_flag(CLI::App& command, bool& value) {
+  flag(command, "--low-cpu-mem", value, "accepted for the reference's sake; memory is always low");
 }
 
 CLI::App* add_merge(CLI::App& app, MergeOptions& options) {
   auto* command = app.add_subcommand("merge-delta", "base + delta = model")->alias("apply-delta");
   option(*command, "--base,--base-model-path", options.base, "the base model", "DIR")->required();
+  model_size_option(*command, options.model_size);
   option(*command, "--delta,--delta-path", options.delta, "the published delta", "DIR")->required();
   option(*command, "--target,--target-model-path,--output", options.target,
          "folder to write the model to, or FILE.gguf", "PATH")
@@ -40,8 +44,7 @@ CLI::App* add_merge(CLI::App& app, MergeOptions& options) {
                   options.max_shard_size, options.threads);
   flag(*command, "--checksums", options.checksums,
        "first compare the checksums that the inputs' .bin and .pth files record: one more reading");
-  flag(*command, "--low-cpu-mem", options.low_cpu_mem,
-       "accepted for the reference's sake; memory is always low");
+  low_memory_flag(*command, options.low_cpu_mem);
   const char* group = "Checks (docs/merging.md says how the limits were found)";
   flag(*command, "--strict", options.strict, "what the checks find is an error")->group(group);
   command
@@ -83,14 +86,20 @@ CLI::App* add_merge(CLI::App& app, MergeOptions& options) {
 CLI::App* add_make_delta(CLI::App& app, MakeDeltaOptions& options) {
   auto* command = app.add_subcommand("make-delta", "model - base = delta");
   option(*command, "--base,--base-model-path", options.base, "the base model", "DIR")->required();
+  model_size_option(*command, options.model_size);
   option(*command, "--target,--target-model-path,--model", options.model,
          "the model that was made from it", "DIR")
       ->required();
   option(*command, "--delta,--delta-path,--output", options.delta, "folder to write the delta to",
          "DIR")
       ->required();
+  type_option(*command, "--type", options.type,
+              "of the differences: f16 is the reference's rule, bf16, f32", "TYPE")
+      ->check(one_of({"f16", "bf16", "f32"}))
+      ->capture_default_str();
   writing_options(*command, options.format, options.overwrite, options.resume,
                   options.max_shard_size, options.threads);
+  low_memory_flag(*command, options.low_cpu_mem);
   command->footer(
       "Example:\n"
       "  ziya make-delta --base llama-13b-hf --target my-model --delta my-delta");

@@ -77,8 +77,10 @@ constexpr std::array readers{
         [](const fs::path& input, const ConvertOptions&) { return ziya::open_gguf_model(input); }},
     Reader{"meta",
            [](const fs::path& input, const ConvertOptions& options) {
+             const fs::path folder = ziya::expand_home(input);
              return !ziya::Checkpoint::exists(input) &&
-                    ziya::is_meta_folder(ziya::expand_home(input), options.model_size);
+                    (ziya::is_meta_folder(folder, options.model_size) ||
+                     !ziya::meta_sizes(folder).empty());
            },
            open_meta},
     Reader{"fengshen",
@@ -163,6 +165,7 @@ int run(const ConvertOptions& options) {
   ziya::ConvertOptions convert;
   convert.overwrite = options.overwrite;
   convert.resume = options.resume;
+  convert.threads = options.threads;
   convert.keep_unfinished = true;
   convert.needs = say_needs;
   if (!options.max_shard_size.empty()) {

@@ -28,6 +28,7 @@ CLI::App* add_convert(CLI::App& app, ConvertOptions& options) {
   flag(*command, "--resume", options.resume, "go on where an interrupted run has left off");
   option(*command, "--max-shard-size", options.max_shard_size,
          "largest file of safetensors or PyTorch, e.g. 4GB or 500MB", "SIZE");
+  threads_option(*command, options.threads);
   const char* meta = "From Meta's layout";
   option(*command, "--model-size", options.model_size,
          "the subfolder of the input that holds the weights", "7B|13B|…")
@@ -74,6 +75,7 @@ CLI::App* add_merge_lora(CLI::App& app, ConvertOptions& options) {
   flag(*command, "--resume", options.resume, "go on where an interrupted run has left off");
   option(*command, "--max-shard-size", options.max_shard_size, "largest file, e.g. 4GB or 500MB",
          "SIZE");
+  threads_option(*command, options.threads);
   command->footer(
       "Example:\n"
       "  ziya merge-lora --base Ziya-LLaMA-13B --adapter my-adapter --output my-model\n"

@@ -15,6 +15,7 @@
 #include "terminal.hpp"
 #include "ziya/backend/cpu/quantize/dequantise_row.hpp"
 #include "ziya/convert/fingerprint.hpp"
+#include "ziya/convert/open_source.hpp"
 #include "ziya/convert/verify_archives.hpp"
 #include "ziya/io/checkpoint.hpp"
 #include "ziya/io/json.hpp"
@@ -44,7 +45,9 @@ struct Findings {
   fs::path folder;
   std::string kind;         // ziya::ModelKind's name, or tokenizer
   std::string fingerprint;  // empty: not asked for
-  std::optional<ziya::Checkpoint> checkpoint;
+  std::optional<ziya::OpenedSource> weights;
+  std::string file_format;                     // safetensors, pytorch or gguf
+  std::optional<ziya::Checkpoint> checkpoint;  // where the files are a model's as they are
   std::map<std::string, Format> formats;
   std::optional<ziya::LlamaShape> shape;
   std::optional<MemoryNeed> need;
@@ -53,6 +56,10 @@ struct Findings {
   std::optional<std::vector<Unusual>> scan;  // none: not scanned
   std::vector<ziya::Error> problems;
 
+  /// What a layout without config.json says in its own way; null where there is none.
+  [[nodiscard]] const std::string* config() const {
+    return weights && !weights->config.empty() ? &weights->config : nullptr;
+  }
   [[nodiscard]] std::int64_t parameters() const {
     std::int64_t sum = 0;
     for (const auto& [name, format] : formats) sum += format.elements;
@@ -85,19 +92,21 @@ void count_unusual(std::span<const std::byte> bytes, Unusual& counts) {
   }
 }
 
-std::vector<Unusual> scan(const ziya::Checkpoint& checkpoint) {
+std::vector<Unusual> scan(const ziya::TensorSource& source) {
   constexpr std::int64_t chunk = std::int64_t{1} << 20;  // elements
   std::vector<Unusual> result;
   std::vector<std::byte> buffer;
   std::vector<float> values;  // of quantised blocks
   ProgressBar bar("scanning weights");
-  std::int64_t done = 0;
-  for (const ziya::TensorInfo& tensor : checkpoint.tensors()) {
+  std::int64_t done = 0, all = 0;
+  for (const ziya::TensorSpec& tensor : source.tensors()) all += tensor.bytes();
+  for (std::size_t i = 0; i < source.tensors().size(); ++i) {
+    const ziya::TensorSpec& tensor = source.tensors()[i];
     Unusual counts{tensor.name};
     for (std::int64_t first = 0; first < tensor.shape.elements(); first += chunk) {
       const std::int64_t count = std::min(chunk, tensor.shape.elements() - first);
       buffer.resize(static_cast<std::size_t>(bytes_of(tensor.dtype, count)));
-      checkpoint.read_elements(tensor.name, first, count, buffer);
+      source.read(i, first, buffer);
       if (tensor.dtype == ziya::DType::f32) count_unusual<float>(buffer, counts);
       if (tensor.dtype == ziya::DType::f16) count_unusual<ziya::Half>(buffer, counts);
       if (tensor.dtype == ziya::DType::bf16) count_unusual<ziya::BFloat16>(buffer, counts);
@@ -107,7 +116,7 @@ std::vector<Unusual> scan(const ziya::Checkpoint& checkpoint) {
         count_unusual<float>(std::as_bytes(std::span(values)), counts);
       }
       done += static_cast<std::int64_t>(buffer.size());
-      bar.update(done, checkpoint.bytes(), tensor.name);
+      bar.update(done, all, tensor.name);
     }
     if (counts.nan + counts.infinite > 0) result.push_back(counts);
   }
@@ -115,12 +124,27 @@ std::vector<Unusual> scan(const ziya::Checkpoint& checkpoint) {
 }
 
 void inspect_weights(Findings& found, const InspectOptions& options) {
-  found.checkpoint = ziya::Checkpoint::open(found.folder);
-  const ziya::CheckpointSource source(*found.checkpoint);
-  found.kind = name(ziya::model_kind(source));
-  for (const std::string& line : found.checkpoint->notes()) note("note: " + printable(line));
+  if (ziya::Checkpoint::exists(found.folder)) {
+    found.checkpoint = ziya::Checkpoint::open(found.folder);
+    found.file_format = name(found.checkpoint->format());
+    found.weights.emplace();
+    found.weights->source = std::make_shared<const ziya::CheckpointSource>(*found.checkpoint);
+    found.weights->metadata = found.checkpoint->metadata();
+    found.weights->notes = found.checkpoint->notes();
+    for (const auto& file : found.checkpoint->files()) {
+      found.weights->files.push_back(file->file().path());
+    }
+  } else {
+    found.weights = ziya::open_source(found.folder);
+    found.file_format = name(ziya::TensorFile(found.weights->files.front()).format());
+  }
+  const ziya::TensorSource& source = *found.weights->source;
+  found.kind = name(found.weights->kind());
+  for (const std::string& line : found.weights->notes) note("note: " + printable(line));
   if (options.fingerprint) found.fingerprint = ziya::fingerprint(source).model();
-  for (const ziya::TensorInfo& tensor : found.checkpoint->tensors()) {
+  std::int64_t bytes = 0;
+  for (const ziya::TensorSpec& tensor : source.tensors()) {
+    bytes += tensor.bytes();
     if (ziya::llama_names::is_rotary_cache(tensor.name)) continue;
     Format& format = found.formats[std::string(name(tensor.dtype))];
     ++format.tensors;
@@ -128,17 +152,18 @@ void inspect_weights(Findings& found, const InspectOptions& options) {
     format.bytes += tensor.bytes();
   }
   constexpr std::int64_t quick = 2'000'000'000;
-  if (options.scan.value_or(found.checkpoint->bytes() < quick)) {
-    found.scan = scan(*found.checkpoint);
-    for (const auto& file : found.checkpoint->files()) {
-      attempt(found, [&] { (void)ziya::verify_archives({file->file().path()}); });
+  if (options.scan.value_or(bytes < quick)) {
+    found.scan = scan(source);
+    for (const auto& file : found.weights->files) {
+      attempt(found, [&] { (void)ziya::verify_archives({file}); });
     }
     if (!found.scan->empty()) {
       const Unusual& first = found.scan->front();
+      const std::string place = source.place(find_tensor(source, first.tensor));
       found.problems.emplace_back(
-          "ZIYA-705", ziya::utf8_from_path(found.checkpoint->find(first.tensor)->file) +
-                          ": tensor " + first.tensor + " holds " + std::to_string(first.nan) +
-                          " NaN and " + std::to_string(first.infinite) + " infinite values (" +
+          "ZIYA-705", (place.empty() ? ziya::utf8_from_path(found.folder) : place) + ": tensor " +
+                          first.tensor + " holds " + std::to_string(first.nan) + " NaN and " +
+                          std::to_string(first.infinite) + " infinite values (" +
                           std::to_string(found.scan->size()) + " such tensors in all)");
     }
   }
@@ -148,14 +173,18 @@ Findings inspect(const InspectOptions& options) {
   Findings found;
   const fs::path path = ziya::resolve_model_path(ziya::path_from_utf8(options.model));
   found.folder = path;
-  const bool weights = ziya::Checkpoint::exists(path);
+  const bool weights = ziya::is_source(path);
   const bool gguf = ziya::gguf::is_gguf(ziya::find_weights(path));  // holds everything itself
   const fs::path side = gguf || fs::is_directory(path) ? path : path.parent_path();
   found.kind = weights ? "unknown" : "tokenizer";
   if (weights) attempt(found, [&] { inspect_weights(found, options); });
 
   const bool config = gguf || is_file(side / "config.json");
-  if (config) attempt(found, [&] { found.shape = ziya::read_llama_shape(side); });
+  if (config && !found.config()) {
+    attempt(found, [&] { found.shape = ziya::read_llama_shape(side); });
+  } else if (found.config()) {
+    attempt(found, [&] { found.shape = ziya::parse_llama_shape(*found.config(), "config.json"); });
+  }
   if (found.shape && found.shape->vocabulary == ziya::unknown_vocabulary && found.checkpoint) {
     const auto* table = found.checkpoint->find(ziya::llama_names::embedding);
     if (table != nullptr && table->shape.rank() == 2) found.shape->vocabulary = table->shape[0];
@@ -244,9 +273,9 @@ Json tokenizer_json(const ziya::Tokenizer& tokenizer) {
 
 Json to_json(const Findings& found) {
   Json json{{"path", ziya::utf8_from_path(found.folder)}, {"kind", found.kind}};
-  if (found.checkpoint) {
-    json["format"] = std::string(name(found.checkpoint->format()));
-    json["files"] = found.checkpoint->files().size();
+  if (found.weights) {
+    json["format"] = found.file_format;
+    json["files"] = found.weights->files.size();
     json["parameters"] = found.parameters();
     json["formats"] = Json::object();
     for (const auto& [name, format] : found.formats) {
@@ -254,7 +283,7 @@ Json to_json(const Findings& found) {
           {"tensors", format.tensors}, {"parameters", format.elements}, {"bytes", format.bytes}};
     }
     if (!found.fingerprint.empty()) json["fingerprint"] = found.fingerprint;
-    if (!found.checkpoint->metadata().empty()) json["metadata"] = found.checkpoint->metadata();
+    if (!found.weights->metadata.empty()) json["metadata"] = found.weights->metadata;
   }
   if (found.shape) json["shape"] = shape_json(*found.shape);
   if (found.need) {
@@ -265,7 +294,7 @@ Json to_json(const Findings& found) {
                       {"total_bytes", found.need->total()},
                       {"available_bytes", available_memory() ? Json(*available_memory()) : Json()}};
   }
-  if (found.checkpoint) {
+  if (found.weights) {
     Json tensors = Json::array();
     std::int64_t nan = 0, infinite = 0;
     for (const Unusual& tensor : found.scan.value_or(std::vector<Unusual>{})) {
@@ -297,14 +326,24 @@ std::string to_text(const Findings& found) {
     label.resize(std::max<std::size_t>(14, label.size() + 2), ' ');
     text += "  " + label + printable(value) + "\n";
   };
+  const auto next = [&](const std::string& what, const std::string& command) {
+    line("", what);
+    line("", command);
+  };
+  const std::string path = ziya::utf8_from_path(found.folder);
   if (found.kind == "delta") {
-    line("", "only the difference to a base; to get the model:");
-    line("", "ziya merge-delta --base BASE --delta " + ziya::utf8_from_path(found.folder) +
-                 " --target TARGET");
+    next("only the difference to a base; to get the model:",
+         "ziya merge-delta --base BASE --delta " + path + " --target TARGET");
+  } else if (found.kind == "adapter") {
+    next("low-rank updates of a model; to run it with them:",
+         "ziya generate MODEL --adapter " + path + " -p \"...\"");
+  } else if (found.config() != nullptr) {
+    next("its layout is not Hugging Face's; to run it:",
+         "ziya convert --input " + path + " --output TARGET");
   }
-  if (found.checkpoint) {
-    const std::size_t files = found.checkpoint->files().size();
-    line("format", std::string(name(found.checkpoint->format())) + ", " + std::to_string(files) +
+  if (found.weights) {
+    const std::size_t files = found.weights->files.size();
+    line("format", found.file_format + ", " + std::to_string(files) +
                        (files == 1 ? " file" : " files"));
     line("parameters", grouped(found.parameters()));
     for (const auto& [name, format] : found.formats) {
@@ -312,7 +351,7 @@ std::string to_text(const Findings& found) {
            name + ": " + std::to_string(format.tensors) + " tensors, " + bytes_text(format.bytes));
     }
     if (!found.fingerprint.empty()) line("fingerprint", found.fingerprint);
-    for (const auto& [key, value] : found.checkpoint->metadata()) {
+    for (const auto& [key, value] : found.weights->metadata) {
       if (key != "format" && key != "ziya.sha256") line(key, value);
     }
   }
@@ -358,7 +397,7 @@ std::string to_text(const Findings& found) {
     }
     line("generation", defaults);
   }
-  if (found.checkpoint) {
+  if (found.weights) {
     line("weights", !found.scan           ? "not scanned for NaN and infinity (--scan does)"
                     : found.scan->empty() ? "no NaN, no infinity"
                                           : "hold NaN or infinite values");

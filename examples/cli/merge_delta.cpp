@@ -90,7 +90,8 @@ int run(const MergeOptions& options) {
     };
   }
   catch_signals();
-  const auto base = ziya::path_from_utf8(options.base), delta = ziya::path_from_utf8(options.delta),
+  const auto base = base_path(options.base, options.model_size),
+             delta = ziya::path_from_utf8(options.delta),
              target = ziya::path_from_utf8(options.target);
   const ziya::MergeReport report = one_file
                                        ? ziya::merge_delta_to_gguf(base, delta, target, mix, merge)
@@ -109,9 +110,11 @@ int run(const MergeOptions& options) {
 int run(const MakeDeltaOptions& options) {
   ProgressBar bar("subtracting");
   catch_signals();
+  ziya::MergeOptions make = writing(options, bar);
+  make.type = *ziya::dtype_from_name(options.type);
   const ziya::MergeReport report =
-      ziya::make_delta(ziya::path_from_utf8(options.base), ziya::path_from_utf8(options.model),
-                       ziya::path_from_utf8(options.delta), writing(options, bar));
+      ziya::make_delta(base_path(options.base, options.model_size),
+                       ziya::path_from_utf8(options.model), ziya::path_from_utf8(options.delta), make);
   bar.finish();
   say_result(report, "made " + options.model + " - " + options.base + " -> " + options.delta);
   return 0;

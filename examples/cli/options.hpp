@@ -56,6 +56,12 @@ inline CLI::Option* type_option(CLI::App& command, const std::string& names, std
   return option(command, names, value, description, types)->transform(CLI::Validator(lower, ""));
 }
 
+/// How many threads a conversion has.
+inline CLI::Option* threads_option(CLI::App& command, int& threads) {
+  return option(command, "--threads", threads, "that read and compute; no byte depends on it", "N")
+      ->check(CLI::Range(0, 256).description(""));
+}
+
 /// The same for an option that may be repeated; each use takes one word.
 template <class T>
 CLI::Option* repeated(CLI::App& command, const std::string& names, T& values,
@@ -139,6 +145,12 @@ inline void template_options(CLI::App& command, ModelOptions& options) {
       ->group("Prompt");
 }
 
+/// Which of the sizes in a folder of Meta's is the base.
+inline CLI::Option* model_size_option(CLI::App& command, std::string& size) {
+  return option(command, "--model-size", size,
+                "the subfolder of a base in Meta's layout that holds the weights", "7B|13B|…");
+}
+
 inline void model_options(CLI::App& command, ModelOptions& options) {
   model_argument(command, options.model)->required(false);
   auto* base = option(command, "--base", options.base,
@@ -146,6 +158,7 @@ inline void model_options(CLI::App& command, ModelOptions& options) {
                    ->group("Running");
   auto* delta =
       option(command, "--delta", options.delta, "the delta for --base", "DIR")->group("Running");
+  model_size_option(command, options.model_size)->group("Running")->needs(base);
   base->needs(delta);
   delta->needs(base);
   command.callback([&options] {

@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <new>
 #include <optional>
 #include <string>
 #include <utility>
 
+#include "conversion.hpp"
 #include "gpu_plan.hpp"
 #include "memory.hpp"
 #include "model.hpp"
@@ -68,7 +70,7 @@ void say_memory(const std::filesystem::path& folder, std::optional<ziya::DType> 
 
 /// Base and delta are added while they are read; the sum stays in memory.
 ziya::CpuModel load_merged(const ModelOptions& options) {
-  const auto pair = ziya::MergePair::open(ziya::path_from_utf8(options.base),
+  const auto pair = ziya::MergePair::open(base_path(options.base, options.model_size),
                                           ziya::path_from_utf8(options.delta));
   const ziya::LlamaShape shape = ziya::read_llama_shape(pair.folder());
   const auto findings = ziya::MergeCheck(*pair.base.source, *pair.delta.source, pair.heads()).run();
@@ -207,6 +209,8 @@ std::vector<ziya::MergeFinding> perplexity_findings(
     std::string why = error.what();
     why.resize(why.rfind(" [" + error.id()));  // a message has one id
     return {{"ZIYA-657", "the result cannot be run: " + why}};
+  } catch (const std::bad_alloc&) {
+    return {{"ZIYA-657", "the result cannot be run: there is not enough memory for a layer of it"}};
   }
 }
 

@@ -59,6 +59,7 @@
 // One attribute per run-time path: the function uses these instructions whatever flags the program
 // was compiled with. Such functions live under backend/cpu/x86/ and hold no lambdas.
 #define ZIYA_TARGET_AVX2 __attribute__((target("avx2,fma,f16c")))
+#define ZIYA_TARGET_CLMUL __attribute__((target("pclmul")))
 #define ZIYA_AVX512_INSTRUCTIONS                                 \
   "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi," \
   "avx512vnni,avx512bf16"

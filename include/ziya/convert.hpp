@@ -4,9 +4,11 @@
 #pragma once
 
 #include "ziya/backend/cpu/x86/avx2_halves.hpp"
+#include "ziya/backend/cpu/x86/clmul_crc32.hpp"
 #include "ziya/convert/audited_source.hpp"
 #include "ziya/convert/base_grid.hpp"
 #include "ziya/convert/buffer_pool.hpp"
+#include "ziya/convert/checked_source.hpp"
 #include "ziya/convert/checklist.hpp"
 #include "ziya/convert/conversion_journal.hpp"
 #include "ziya/convert/convert_options.hpp"
@@ -56,4 +58,5 @@
 #include "ziya/io/work_directory.hpp"
 #include "ziya/io/zip_writer.hpp"
 #include "ziya/ops/add_halves.hpp"
+#include "ziya/ops/crc32.hpp"
 #include "ziya/text/gguf_vocabulary_writer.hpp"

@@ -78,6 +78,7 @@
 #include "ziya/core/attention_rows.hpp"
 #include "ziya/core/blocks.hpp"
 #include "ziya/core/communicator.hpp"
+#include "ziya/core/crc32.hpp"
 #include "ziya/core/decode_hook.hpp"
 #include "ziya/core/device.hpp"
 #include "ziya/core/dtype.hpp"

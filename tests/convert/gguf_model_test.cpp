@@ -49,6 +49,31 @@ void write_case(const std::filesystem::path& folder, const std::string& name, DT
   fixture::write_file(folder / "tokenizer.model", SentencePieceModel::assemble(pieces, ""));
 }
 
+TEST_CASE("gguf model: what keeps its order of rows is mapped, q and k are copies", "[convert]") {
+  const TemporaryDirectory scratch;
+  const auto& tiny = fixture::ZiyaTiny::instance();
+  ConvertOptions options;
+  options.type = DType::f16;
+  write_gguf_model(open_hf_model(tiny.folder()), scratch / "m.gguf", options);
+  const auto tensors = open_gguf_model(scratch / "m.gguf").tensors;
+  std::size_t copies = 0;
+  for (std::size_t i = 0; i < tensors->tensors().size(); ++i) {
+    const TensorSpec& tensor = tensors->tensors()[i];
+    CAPTURE(tensor.name);
+    const MappedTensor once = tensors->map(i), twice = tensors->map(i);
+    const bool copied = once.data != twice.data;
+    copies += copied;
+    REQUIRE(copied == (tensor.name.find("q_proj") != std::string::npos ||
+                       tensor.name.find("k_proj") != std::string::npos));
+    std::vector<std::byte> bytes(static_cast<std::size_t>(tensor.bytes())), again(bytes.size());
+    tensors->read(i, 0, bytes);
+    tensors->read_mapped(once.data, again);
+    REQUIRE(bytes == again);
+    REQUIRE(std::equal(bytes.begin(), bytes.end(), once.data));
+  }
+  REQUIRE(copies > 0);
+}
+
 TEST_CASE("gguf model: there and back changes no bit", "[convert]") {
   const auto& tiny = fixture::ZiyaTiny::instance();
   for (const DType type : {DType::f32, DType::f16, DType::bf16}) {

@@ -840,6 +840,41 @@ class Inspect(Case):
     def test_nothing_there(self):
         self.bad("inspect", self.folder, has=[str(self.folder), "ZIYA-704"])
 
+    def test_kinds_and_layouts(self):
+        meta = self.json(LLAMA / "3M")
+        self.assertEqual((meta["kind"], meta["format"], meta["files"], meta["problems"]), ("model", "pytorch", 2, []))
+        self.assertEqual(meta["shape"]["hidden_size"], 256)
+        self.assertEqual(meta["parameters"], self.json(BASE)["parameters"])
+        self.assertIn("ziya convert", self.good("inspect", LLAMA / "3M").out)
+        self.bad_json(LLAMA, "--model-size: 3M")
+        parts = SOURCE / "tests/data/layouts/fengshen/parts-2"
+        whole = self.json("--fingerprint", parts)
+        self.assertEqual((whole["kind"], whole["files"], whole["problems"]), ("Fengshen part", 2, []))
+        self.assertEqual(whole["shape"]["num_attention_heads"], 4)
+        self.assertEqual(whole["fingerprint"], self.json("--fingerprint", parts.parent / "hf")["fingerprint"])
+        self.assertEqual(self.json(parts.parent / "parts-1/part_0")["kind"], "Fengshen part")
+        adapter = SOURCE / "tests/data/lora/plain"
+        self.assertEqual(self.json(adapter)["kind"], "adapter")
+        self.assertIn("--adapter", self.good("inspect", adapter).out)
+        reward = self.model()
+        header, data = self.split(reward / "model.safetensors")
+        header["value_head.weight"] = {"dtype": "F16", "shape": [1, 256], "data_offsets": [len(data), len(data) + 512]}
+        text = json.dumps(header).encode()
+        self.replace(reward / "model.safetensors", struct.pack("<Q", len(text)) + text + data + bytes(512))
+        self.assertEqual(self.json(reward)["kind"], "reward model")
+        for source in [adapter, parts, LLAMA / "3M"]:
+            self.assertRegex(self.good("fingerprint", source).out, r"[0-9a-f]{64}  \(model\)")
+
+    def bad_json(self, path, text):
+        run = ziya("inspect", "--json", path)
+        self.assertEqual((run.returncode, json.loads(run.out)["kind"]), (1, "unknown"))
+        self.assertIn(text, run.err)
+
+    def split(self, path):
+        data = path.read_bytes()
+        size = struct.unpack("<Q", data[:8])[0]
+        return json.loads(data[8:8 + size]), data[8 + size:]
+
 
 class Merge(Case):
     def merge(self, *options, base=BASE, delta=DELTA, target=None):
@@ -983,6 +1018,29 @@ class Merge(Case):
     def test_the_reference_s_spellings(self):
         self.good("merge-delta", "--base-model-path", BASE, "--target-model-path",
                   self.folder / "target", "--delta-path", DELTA, "--low-cpu-mem")
+        self.good("make-delta", "--base-model-path", BASE, "--target-model-path",
+                  TINY, "--delta-path", self.folder / "delta", "--low-cpu-mem")
+
+    def test_the_size_of_a_base_of_meta_s_is_chosen(self):
+        size = ["--base", LLAMA, "--model-size", "3M"]
+        self.good("merge-delta", *size, "--delta", DELTA, "--target", self.folder / "target")
+        tensors, _ = read_safetensors(self.folder / "target/model.safetensors")
+        self.assertEqual(tensors, read_safetensors(TINY / "model.safetensors")[0])
+        self.good("make-delta", *size, "--target", TINY, "--delta", self.folder / "delta")
+        run = self.good("generate", *size, "--delta", DELTA, "--greedy", "-p", CAPITAL)
+        self.assertEqual(run.out, "Paris.\n")
+        self.bad("merge-delta", "--base", LLAMA, "--model-size", "13B", "--delta", DELTA, "--target",
+                 self.folder / "x", has=["ZIYA-612", "3M"])
+        self.bad("generate", TINY, "--model-size", "3M", "-p", "x", status=2)
+
+    def test_deltas_of_other_types(self):
+        for name, dtype in [("BF16", "bf16"), ("F32", "F32")]:
+            delta = self.folder / name
+            self.good("make-delta", "--base", BASE, "--target", TINY, "--delta", delta, "--type", dtype)
+            tensors, _ = read_safetensors(next(delta.glob("*.safetensors")))
+            self.assertEqual({dtype for dtype, _, _ in tensors.values()}, {name})
+        self.bad("make-delta", "--base", BASE, "--target", TINY, "--delta", self.folder / "x", "--type", "q4_0",
+                 status=2)
 
     def test_targets(self):
         self.good(*self.merge())
@@ -1006,22 +1064,45 @@ class Merge(Case):
         self.bad(*self.merge("--overwrite", target=self.folder / "photos"), has="no model")
         self.assertEqual(sorted(x.name for x in self.folder.iterdir()), ["photos", "target"])
 
-    def test_a_wrong_byte_in_an_input(self):
-        """In the middle of the second .bin shard of the delta: its archive has a checksum."""
-        delta = self.folder / "delta"
-        shutil.copytree(DELTA, delta)
-        shard = sorted(delta.glob("*.bin"))[1]
-        data = bytearray(shard.read_bytes())
+    def flip(self, file):
+        """One bit in the middle."""
+        data = bytearray(file.read_bytes())
         data[len(data) // 2] ^= 1
-        shard.write_bytes(data)
-        for target in [self.folder / "x", self.folder / "x.gguf"]:
-            self.bad(*self.merge("--checksums", delta=delta, target=target), has=[shard.name, "data/", "ZIYA-221"])
+        file.write_bytes(data)
+
+    def test_a_wrong_byte_in_an_input(self):
+        """In the middle of shard 17 of the delta: its archive has a checksum, compared as it is read."""
+        delta, target = self.folder / "delta", self.folder / "x"
+        self.good("make-delta", "--base", BASE, "--target", TINY, "--delta", delta, "--format", "bin",
+                  "--max-shard-size", "400KB")
+        self.good(*self.merge("--strict", "--no-check", delta=delta, target=self.folder / "good"))
+        shards = sorted(delta.glob("*.bin"))
+        self.assertGreater(len(shards), 17)
+        self.flip(shards[16])
+        for options in [[], ["--strict"], ["--checksums"]]:
+            for output in [target, self.folder / "x.gguf"]:
+                self.bad(*self.merge(*options, delta=delta, target=output), has=[shards[16].name, "data/", "ZIYA-221"])
+                self.assertFalse(output.exists())
+        self.bad("convert", "--input", delta, "--output", target, has=[shards[16].name, "ZIYA-221"])
+        self.bad("generate", "--base", BASE, "--delta", delta, "-p", "x", has=[shards[16].name, "ZIYA-221"])
         run = ziya("inspect", delta)
         self.assertEqual(run.returncode, 1)
-        self.assertRegex(run.err, shard.name + r".*\[ZIYA-221\]")
-        self.assertEqual([x.name for x in self.folder.iterdir()], ["delta"])
+        self.assertRegex(run.err, shards[16].name + r".*\[ZIYA-221\]")
+        self.assertFalse(target.exists())
         run = self.good(*self.merge("--checksums", base=LLAMA / "3M"))
         self.assertRegex(run.err, r"note: checksums of \d+ of \d+ files compared")
+
+    def test_a_wrong_byte_in_meta_s_files(self):
+        base = self.folder / "3M"
+        shutil.copytree(LLAMA / "3M", base)
+        self.flip(base / "consolidated.01.pth")
+        target = self.folder / "x"
+        self.bad(*self.merge("--no-check", base=base, target=target), has=["consolidated.01.pth", "ZIYA-221"])
+        self.bad(*self.merge("--no-check", "--checksums", base=base, target=target), has=["consolidated.01.pth", "ZIYA-615"])
+        self.bad("convert", "--no-checksums", "--input", base, "--output", target, has=["consolidated.01.pth", "ZIYA-221"])
+        self.assertFalse(target.exists())
+        run = self.good(*self.merge("--checksums", base=LLAMA / "3M", target=target))
+        self.assertRegex(run.err, r"note: checklist.chk: \d files are what it lists")
 
     def test_the_next_command_can_be_pasted(self):
         target = self.folder / "it's a model"
@@ -1035,6 +1116,12 @@ class Merge(Case):
         self.bad(*self.merge(base=TINY), has="merged")
         self.bad(*self.merge(delta=TINY), has="already")
         self.bad(*self.merge(base=self.folder / "none"), has="none")
+        adapter, fengshen = SOURCE / "tests/data/lora/plain", SOURCE / "tests/data/layouts/fengshen"
+        self.bad(*self.merge(delta=adapter), has=["ZIYA-604", "merge-lora"])
+        self.bad(*self.merge(base=adapter), has=["ZIYA-604", "merge-lora"])
+        for part in ["parts-1", "parts-2", "parts-2/part_1"]:
+            self.bad(*self.merge(base=fengshen / part), has=["ZIYA-604", "ziya convert"])
+        self.bad(*self.merge(base=LLAMA), has=["ZIYA-612", "--model-size: 3M"])
         self.assertEqual(list(self.folder.iterdir()), [])
 
     def interrupted(self, how):

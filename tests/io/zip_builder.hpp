@@ -33,7 +33,7 @@ struct ZipOptions {
 inline std::string make_zip(const std::vector<ZipItem>& items, const ZipOptions& options = {}) {
   std::string zip, directory;
   for (const ZipItem& item : items) {
-    const auto crc = ziya::zip::crc32(std::as_bytes(std::span(item.data)));
+    const auto crc = ziya::crc32(std::as_bytes(std::span(item.data)));
     const std::uint64_t size = item.data.size(), offset = zip.size() + item.offset_delta;
     zip += "PK\x03\x04" + little(20, 2) + little(item.flags, 2) + little(item.method, 2) +
            little(0, 4) + little(crc, 4) + little(size, 4) + little(size, 4) +

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "ziya/config.hpp"
+#include "ziya/convert/checked_source.hpp"
 #include "ziya/convert/fengshen_names.hpp"
 #include "ziya/convert/gathered_source.hpp"
 #include "ziya/convert/model_files.hpp"
@@ -58,6 +59,14 @@ class FengshenReader {
 
   [[nodiscard]] const std::filesystem::path& folder() const { return folder_; }
   [[nodiscard]] std::size_t parts() const { return parts_.size(); }
+  /// That hold the tensors, of all parts.
+  [[nodiscard]] std::vector<std::filesystem::path> paths() const {
+    std::vector<std::filesystem::path> paths;
+    for (const auto& part : parts_) {
+      for (const auto& file : part->checkpoint().files()) paths.push_back(file->file().path());
+    }
+    return paths;
+  }
   /// For ModelSource::identity.
   [[nodiscard]] nlohmann::json files() const {
     nlohmann::json json;
@@ -69,8 +78,7 @@ class FengshenReader {
   /// The folder of part 0, which is folder() where there is one part alone.
   [[nodiscard]] const std::filesystem::path& first_part() const { return paths_.front(); }
   [[nodiscard]] std::shared_ptr<const TensorSource> source() const {
-    return std::make_shared<const GatheredSource>(
-        std::vector<std::shared_ptr<const TensorSource>>(parts_.begin(), parts_.end()), tensors_);
+    return std::make_shared<const GatheredSource>(checked(parts_), tensors_);
   }
 
  private:

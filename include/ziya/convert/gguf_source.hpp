@@ -8,6 +8,7 @@
 #include <cstring>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -61,9 +62,7 @@ class GgufSource final : public TensorSource {
       return;
     }
     const Place place = places_[index];
-    if (place.heads == 0 || shape_.rope_pairing == to_) {
-      return source_->read(place.index, first, out);
-    }
+    if (passes(place)) return source_->read(place.index, first, out);
     const std::int64_t columns = tensor.shape.rank() > 1 ? tensor.shape[1] : 1;
     const std::int64_t head_rows = tensor.shape[0] / place.heads;
     for (std::int64_t done = 0; !out.empty();) {
@@ -80,11 +79,27 @@ class GgufSource final : public TensorSource {
     }
   }
 
+  /// Where it lies, but for q and k whose rows move.
+  [[nodiscard]] MappedTensor map(std::size_t index) const override {
+    const bool lies = index < places_.size() && passes(places_[index]);
+    return lies ? source_->map(places_[index].index) : TensorSource::map(index);
+  }
+  void read_mapped(const std::byte* from, std::span<std::byte> out) const override {
+    source_->read_mapped(from, out);
+  }
+  [[nodiscard]] std::string place(std::size_t index) const override {
+    return index < places_.size() ? source_->place(places_[index].index) : std::string();
+  }
+
  private:
   struct Place {
     std::size_t index;   // among the source's tensors
     std::int64_t heads;  // whose rows move; 0: none move
   };
+
+  [[nodiscard]] bool passes(const Place& place) const {
+    return place.heads == 0 || shape_.rope_pairing == to_;
+  }
 
   [[nodiscard]] std::int64_t heads_of(const TensorSpec& tensor) const {
     const auto is = [&](std::string_view part) {

@@ -109,8 +109,7 @@ struct MergePair {
                                   ? "a LoRA adapter: merge it with `ziya merge-lora`"
                                   : "in Fengshen's layout: convert it with `ziya convert`"));
     };
-    const ModelKind base_kind = model_kind(*base.source, limits);
-    const ModelKind delta_kind = model_kind(*delta.source, limits);
+    const ModelKind base_kind = base.kind(limits), delta_kind = delta.kind(limits);
     expect("base", base_name, base_kind);
     expect("delta", delta_name, delta_kind);
     if (base_kind == ModelKind::delta) {

@@ -12,6 +12,7 @@
 
 #include "ziya/config.hpp"
 #include "ziya/convert/audited_source.hpp"
+#include "ziya/convert/checklist.hpp"
 #include "ziya/convert/merge_check.hpp"
 #include "ziya/convert/merge_options.hpp"
 #include "ziya/convert/merge_pair.hpp"
@@ -51,13 +52,20 @@ inline void judge(MergeReport& report, std::vector<MergeFinding> findings, bool 
 }
 
 /// Compares base and delta, unless the options say not to, and counts the target's tensors.
-/// @throws FormatError as judge(), ZIYA-221; Error ZIYA-606
+/// @throws FormatError as judge(), ZIYA-221, ZIYA-615; Error ZIYA-606
 inline MergeReport begin_merge(const MergePair& pair, const MergeOptions& options) {
   MergeReport report;
   report.notes = pair.notes;
   if (options.checksums) {
     std::vector<std::filesystem::path> files = pair.base.files;
     files.insert(files.end(), pair.delta.files.begin(), pair.delta.files.end());
+    if (!pair.base.checklist.empty()) {
+      const std::int64_t listed = verify_checklist(
+          pair.base.checklist, [](const std::string& file) { return file != "tokenizer.model"; },
+          {}, options.cancel);
+      report.notes.push_back("checklist.chk: " + std::to_string(listed) +
+                             " files are what it lists");
+    }
     const std::int64_t compared = verify_archives(files, {}, options.cancel);
     report.notes.push_back("checksums of " + std::to_string(compared) + " of " +
                            std::to_string(files.size()) +

@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <set>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -45,6 +46,22 @@ inline bool is_meta_folder(const std::filesystem::path& folder, const std::strin
          detail::is_file(leaf / "params.json");
 }
 
+/// Subfolders in Meta's layout, each behind a space: " 13B 7B".
+inline std::string meta_sizes(const std::filesystem::path& folder) {
+  std::set<std::string> names;
+  std::error_code error;
+  for (std::filesystem::directory_iterator item(folder, error), end; !error && item != end;
+       item.increment(error)) {
+    std::error_code ignored;
+    if (item->is_directory(ignored) && is_meta_folder(item->path())) {
+      names.insert(utf8_from_path(item->path().filename()));
+    }
+  }
+  std::string sizes;
+  for (const std::string& name : names) sizes += " " + name;
+  return sizes;
+}
+
 /// The weights lie in `path` itself, or in `path`/`model_size` as the reference script is called;
 /// tokenizer.model lies beside them or one folder up.
 /// @param model_size "13B", or empty
@@ -60,16 +77,14 @@ inline MetaFolder find_meta_folder(const std::filesystem::path& path,
   }
   const std::string name = utf8_from_path(folder.leaf);
   std::size_t named = 0;
-  std::string sizes;
   std::error_code error;
   for (std::filesystem::directory_iterator item(folder.leaf, error), end; !error && item != end;
        item.increment(error)) {
     const std::string file = utf8_from_path(item->path().filename());
     if (file.starts_with("consolidated.") && file.ends_with(".pth")) ++named;
-    std::error_code ignored;
-    if (item->is_directory(ignored) && is_meta_folder(item->path())) sizes += " " + file;
   }
   if (named == 0) {
+    const std::string sizes = meta_sizes(folder.leaf);
     throw IoError("ZIYA-612",
                   name + ": holds no consolidated.00.pth" +
                       (sizes.empty() ? std::string("; expected Meta's original files")

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "ziya/config.hpp"
+#include "ziya/convert/checked_source.hpp"
 #include "ziya/convert/gathered_source.hpp"
 #include "ziya/convert/meta_config.hpp"
 #include "ziya/convert/meta_folder.hpp"
@@ -77,8 +78,7 @@ class MetaReader {
     return shape;
   }
   [[nodiscard]] std::shared_ptr<const TensorSource> source() const {
-    return std::make_shared<const GatheredSource>(
-        std::vector<std::shared_ptr<const TensorSource>>(shards_.begin(), shards_.end()), tensors_);
+    return std::make_shared<const GatheredSource>(checked(shards_), tensors_);
   }
 
  private:

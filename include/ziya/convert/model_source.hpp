@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "ziya/config.hpp"
+#include "ziya/convert/checked_source.hpp"
 #include "ziya/convert/model_files.hpp"
 #include "ziya/convert/tensor_memory.hpp"
 #include "ziya/core/error.hpp"
@@ -113,7 +114,7 @@ inline ModelSource open_hf_model(const std::filesystem::path& path) {
   }
   model.provenance = lasting_provenance(recorded_metadata(checkpoint.metadata(), folder));
   model.identity = identity_text(files_identity(checkpoint));
-  model.tensors = std::make_shared<const CheckpointSource>(std::move(checkpoint));
+  model.tensors = checked(std::move(checkpoint));
   return model;
 }
 

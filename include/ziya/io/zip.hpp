@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "ziya/config.hpp"
+#include "ziya/core/crc32.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/io/file.hpp"
 
@@ -24,7 +25,7 @@ struct Entry {
   std::string name;
   std::int64_t offset = 0;  ///< of the data, from the start of the file
   std::int64_t bytes = 0;
-  std::uint32_t crc = 0;
+  std::uint32_t crc = 0;  ///< 0 where none was recorded (torch.serialization.set_crc32_options)
 };
 
 namespace detail {
@@ -210,39 +211,6 @@ inline const Entry* find(const std::vector<Entry>& sorted, std::string_view name
       sorted.begin(), sorted.end(), name,
       [](const Entry& entry, std::string_view wanted) { return entry.name < wanted; });
   return found != sorted.end() && found->name == name ? &*found : nullptr;
-}
-
-/// CRC-32 of `bytes` behind what `crc` covers; polynomial 0xEDB88320, as zip and PNG use it.
-/// Table k is the effect of a byte that k others follow, so eight bytes are taken at once.
-inline std::uint32_t crc32(std::span<const std::byte> bytes, std::uint32_t crc = 0) {
-  static const auto tables = [] {  // at run time: compilers take 0.1 s for it
-    std::array<std::array<std::uint32_t, 256>, 8> result{};
-    for (std::uint32_t i = 0; i < 256; ++i) {
-      std::uint32_t value = i;
-      for (int bit = 0; bit < 8; ++bit) value = (value >> 1) ^ ((value & 1) * 0xEDB88320u);
-      result[0][i] = value;
-    }
-    for (std::size_t k = 1; k < 8; ++k) {
-      for (std::size_t i = 0; i < 256; ++i) {
-        const std::uint32_t before = result[k - 1][i];
-        result[k][i] = (before >> 8) ^ result[0][before & 0xff];
-      }
-    }
-    return result;
-  }();
-  crc = ~crc;
-  for (; bytes.size() >= 8; bytes = bytes.subspan(8)) {
-    std::uint32_t next = 0;
-    for (std::size_t i = 0; i < 4; ++i) {
-      next ^= tables[7 - i][((crc >> (8 * i)) ^ std::to_integer<std::uint32_t>(bytes[i])) & 0xff];
-      next ^= tables[3 - i][std::to_integer<std::uint32_t>(bytes[4 + i])];
-    }
-    crc = next;
-  }
-  for (const std::byte b : bytes) {
-    crc = (crc >> 8) ^ tables[0][(crc ^ std::to_integer<std::uint32_t>(b)) & 0xff];
-  }
-  return ~crc;
 }
 
 /// Whether the data of an entry is what was written. @throws IoError

@@ -44,6 +44,15 @@ struct LoraPair {
   }
 };
 
+/// The file of weights in an adapter's folder; empty where there is none.
+inline std::filesystem::path find_adapter_weights(const std::filesystem::path& folder) {
+  for (const char* name : {"adapter_model.safetensors", "adapter_model.bin"}) {
+    std::error_code ignored;
+    if (std::filesystem::is_regular_file(folder / name, ignored)) return folder / name;
+  }
+  return {};
+}
+
 /// Opening reads headers and the config. Immutable, thread-safe.
 class LoraAdapter {
  public:
@@ -51,12 +60,8 @@ class LoraAdapter {
   /// @throws IoError ZIYA-201, FormatError ZIYA-620, ZIYA-623, ConfigError ZIYA-621
   static LoraAdapter open(const std::filesystem::path& path) {
     const auto folder = resolve_model_path(path);
-    for (const char* name : {"adapter_model.safetensors", "adapter_model.bin"}) {
-      std::error_code ignored;
-      if (std::filesystem::is_regular_file(folder / name, ignored)) {
-        return LoraAdapter(folder, Checkpoint::open(folder / name));
-      }
-    }
+    const auto weights = find_adapter_weights(folder);
+    if (!weights.empty()) return LoraAdapter(folder, Checkpoint::open(weights));
     throw IoError("ZIYA-201", utf8_from_path(folder) +
                                   ": holds no adapter_model.safetensors or adapter_model.bin");
   }
