@@ -80,6 +80,7 @@ def random_halves(exponent, size=64 << 20):
     return block
 
 
+TOKENIZER = pathlib.Path(__file__).resolve().parent.parent / "examples/ziya-tiny/delta"
 WHOLE = 9  # exponent of a base's weights, and of the embedding and head that a delta holds whole
 
 
@@ -121,6 +122,9 @@ def write_model(folder, tensors, norm, exponent, sparse, shard_bytes=4_000_000_0
             out.flush()
             os.fsync(out.fileno())
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    # Every id of the miniature's tokenizer is one of this vocabulary too: enough for a forward pass.
+    for name in ("tokenizer.model", "tokenizer_config.json", "added_tokens.json"):
+        shutil.copy(TOKENIZER / name, folder)
     (folder / "config.json").write_text(json.dumps({
         "model_type": "llama", "hidden_size": 5120, "intermediate_size": 13824,
         "num_attention_heads": 40, "rms_norm_eps": 1e-6, "vocab_size": 39424,

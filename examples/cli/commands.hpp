@@ -30,6 +30,7 @@ struct ModelOptions {
   int threads = 0;                       // 0: what the machine grants
   std::string prompt_template = "auto";  // auto, a name, or a .json file
   std::vector<std::string> adapters{};   // folders of LoRA adapters beside the model
+  bool strict = false;                   // refuse an adapter that records another base
   std::int64_t prompt_lookup = 0;        // tokens guessed ahead from what the text repeats; 0: none
   std::string draft{};                   // a smaller model that guesses ahead; empty: none
 };
@@ -115,6 +116,7 @@ struct MergeOptions {
   bool check = true;
   double min_cosine = 0.5, max_off_grid = 0.02, max_pairing = 0.75;  // ziya::MergeLimits
   double norm_median = 0.15, negative_share = 0.2;                   // ziya::KindLimits
+  double same_row = 0.8;
   double max_perplexity = 1000;
 };
 

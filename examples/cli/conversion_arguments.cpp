@@ -55,6 +55,10 @@ CLI::App* add_merge(CLI::App& app, MergeOptions& options) {
   option(*command, "--min-cosine", options.min_cosine, "of the embedding rows that both share", "X")
       ->capture_default_str()
       ->group(group);
+  option(*command, "--same-row", options.same_row,
+         "cosine from which embedding rows are of the same token", "X")
+      ->capture_default_str()
+      ->group(group);
   option(*command, "--max-off-grid", options.max_off_grid,
          "share of numbers that cannot come from this base", "X")
       ->capture_default_str()

@@ -82,7 +82,8 @@ int run(const MergeOptions& options) {
   merge.limits = {options.min_cosine,
                   options.max_off_grid,
                   options.max_pairing,
-                  {options.norm_median, options.negative_share}};
+                  {options.norm_median, options.negative_share},
+                  options.same_row};
   if (options.check) {
     merge.verify = [&](const auto& source, const auto& folder) {
       bar.finish();

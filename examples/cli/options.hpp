@@ -115,6 +115,8 @@ inline void running_options(CLI::App& command, ModelOptions& options) {
   repeated(command, "--adapter", options.adapters,
            "a LoRA adapter (PEFT) to hold beside the model; may be repeated", "DIR")
       ->group("Running");
+  flag(command, "--strict", options.strict, "refuse an adapter that records another base")
+      ->group("Running");
 }
 
 /// How much of a model goes to GPUs.

@@ -80,6 +80,8 @@ int run(const QuantizeOptions& options) {
   ziya::Importance importance;
   if (!options.calibrate.empty()) importance = calibrated(options, folder);
   if (!options.calibrate.empty()) model.identity += " " + importance_digest(importance);
+  model = ziya::with_source(std::move(model), "quantised to " + options.type +
+                                                  (options.calibrate.empty() ? "" : ", calibrated"));
   const ziya::QuantisationPlan plan(mix, model.tensors->tensors(), options.keep);
   const auto source =
       std::make_shared<const ziya::QuantisedSource>(model.tensors, plan, std::move(importance));

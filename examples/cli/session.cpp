@@ -98,6 +98,9 @@ ziya::LoadOptions load_options(const ModelOptions& options, const std::filesyste
     note("adapter: " + path + ", " + std::to_string(adapter.pairs().size()) +
          " low-rank updates beside the model");
     const std::string mismatch = adapter.base_mismatch({ziya::model_name(folder)});
+    if (!mismatch.empty() && options.strict) {
+      throw ziya::FormatError("ZIYA-624", adapter.name() + ": " + mismatch);
+    }
     if (!mismatch.empty()) note("note: " + printable(mismatch) + "; shapes decide");
     load.adapters.push_back(adapter.folder());
   }

@@ -11,6 +11,7 @@
 #include "ziya/convert/checked_source.hpp"
 #include "ziya/convert/checklist.hpp"
 #include "ziya/convert/conversion_journal.hpp"
+#include "ziya/convert/conversion_provenance.hpp"
 #include "ziya/convert/convert_options.hpp"
 #include "ziya/convert/delta_merger.hpp"
 #include "ziya/convert/delta_plan.hpp"

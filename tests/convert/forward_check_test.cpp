@@ -49,4 +49,52 @@ TEST_CASE("layer by layer gives the perplexity of the whole", "[forward_check]")
   REQUIRE(ziya::perplexity_finding(garbage, 1000).at(0).id == "ZIYA-655");
 }
 
+/// A merge in which a tensor is read in place of another one, or rows of q and k in Meta's order.
+struct Mistaken final : ziya::TensorSource {
+  std::shared_ptr<const ziya::TensorSource> right;
+  bool swaps;
+
+  [[nodiscard]] const std::vector<ziya::TensorSpec>& tensors() const override {
+    return right->tensors();
+  }
+  void read(std::size_t index, std::int64_t first, std::span<std::byte> out) const override {
+    std::string name = tensors()[index].name;
+    if (swaps && name.find(".layers.") != std::string::npos) {
+      char& layer = name[name.find(".layers.") + 8];
+      if (layer != '1') layer = layer == '0' ? '2' : '0';
+      return right->read(find_tensor(*right, name), first, out);
+    }
+    if (swaps || (name.find("q_proj") == std::string::npos &&
+                  name.find("k_proj") == std::string::npos)) {
+      return right->read(index, first, out);
+    }
+    const std::size_t columns = static_cast<std::size_t>(tensors()[index].shape[1]);
+    std::vector<std::byte> whole(static_cast<std::size_t>(tensors()[index].bytes()));
+    right->read(index, 0, whole);
+    for (std::size_t i = 0; i < out.size(); i += 2) {
+      const std::size_t at = static_cast<std::size_t>(first) + i / 2, in = at / columns % 64;
+      const std::size_t row = at / columns - in + in / 2 + in % 2 * 32;
+      std::copy_n(whole.data() + (row * columns + at % columns) * 2, 2, out.data() + i);
+    }
+  }
+};
+
+TEST_CASE("rows of q and k in Meta's order, and swapped layers, are no model", "[forward_check]") {
+  const std::filesystem::path tiny = ZIYA_EXAMPLES "/ziya-tiny";
+  const auto pair = ziya::MergePair::open(tiny / "base", tiny / "delta");
+  const auto ids = ziya::forward_check_ids(ziya::Tokenizer::load(tiny / "delta"));
+  const ziya::LlamaShape shape = ziya::read_llama_shape(tiny / "delta");
+  ziya::Context<ziya::Cpu> ctx;
+  const double right = ziya::streamed_perplexity(ctx, pair.merged(), shape, ids).perplexity;
+  for (const bool swaps : {false, true}) {
+    const auto mistaken = std::make_shared<Mistaken>();
+    mistaken->right = pair.merged();
+    mistaken->swaps = swaps;
+    const auto check = ziya::streamed_perplexity(ctx, mistaken, shape, ids);
+    CAPTURE(swaps, right, check.perplexity);
+    REQUIRE(check.perplexity > 10 * right);
+    REQUIRE(ziya::perplexity_finding(check, 3 * right).at(0).id == "ZIYA-655");
+  }
+}
+
 }  // namespace forward_check_test

@@ -8,6 +8,7 @@
 #include <map>
 
 #include "ziya/convert/open_source.hpp"
+#include "ziya/convert/typed_source.hpp"
 #include "ziya/core/random.hpp"
 
 namespace merge_check_test {
@@ -138,6 +139,87 @@ TEST_CASE("swapped layers are recognised", "[merge_check]") {
   for (const char* name : matrices) fixture.base.swap(part(0, name), part(2, name));
   const std::string text = fixture.only_finding("ZIYA-652");
   REQUIRE_THAT(text, Catch::Contains("layer 0 is at 2") && Catch::Contains("layer 2 is at 0"));
+}
+
+/// Halves whose row norms are those of rotary pairs: alike within a pair, not between pairs.
+std::vector<std::byte> with_paired_rows(const ziya::TensorSpec& tensor, std::uint64_t seed) {
+  constexpr std::int64_t head = 64;
+  ziya::Random random{.seed = seed};
+  std::vector<double> sizes;  // of the pairs i, i + d/2 of all heads
+  for (std::int64_t pair = 0; pair < tensor.shape[0] / 2; ++pair) {
+    sizes.push_back(0.01 + 0.1 * random.uniform());
+  }
+  std::vector<ziya::Half> values;
+  for (std::int64_t row = 0; row < tensor.shape[0]; ++row) {
+    const std::int64_t pair = row / head * (head / 2) + row % head % (head / 2);
+    for (std::int64_t i = 0; i < tensor.shape[1]; ++i) {
+      values.push_back(ziya::to_half(
+          static_cast<float>(sizes[static_cast<std::size_t>(pair)] * (random.uniform() - 0.5))));
+    }
+  }
+  const auto bytes = std::as_bytes(std::span(values));
+  return {bytes.begin(), bytes.end()};
+}
+
+/// The delta as it would be had it been made in 32 bits: its numbers are no halves.
+std::shared_ptr<const Edited> in_floats(const std::shared_ptr<const ziya::TensorSource>& delta) {
+  const auto wide = std::make_shared<Edited>(std::make_shared<const ziya::TypedSource>(
+      delta, [](const ziya::TensorSpec&) { return ziya::DType::f32; }));
+  for (std::size_t i = 0; i < wide->tensors().size(); ++i) {
+    std::vector<std::byte> bytes = wide->whole(wide->tensors()[i].name);
+    for (std::size_t at = 0; at < bytes.size(); at += 4) bytes[at] ^= std::byte{1};
+    wide->replaced[i] = std::move(bytes);
+  }
+  return wide;
+}
+
+TEST_CASE("where a delta's numbers say nothing, row norms tell q and k in Meta's order",
+          "[merge_check]") {
+  Fixture fixture;
+  fixture.delta = in_floats(fixture.delta);
+  const auto pairing = [&] { return ziya::MergeCheck(fixture.base, *fixture.delta, 4).pairing(); };
+  // The miniature's norms have no pairs: in either order far below the limit.
+  REQUIRE(pairing() == Approx(0.174).margin(0.001));
+  REQUIRE(fixture.findings().empty());
+  const auto rotary = [&](const std::function<void(const std::string&)>& edit) {
+    for (int layer = 0; layer < 3; ++layer) {
+      for (const char* name : {"self_attn.q_proj", "self_attn.k_proj"}) edit(part(layer, name));
+    }
+  };
+  rotary([&](const std::string& name) {
+    const std::size_t i = find_tensor(fixture.base, name);
+    fixture.base.replaced[i] = with_paired_rows(fixture.base.tensors()[i], i);
+  });
+  REQUIRE(pairing() < -0.75);
+  REQUIRE(fixture.findings().empty());
+
+  Edited meta(std::make_shared<const Edited>(fixture.base));
+  rotary([&](const std::string& name) {
+    meta.reorder(name, [](std::size_t row) {
+      const std::size_t in = row % 64;
+      return row - in + in / 2 + in % 2 * 32;
+    });
+  });
+  const ziya::MergeCheck check(meta, *fixture.delta, 4);
+  REQUIRE(check.pairing() > 0.85);
+  const auto found = check.run();
+  REQUIRE(found.size() == 1);
+  REQUIRE(found[0].id == "ZIYA-651");
+  REQUIRE_THAT(found[0].text, Catch::Contains("row norms of pairs"));
+  ziya::MergeLimits limits;
+  limits.pairing = 1;
+  REQUIRE(ziya::MergeCheck(meta, *fixture.delta, 4, limits).run().empty());
+}
+
+TEST_CASE("how alike the rows of one token are is a limit too", "[merge_check]") {
+  Fixture fixture;
+  fixture.base.reorder("model.embed_tokens.weight",
+                       [](std::size_t row) { return (row + 901) % 1800; });
+  ziya::MergeLimits limits;
+  limits.same_row = 1.01;
+  const auto found = ziya::MergeCheck(fixture.base, *fixture.delta, 4, limits).run();
+  REQUIRE(found.size() == 1);
+  REQUIRE_THAT(found[0].text, Catch::Contains("another family"));
 }
 
 TEST_CASE("one damaged layer is named", "[merge_check]") {

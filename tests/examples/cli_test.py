@@ -87,6 +87,19 @@ def write_sparse(path, shapes, norm=1.0):
     return offset
 
 
+def sparse_pair(folder, shapes):
+    """A base and a delta of holes; the delta's tokenizer is the miniature's."""
+    layers = sum(name.endswith("input_layernorm.weight") for name in shapes)
+    config = json.loads((DELTA / "config.json").read_text()) | {
+        "hidden_size": shapes["model.norm.weight"][0], "num_hidden_layers": layers, "num_attention_heads": 40,
+        "intermediate_size": shapes["model.layers.0.mlp.up_proj.weight"][0],
+        "vocab_size": shapes["lm_head.weight"][0]}
+    for name, norm in [("base", 1.0), ("delta", 0.0)]:
+        shutil.copytree(DELTA, folder / name, ignore=shutil.ignore_patterns("*.bin", "*.index.json"))
+        (folder / name / "config.json").write_text(json.dumps(config))
+        write_sparse(folder / name / "model.safetensors", shapes, norm)
+
+
 class Case(unittest.TestCase):
     def setUp(self):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="ziya-cli-"))
@@ -1000,11 +1013,10 @@ class Merge(Case):
         self.assertEqual(run.out, "Paris.\n")
         self.bad(*self.merge("--overwrite", "--max-shard-size", "many"), status=2, has="4GB")
 
-    def test_progress_is_a_bar_on_a_terminal_only(self):
-        self.assertNotIn("\r", self.good(*self.merge()).err)
+    def on_terminal(self, command):
         process, terminal = pty.fork()
         if process == 0:
-            os.execv(PROGRAM, [PROGRAM, *map(str, self.merge("--overwrite"))])
+            os.execv(PROGRAM, [PROGRAM, *map(str, command)])
         seen = b""
         try:
             while part := os.read(terminal, 4096):
@@ -1013,7 +1025,41 @@ class Merge(Case):
             pass
         self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), 0)
         os.close(terminal)
+        return seen
+
+    def test_progress_is_a_bar_on_a_terminal_only(self):
+        self.assertNotIn("\r", self.good(*self.merge()).err)
+        seen = self.on_terminal(self.merge("--overwrite"))
         self.assertIn(b"merging [" + b"#" * 30 + b"] 100 %", seen)
+        self.sparse_pair(llama_13b_shapes(1))
+        seen = self.on_terminal(self.merge("--overwrite", "--no-check", base=self.folder / "base",
+                                           delta=self.folder / "delta"))
+        self.assertRegex(seen, rb"merging \[#+\.+\] \d+ %  [\d.]+ [MG]B of 1.4 GB  [\d.]+ [MG]B/s, \d+ s left")
+
+    def test_shards_without_an_index_and_two_formats(self):
+        whole = self.good("fingerprint", TINY).out.splitlines()[-1]
+        base, delta = self.folder / "base", self.folder / "delta"
+        for source, copy in [(BASE, base), (DELTA, delta)]:
+            shutil.copytree(source, copy, ignore=shutil.ignore_patterns("*.index.json"))
+        run = self.good(*self.merge(base=base, delta=delta))
+        self.assertIn("note: " + str(base) + ": has no index; 2 shards were found by their names", run.err)
+        self.assertIn("note: " + str(delta) + ": has no index; 3 shards were found by their names", run.err)
+        self.assertIn(whole, self.good("fingerprint", self.folder / "target").out)
+        (base / "pytorch_model.bin").write_text("not looked at")
+        shutil.copy(BASE / "model.safetensors.index.json", base)
+        run = self.good(*self.merge("--overwrite", base=base, delta=delta))
+        self.assertIn("note: " + str(base) + ": holds safetensors and PyTorch files; the safetensors are read", run.err)
+        self.assertIn(whole, self.good("fingerprint", self.folder / "target").out)
+        next(delta.glob("*-00002-of-*")).unlink()
+        self.bad(*self.merge("--overwrite", base=base, delta=delta), has=["ZIYA-233", "shard 2 of 3 is missing"])
+
+    def test_too_little_space_is_said_before_anything_is_written(self):
+        layers = shutil.disk_usage(self.folder).free // 600_000_000 + 4
+        self.sparse_pair(llama_13b_shapes(layers))
+        for target in [self.folder / "x", self.folder / "x.gguf"]:
+            self.bad(*self.merge("--no-check", base=self.folder / "base", delta=self.folder / "delta",
+                                 target=target), has=["ZIYA-209"])
+            self.assertEqual(sorted(x.name for x in self.folder.iterdir()), ["base", "delta"])
 
     def test_the_reference_s_spellings(self):
         self.good("merge-delta", "--base-model-path", BASE, "--target-model-path",
@@ -1124,13 +1170,75 @@ class Merge(Case):
         self.bad(*self.merge(base=LLAMA), has=["ZIYA-612", "--model-size: 3M"])
         self.assertEqual(list(self.folder.iterdir()), [])
 
+    def edited_base(self, name, edit):
+        """The base with `edit` done to its tensors: name → [shape, bytes]."""
+        tensors = {}
+        for file in sorted(BASE.glob("*.safetensors")):
+            tensors |= {key: [shape, data] for key, (_, shape, data) in read_safetensors(file)[0].items()}
+        edit(tensors)
+        header, data = {}, b""
+        for key, (shape, values) in tensors.items():
+            header[key] = {"dtype": "F16", "shape": shape, "data_offsets": [len(data), len(data) + len(values)]}
+            data += values
+        text = json.dumps(header).encode()
+        folder = self.folder / name
+        folder.mkdir()
+        shutil.copy(BASE / "config.json", folder)
+        (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+        return folder
+
+    def test_wrong_bases_are_called_by_their_names(self):
+        """What the checks find before anything is written: nothing is, under --strict."""
+        def reordered(tensor, order):
+            shape, data = tensor
+            row = len(data) // shape[0]
+            tensor[1] = b"".join(data[order(i, shape[0]) * row:][:row] for i in range(shape[0]))
+
+        def meta_order(tensors):
+            for name, tensor in tensors.items():
+                if "q_proj" in name or "k_proj" in name:
+                    reordered(tensor, lambda i, _: i - i % 64 + i % 64 // 2 + i % 2 * 32)
+
+        def swapped(tensors):
+            for name in [name for name in tensors if ".layers.0." in name]:
+                other = name.replace(".0.", ".2.")
+                tensors[name], tensors[other] = tensors[other], tensors[name]
+
+        def another(tensors):
+            for name, tensor in tensors.items():
+                if "_proj" in name:
+                    tensor[1] = bytes(b ^ 12 if i % 2 else b for i, b in enumerate(tensor[1]))
+
+        def shuffled(tensors):
+            for name, tensor in tensors.items():
+                if "v_proj" in name:
+                    reordered(tensor, lambda i, rows: rows - 1 - i)
+
+        def another_tokenizer(tensors):
+            reordered(tensors["model.embed_tokens.weight"], lambda i, _: (i + 901) % 1800)
+
+        for edit, code, text in [(lambda tensors: None, None, None), (meta_order, "ZIYA-651", "Meta's order"),
+                                 (swapped, "ZIYA-652", "layer 0 is at 2"), (another, "ZIYA-653", "another base"),
+                                 (shuffled, "ZIYA-654", "v_proj"), (another_tokenizer, "ZIYA-650", "another order")]:
+            with self.subTest(code):
+                base = self.edited_base(f"base-{code}", edit)
+                if code is None:
+                    self.good(*self.merge("--strict", base=base, target=self.folder / "right"))
+                    continue
+                for target in [self.folder / "x", self.folder / "x.gguf"]:
+                    self.bad(*self.merge("--strict", base=base, target=target), has=[code, text])
+                    self.assertEqual(list(self.folder.glob("x*")), [])
+                run = self.good(*self.merge("--no-check", base=base, target=self.folder / "w"))
+                self.assertNotIn("ZIYA-65", run.err)
+                run = self.good(*self.merge("--overwrite", base=base, target=self.folder / "w"))
+                self.assertRegex(run.err, rf"warning: .*{text}.*\[{code}\]")
+
+    def sparse_pair(self, shapes):
+        sparse_pair(self.folder, shapes)
+
     def interrupted(self, how):
         """A merge of gigabytes of holes, ended once it has begun to write."""
-        shapes = llama_13b_shapes(4, 4096, 11008, 32000)
-        for name, norm in [("base", 1.0), ("delta", 0.0)]:
-            (self.folder / name).mkdir()
-            (self.folder / name / "config.json").write_text("{}")
-            write_sparse(self.folder / name / "model.safetensors", shapes, norm)
+        self.sparse_pair(llama_13b_shapes(4, 4096, 11008, 32000))
         command = self.merge(base=self.folder / "base", delta=self.folder / "delta")
         process = subprocess.Popen([PROGRAM, *map(str, command)], stderr=subprocess.PIPE)
         deadline = time.monotonic() + 20
@@ -1389,6 +1497,7 @@ class Layouts(Case):
         self.bad("merge-lora", "--base", SOURCE / "tests/data/lora/base", "--adapter", much,
                  "--output", self.folder / "x", has=["ZIYA-622"])
         self.bad("generate", TINY, "-p", "x", "--adapter", self.folder, has=["adapter_model"])
+        self.bad("generate", TINY, "-p", "x", "--adapter", much, "--strict", has=["ZIYA-624", "somebody/else"])
 
 
 class BadInput(Case):
@@ -1567,13 +1676,27 @@ class Large(Case):
         run = ziya("generate", TINY, "-p", "x", "--max-new-tokens", "1")
         self.assertNotIn("warning", run.err)
 
+    @staticmethod
+    def limited(**limits):
+        def apply():
+            for name, limit in limits.items():
+                kind = getattr(resource, "RLIMIT_" + name)
+                resource.setrlimit(kind, (limit, resource.getrlimit(kind)[1]))
+        return apply
+
+    def test_a_merge_has_half_a_gigabyte(self):
+        """With its checks: a layer of 13B is 635 MB, embedding and head 404 MB each."""
+        sparse_pair(self.folder, llama_13b_shapes(1))
+        for name, options in [("folder", []), ("q8.gguf", ["--type", "q8_0"]), ("f16.gguf", ["--type", "f16"])]:
+            target = self.folder / name
+            run = self.good("merge-delta", "--base", self.folder / "base", "--delta", self.folder / "delta",
+                            "--target", target, *options, preexec_fn=self.limited(DATA=536_870_912))
+            self.assertIn("perplexity of a text of 127 tokens", run.err)  # the forward pass was made
+            self.assertNotIn("ZIYA-657", run.err)
+            shutil.rmtree(target) if target.is_dir() else target.unlink()
+
     def test_what_the_system_refuses(self):
-        def limited(**limits):
-            def apply():
-                for name, limit in limits.items():
-                    kind = getattr(resource, "RLIMIT_" + name)
-                    resource.setrlimit(kind, (limit, resource.getrlimit(kind)[1]))
-            return apply
+        limited = self.limited
         command = ["generate", self.large(1), "-p", "x", "--device", "cpu", "--dtype", "f32"]
         self.bad(*command, preexec_fn=limited(DATA=500_000_000), has="ZIYA-707")
         if resource.getrlimit(resource.RLIMIT_STACK)[1] == resource.RLIM_INFINITY:

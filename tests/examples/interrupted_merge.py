@@ -83,7 +83,6 @@ class Case:
         target.parent.mkdir(exist_ok=True)
         self.command = [*command, target]
         self.inputs = [(path, tree(path)) for path in inputs]
-        self.threads = not {"convert", "merge-lora"} & set(command)  # which have no such option
         self.went_on = 0
         begin = time.monotonic()
         self.run()
@@ -119,8 +118,7 @@ class Case:
             else:
                 self.target.write_bytes(b"the earlier one")
             earlier = tree(self.target)
-        if self.threads:
-            options += ["--threads", str(self.rng.randint(1, 5))]
+        options += ["--threads", str(self.rng.randint(1, 5))]
         while not self.end_at_random(how, *options, "--resume"):
             if overwrite and tree(self.target) not in (earlier, self.expected):
                 raise AssertionError("the earlier target has changed")

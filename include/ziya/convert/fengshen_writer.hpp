@@ -19,6 +19,7 @@
 #include "ziya/config.hpp"
 #include "ziya/convert/audited_source.hpp"
 #include "ziya/convert/conversion_journal.hpp"
+#include "ziya/convert/conversion_provenance.hpp"
 #include "ziya/convert/convert_options.hpp"
 #include "ziya/convert/fengshen_names.hpp"
 #include "ziya/convert/gathered_source.hpp"
@@ -182,9 +183,10 @@ class Splitter {
 /// tokenizer and texts lie in `target` itself. Nothing is under the target's name before everything
 /// is; the provenance stands in provenance_file_name there.
 /// @throws ArgumentError ZIYA-618, ZIYA-208, ZIYA-608, ZIYA-611; IoError; Error ZIYA-606
-inline ConvertReport write_fengshen_model(const ModelSource& model,
+inline ConvertReport write_fengshen_model(const ModelSource& given,
                                           const std::filesystem::path& target, std::int64_t parts,
                                           const ConvertOptions& options = {}) {
+  const ModelSource model = with_source(given, conversion_rule(options.type));
   std::shared_ptr<const TensorSource> tensors = model.tensors;
   std::string hf_config = model.files.at("config.json");
   const std::string source = model.name + ": config.json";
@@ -194,7 +196,12 @@ inline ConvertReport write_fengshen_model(const ModelSource& model,
     });
     hf_config = detail::with_dtype(hf_config, source, *options.type);
   }
-  const fengshen::Splitter splitter(tensors, parse_llama_shape(hf_config, source), parts);
+  // Parts of columns come one after the other: much of them too early for the hash.
+  const auto canonical =
+      std::make_shared<const AuditedSource>(tensors, false, provenance_memory);
+  auto memories = model.memories;
+  memories.push_back(memory_of(canonical));
+  const fengshen::Splitter splitter(canonical, parse_llama_shape(hf_config, source), parts);
   const std::string config = fengshen::config_from_hf(hf_config, source);
 
   std::vector<std::shared_ptr<const AuditedSource>> sources;
@@ -216,7 +223,7 @@ inline ConvertReport write_fengshen_model(const ModelSource& model,
   std::vector<std::string> kept;
   std::int64_t kept_bytes = 0;
   for (std::size_t part = 0; part < sources.size(); ++part) {
-    journals.emplace_back(directory, sources[part], model.memories, identity,
+    journals.emplace_back(directory, sources[part], memories, identity,
                           "part_" + std::to_string(part) + "/");
     const auto& files = journals.back().verify_shards(options.verifying());
     kept.insert(kept.end(), files.begin(), files.end());
@@ -256,14 +263,13 @@ inline ConvertReport write_fengshen_model(const ModelSource& model,
       write_text_file(directory.path() / path_from_utf8(name), text, options.hooks);
     }
   }
-  if (!model.provenance.empty()) {
-    safetensors::Metadata provenance = model.provenance;
-    if (model.seal) {
-      for (const auto& [key, text] : model.seal(directory.path())) provenance[key] = text;
-    }
-    write_text_file(directory.path() / provenance_file_name,
-                    nlohmann::json(provenance).dump(2) + "\n", options.hooks);
-  }
+  safetensors::Metadata provenance = model.provenance;
+  for (const auto& [key, text] : model.seal(directory.path())) provenance[key] = text;
+  canonical->read_rest(options.verifying());
+  provenance[target_fingerprint_key] = canonical->fingerprint().model();
+  provenance["ziya.version"] = ZIYA_VERSION;
+  write_text_file(directory.path() / provenance_file_name,
+                  nlohmann::json(provenance).dump(2) + "\n", options.hooks);
   write_text_file(directory.path() / "config.json", config, options.hooks);
   directory.commit();
   return report;

@@ -16,6 +16,7 @@
 #include "ziya/config.hpp"
 #include "ziya/convert/audited_source.hpp"
 #include "ziya/convert/conversion_journal.hpp"
+#include "ziya/convert/conversion_provenance.hpp"
 #include "ziya/convert/convert_options.hpp"
 #include "ziya/convert/gguf_source.hpp"
 #include "ziya/convert/model_source.hpp"
@@ -132,17 +133,30 @@ inline void refuse_existing(const std::filesystem::path& file, bool overwrite) {
 /// is under its name before it is whole; until then it lies in `<target>.partial`.
 /// @throws ArgumentError ZIYA-208, ZIYA-255, ZIYA-608, ZIYA-641, 643, 644; ConfigError; IoError;
 /// Error ZIYA-606
-inline ConvertReport write_gguf_model(const ModelSource& model, const std::filesystem::path& target,
+inline ConvertReport write_gguf_model(const ModelSource& source, const std::filesystem::path& target,
                                       const ConvertOptions& options = {}) {
   refuse_existing(target, options.overwrite);
+  ModelSource model = with_source(source, conversion_rule(options.type) + ", vectors to f32");
   const LlamaShape shape = shape_of(model);
+  const auto type_of = [&](const TensorSpec& tensor) {
+    return tensor.shape.rank() < 2 ? DType::f32 : options.type.value_or(tensor.dtype);
+  };
+  // As it will be read again, Hugging Face's rows; a merge has hashed that already.
+  std::shared_ptr<const AuditedSource> canonical;
+  if (!model.provenance.contains(target_fingerprint_key)) {
+    canonical = std::make_shared<const AuditedSource>(
+        std::make_shared<const TypedSource>(
+            std::make_shared<const GgufSource>(model.tensors, shape, shape.rope_pairing), type_of),
+        false, provenance_memory);
+    model.tensors = canonical;
+    model.memories.push_back(memory_of(canonical));
+    model.provenance[target_fingerprint_key] = unknown_fingerprint();
+  }
   const auto rows =
       std::make_shared<const GgufSource>(model.tensors, shape, RopePairing::interleaved);
   check_complete(rows->tensors(), shape, model.name);
-  const auto written = std::make_shared<const AuditedSource>(
-      std::make_shared<const TypedSource>(rows, [&](const TensorSpec& tensor) {
-        return tensor.shape.rank() < 2 ? DType::f32 : options.type.value_or(tensor.dtype);
-      }));
+  const auto written =
+      std::make_shared<const AuditedSource>(std::make_shared<const TypedSource>(rows, type_of));
   ConvertReport report;
   report.files = 1;
   std::array<std::int64_t, dtype_count> bytes_by_type{};
@@ -161,13 +175,15 @@ inline ConvertReport write_gguf_model(const ModelSource& model, const std::files
   ConversionJournal journal(directory, written, model.memories, identity);
   PartialGguf partial(directory, journal, std::move(order), metadata, options);
   stream(partial, *written, options.streaming());
-  if (model.seal) {
-    partial.file().finish();
-    for (const auto& [key, text] : model.seal(partial.file().partial())) {
-      metadata.set_text(key, text);
-    }
-    partial.file().patch(metadata);
+  partial.file().finish();
+  for (const auto& [key, text] : model.seal(partial.file().partial())) {
+    metadata.set_text(key, text);
   }
+  if (canonical != nullptr) {
+    canonical->read_rest(options.verifying());
+    metadata.set_text(target_fingerprint_key, canonical->fingerprint().model());
+  }
+  partial.file().patch(metadata);
   partial.commit();
   return report;
 }

@@ -11,6 +11,7 @@
 #include "ziya/config.hpp"
 #include "ziya/convert/audited_source.hpp"
 #include "ziya/convert/conversion_journal.hpp"
+#include "ziya/convert/conversion_provenance.hpp"
 #include "ziya/convert/convert_options.hpp"
 #include "ziya/convert/model_source.hpp"
 #include "ziya/convert/typed_source.hpp"
@@ -39,9 +40,10 @@ inline std::string with_dtype(const std::string& config, const std::string& sour
 /// Nothing is under the target's name before everything is.
 /// @throws ArgumentError ZIYA-208, ZIYA-608, ZIYA-641, 643, 644; IoError ZIYA-206 … 209; Error
 /// ZIYA-606
-inline ConvertReport write_hf_model(const ModelSource& model, const std::filesystem::path& target,
+inline ConvertReport write_hf_model(const ModelSource& source, const std::filesystem::path& target,
                                     const ConvertOptions& options = {}) {
   constexpr std::int64_t header_room = std::int64_t{16} << 20;
+  const ModelSource model = with_source(source, conversion_rule(options.type));
   std::shared_ptr<const TensorSource> tensors = model.tensors;
   auto files = model.files;
   if (options.type) {
@@ -66,6 +68,7 @@ inline ConvertReport write_hf_model(const ModelSource& model, const std::filesys
   }
   safetensors::Metadata metadata = model.provenance;
   metadata["ziya.version"] = ZIYA_VERSION;
+  metadata[target_fingerprint_key] = unknown_fingerprint();
   const std::string identity =
       conversion_identity(model,
                           safetensors::make_header(tensors->tensors(), metadata) +
@@ -82,11 +85,10 @@ inline ConvertReport write_hf_model(const ModelSource& model, const std::filesys
                                   metadata, options.hooks, events);
   stream(writer, *written, options.streaming());
   writer.commit();
-  if (model.seal) {
-    const safetensors::Metadata known = model.seal(directory.path());
-    for (const std::string& file : writer.files()) {
-      safetensors::patch_metadata(directory.path() / file, known, options.hooks);
-    }
+  safetensors::Metadata known = model.seal(directory.path());
+  known[target_fingerprint_key] = written->fingerprint().model();
+  for (const std::string& file : writer.files()) {
+    safetensors::patch_metadata(directory.path() / file, known, options.hooks);
   }
   for (const auto& [name, text] : files) {
     if (name != "config.json") {

@@ -30,6 +30,7 @@ struct MergeLimits {
   double pairing = 0.75;  ///< r(2i, 2i+1) − r(i, i+d/2) of q's and k's row norms, at most; counts
                           ///< only where the delta's numbers say nothing about its base
   KindLimits kind{};
+  double same_row = 0.8;  ///< cosine from which rows of both embeddings are of the same token
 };
 
 /// Something about a merge that a person should know; `id` is the error's under --strict.
@@ -163,7 +164,7 @@ class MergeCheck {
     for (std::int64_t row = 0; row < rows; ++row) {
       const auto values = read_floats(base_, b, row * width, width);
       for (std::size_t i = 0; i < wanted.size(); ++i) {
-        found[i] = found[i] || cosine(values, wanted[i]) > 0.8;
+        found[i] = found[i] || cosine(values, wanted[i]) > limits_.same_row;
       }
     }
     return std::ranges::count(found, true) * 2 > static_cast<std::ptrdiff_t>(found.size());
