@@ -1120,7 +1120,7 @@ class Merge(Case):
         """In the middle of shard 17 of the delta: its archive has a checksum, compared as it is read."""
         delta, target = self.folder / "delta", self.folder / "x"
         self.good("make-delta", "--base", BASE, "--target", TINY, "--delta", delta, "--format", "bin",
-                  "--max-shard-size", "400KB")
+                  "--max-shard-size", "200KB")
         self.good(*self.merge("--strict", "--no-check", delta=delta, target=self.folder / "good"))
         shards = sorted(delta.glob("*.bin"))
         self.assertGreater(len(shards), 17)

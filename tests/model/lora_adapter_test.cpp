@@ -3,10 +3,13 @@
 #include "ziya/model/lora_adapter.hpp"
 
 #include <catch2/catch.hpp>
+#include <cmath>
 
 #include "model/fixture.hpp"
+#include "model/ziya_tiny.hpp"
 #include "support/errors.hpp"
 #include "support/temporary_directory.hpp"
+#include "ziya/backend/cpu/quantize/dequantise_row.hpp"
 #include "ziya/io/pytorch_writer.hpp"
 #include "ziya/io/safetensors_writer.hpp"
 #include "ziya/model/lora_attach.hpp"
@@ -89,6 +92,66 @@ TEST_CASE("an adapter stands beside weights of any type and of GGUF's order of r
   }
   ziya::attach_lora(weights, LoraAdapter::open(golden_lora / "patterns"));
   CHECK(error_of(CpuModel(shape, std::move(weights)), "patterns") < 1e-4);
+}
+
+/// The numbers that the blocks stand for, in f32.
+void widen(ziya::nn::Linear<ziya::Cpu>& linear) {
+  const auto weight = linear.weight;
+  std::vector<float> values(static_cast<std::size_t>(weight.rows * weight.columns));
+  ziya::quantize::dequantise_row(weight.dtype, weight.data, values.data(),
+                                 weight.rows * weight.columns);
+  linear.weight = ziya::detail::weight_of(std::move(values), weight.rows, weight.columns);
+}
+
+/// On the values of every layer of the miniature, of rank 1.
+void write_tiny_adapter(const fs::path& folder, std::int64_t layers, std::int64_t width) {
+  std::vector<ziya::TensorSpec> specs;
+  for (std::int64_t layer = 0; layer < layers; ++layer) {
+    const std::string module =
+        "base_model.model.model.layers." + std::to_string(layer) + ".self_attn.v_proj.lora_";
+    specs.push_back({module + "A.weight", DType::f32, {1, width}});
+    specs.push_back({module + "B.weight", DType::f32, {width, 1}});
+  }
+  ziya::SafetensorsWriter writer(folder / "adapter_model.safetensors", specs);
+  for (const auto& tensor : writer.tensors()) {
+    std::vector<float> values;
+    for (std::int64_t i = 0; i < width; ++i) {
+      values.push_back(std::sin(static_cast<float>(i * (1 + std::ssize(values)))) * 0.2f);
+    }
+    writer.write(tensor.name, std::as_bytes(std::span(values)));
+  }
+  writer.commit();
+  fixture::write_file(folder / "adapter_config.json",
+                      R"({"target_modules": ["v_proj"], "r": 1, "lora_alpha": 1})");
+}
+
+TEST_CASE("an adapter adds to quantised weights what it adds to their numbers", "[lora]") {
+  const auto& tiny = fixture::ZiyaTiny::instance();
+  const auto shape = ziya::read_llama_shape(tiny.folder());
+  const auto checkpoint = ziya::Checkpoint::open(tiny.folder());
+  const TemporaryDirectory folder;
+  write_tiny_adapter(folder.path(), shape.layers, shape.hidden);
+  const std::vector<std::int32_t> ids{1, 300, 17, 1200, 5};
+  const auto vocabulary = static_cast<std::size_t>(shape.vocabulary);
+  for (const DType type : {DType::q4_0, DType::q8_0, DType::q4_k}) {
+    CAPTURE(ziya::name(type));
+    const auto logits = [&](bool wide, bool adapted) {
+      auto weights = ziya::LlamaLoader(checkpoint, shape, type).load();
+      REQUIRE(weights.layers[0].attention.v.weight.dtype == type);
+      for (auto& layer : weights.layers) {
+        auto& attention = layer.attention;
+        for (auto* linear : {&attention.q, &attention.k, &attention.v, &attention.o,
+                             &layer.mlp.gate, &layer.mlp.up, &layer.mlp.down}) {
+          if (wide) widen(*linear);
+        }
+      }
+      if (adapted) ziya::attach_lora(weights, LoraAdapter::open(folder.path()));
+      return logits_of(CpuModel(shape, std::move(weights)), ids);
+    };
+    const auto beside = logits(false, true);
+    CHECK(golden::error(beside, logits(true, true), vocabulary) < 0.03);  // activations of 8 bits
+    CHECK(golden::error(beside, logits(false, false), vocabulary) > 0.1);
+  }
 }
 
 TEST_CASE("two adapters add up, in any order", "[lora]") {

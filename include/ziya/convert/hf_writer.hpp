@@ -76,7 +76,9 @@ inline ConvertReport write_hf_model(const ModelSource& source, const std::filesy
                           options.resume);
   const auto written = std::make_shared<const AuditedSource>(tensors);
   OutputDirectory directory(target, options.overwrite, options.resume, options.hooks);
-  ConversionJournal journal(directory, written, model.memories, identity);
+  auto memories = model.memories;
+  memories.push_back(memory_of(written));
+  ConversionJournal journal(directory, written, std::move(memories), identity);
   directory.keep_only(journal.verify_shards(options.verifying()));
   const ShardEvents events = journal.events(options.keep_unfinished);
   detail::say_needs(options, report.bytes + header_room, journal.kept_bytes());
