@@ -6,6 +6,7 @@
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
+template std::string built_for_others<int>();
 template std::uint64_t fingerprint(cudaStream_t, std::uint64_t*, const std::uint16_t*, std::int64_t,
                                    std::int64_t, std::int64_t);
 template std::uint64_t fingerprint(cudaStream_t, std::uint64_t*, const std::uint32_t*, std::int64_t,
