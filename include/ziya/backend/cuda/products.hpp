@@ -228,7 +228,13 @@ class Products {
    public:
     Trials(Products& products, cudaStream_t stream, const Plan& plan, const Product& product,
            void* y, const void* x, const void* w)
-        : products_(products), stream_(stream), plan_(plan), product_(product), y_(y), x_(x), w_(w) {
+        : products_(products),
+          stream_(stream),
+          plan_(plan),
+          product_(product),
+          y_(y),
+          x_(x),
+          w_(w) {
       const std::int64_t elements = (product.tokens - 1) * product.y_stride + product.out;
       const Shape bytes{bytes_of(product.y_dtype, elements)};
       few_ = product.y_dtype != DType::f32 && elements <= few_results;
