@@ -1,13 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // Speed of the 13B shape with random weights on one GPU, beside what that GPU can do at most.
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "gpu_ceilings.hpp"
@@ -15,7 +22,9 @@
 #include "random_model.hpp"
 #include "ziya/model/decode_graph.hpp"
 #include "ziya/model/llama.hpp"
+#include "ziya/ops/add_bias.hpp"
 #include "ziya/ops/cross_entropy.hpp"
+#include "ziya/ops/draw_token.hpp"
 #include "ziya/ops/top_k.hpp"
 
 namespace {
@@ -125,6 +134,28 @@ struct Ceilings {
   double bandwidth, rate;
 };
 
+enum class Asked { nothing, at_least, at_most };
+
+/// A row of the table that gpu.sh prints last.
+void result(const std::string& what, double value, const char* unit, Asked asked = Asked::nothing,
+            double limit = 0) {
+  std::string rest = "| | |";
+  if (asked != Asked::nothing) {
+    const bool least = asked == Asked::at_least;
+    char text[64];
+    std::snprintf(text, sizeof text, "| %s %g | %s |", least ? "≥" : "≤", limit,
+                  (least ? value >= limit : value <= limit) ? "ok" : "missed");
+    rest = text;
+  }
+  std::printf("| %s | %.1f %s %s\n", what.c_str(), value, unit, rest.c_str());
+}
+
+/// The stored type of a model's layers.
+template <class Config>
+DType stored_type(const LlamaModel<Config>& model) {
+  return model.weights().layers[0].attention.q.weight.dtype;
+}
+
 template <class Config>
 void decode_alone(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings& most,
                   std::int64_t context) {
@@ -147,6 +178,15 @@ void decode_alone(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Cei
   std::printf(
       "decode, batch 1, context %5lld: %6.2f ms, %6.1f tokens/s, %5.1f %% of the bandwidth\n",
       static_cast<long long>(context), time * 1e3, 1 / time, 100 * bytes / time / most.bandwidth);
+  const DType type = stored_type(model);
+  double limit = type == DType::f16                           ? 88
+                 : type == DType::q8_0                        ? 82
+                 : type == DType::q4_0 || type == DType::q4_k ? 70
+                                                              : 0;
+  if (context > 128 && limit > 0) limit -= 8;
+  result(std::string(name(type)) + ", decode, context " + std::to_string(context),
+         100 * bytes / time / most.bandwidth, "% of the bandwidth",
+         limit > 0 ? Asked::at_least : Asked::nothing, limit);
 }
 
 /// One token each of a few short sequences.
@@ -190,6 +230,9 @@ double prefill(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilin
   const double time = median(times);
   std::printf("prefill of %5lld tokens: %7.2f ms, %5.1f %% of the matrix rate\n",
               static_cast<long long>(tokens), time * 1e3, 100 * operations / time / most.rate);
+  const bool bf16 = stored_type(model) == DType::bf16;
+  result(std::string(name(stored_type(model))) + ", prefill of " + std::to_string(tokens),
+         time * 1e3, "ms", bf16 ? Asked::at_most : Asked::nothing, tokens <= 512 ? 24 : 90);
   return time;
 }
 
@@ -199,14 +242,15 @@ void batch(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings& 
   constexpr std::int64_t in = 512, out = 128;
   const DecodeGraph<LlamaModel<Config>> graph(ctx);
   Runner<Config> runner(model, ctx, sequences, in + out);
-  double time = 0;
-  for (int pass = 0; pass < 2; ++pass) {  // the first one chooses algorithms
+  std::vector<double> times;
+  for (int pass = 0; pass < 4; ++pass) {
     runner.reset();
     const auto begin = Clock::now();
     for (int slot = 0; slot < sequences; ++slot) runner.prefill(slot, in);
     for (int i = 0; i < out; ++i) runner.decode();
-    time = seconds_since(begin);
+    if (pass > 0) times.push_back(seconds_since(begin));  // the first one chooses algorithms
   }
+  const double time = median(times);
   const LlamaShape& shape = model.shape();
   const auto weights = static_cast<double>(shape.parameters_read_per_token());
   const double per_token = 2.0 * 2 * static_cast<double>(shape.layers * shape.hidden);
@@ -218,6 +262,9 @@ void batch(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings& 
   }
   std::printf("batch %3d, 512 in, 128 out: %8.1f tokens/s, %5.1f %% of the roofline\n", sequences,
               static_cast<double>(sequences * out) / time, 100 * roofline / time);
+  result(std::string(name(stored_type(model))) + ", batch " + std::to_string(sequences),
+         100 * roofline / time, "% of the roofline",
+         sequences == 64 ? Asked::at_least : Asked::nothing, 50);
 }
 
 /// Median time of one op, replayed from a graph of many so that launches do not count.
@@ -275,9 +322,11 @@ void kernels(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings
   std::printf("kernels, %lld rows, context %lld\n", static_cast<long long>(rows),
               static_cast<long long>(context));
   const auto say = [&](const char* name, double bytes, double operations, double time) {
-    std::printf("  %-28s %9.2f us  %8.2f MB  %5.1f %% of the bandwidth  %5.1f %% of the rate\n",
-                name, time * 1e6, bytes / 1e6, 100 * bytes / time / most.bandwidth,
-                100 * operations / time / most.rate);
+    std::printf(
+        "  %-28s %9.2f us  %8.2f MB  %6.0f GB/s  %5.1f %% of the bandwidth  %5.1f %% of the "
+        "rate\n",
+        name, time * 1e6, bytes / 1e6, bytes / time / 1e9, 100 * bytes / time / most.bandwidth,
+        100 * operations / time / most.rate);
   };
   const auto row_bytes = static_cast<double>(rows * s.hidden) * sizeof(T);
   const auto wide_bytes = static_cast<double>(rows * s.intermediate) * sizeof(T);
@@ -287,6 +336,21 @@ void kernels(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings
   const DTypeInfo stored = info(model.weights().head.weight.dtype);
   const double weight =
       static_cast<double>(stored.block_bytes) / static_cast<double>(stored.block_elements);
+  say("embedding", 2 * row_bytes, 0, time_of(ctx, [&](int) {
+        ops::embedding(ctx, y.view(), model.weights().embedding, positions);
+      }));
+  say("norm", 2 * row_bytes, 0, time_of(ctx, [&](int i) {
+        ops::rms_norm(ctx, y.view(), x.view(), layer(i).input_norm.weight.view(), 1e-6f);
+      }));
+  say("rotation of q", 2 * row_bytes, 0,
+      time_of(ctx, [&](int) { ops::rope(ctx, heads(q), positions, table); }));
+  say("cache alone", 4 * row_bytes, 0, time_of(ctx, [&](int i) {
+        ops::cache_append(ctx, cache.layer(i % s.layers), heads(z), heads(x), {slots, places});
+      }));
+  Tensor<float, Cuda> bias(Shape{s.hidden});
+  copy(Cuda{}, bias.data(), Cuda{}, noise->data(), static_cast<std::size_t>(s.hidden) * 4);
+  say("bias", 2 * row_bytes, 0,
+      time_of(ctx, [&](int) { ops::add_bias(ctx, y.view(), bias.view()); }));
   say("norm + residual", 4 * row_bytes, 0, time_of(ctx, [&](int i) {
         ops::rms_norm_add(ctx, y.view(), z.view(), x.view(), layer(i).input_norm.weight.view(),
                           1e-6f);
@@ -320,12 +384,47 @@ void kernels(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings
         ops::matmul(ctx, y.view(), wide2.view(), layer(i).mlp.down.weight);
       }));
   Tensor<float, Cuda> scores(Shape{rows, s.vocabulary}), loss(Shape{rows});
-  model.logits(ctx, scores.view(), x.view());
+  const double head = static_cast<double>(s.vocabulary * s.hidden);
+  const double score_bytes = r * static_cast<double>(s.vocabulary) * sizeof(float);
+  const DTypeInfo of_head = info(model.weights().head.weight.dtype);
+  say("head",
+      head * static_cast<double>(of_head.block_bytes) /
+              static_cast<double>(of_head.block_elements) +
+          row_bytes + score_bytes,
+      2 * head * r, time_of(ctx, [&](int) { model.logits(ctx, scores.view(), x.view()); }));
   const std::vector<std::int32_t> labels(static_cast<std::size_t>(rows), 5);
-  say("cross entropy", r * static_cast<double>(s.vocabulary) * sizeof(float), 0,
-      time_of(ctx, [&](int) {
+  say("cross entropy", score_bytes, 0, time_of(ctx, [&](int) {
         ops::cross_entropy(ctx, loss.view(), View<const float, Cuda>(scores.view()), labels);
       }));
+  if (is_quantised(stored_type(model))) {
+    say("blocks as numbers", weight * square + square * sizeof(T), 0, time_of(ctx, [&](int i) {
+          Workspace<Cuda>::Scope scope(ctx.workspace());
+          backend::dequantise<T>(ctx, ctx.workspace().template take<T>({s.hidden, s.hidden}),
+                                 layer(i).attention.o.weight);
+        }));
+  }
+  // What brings an id to the host, on its clock.
+  const auto on_host = [&](const std::function<void()>& op) {
+    std::vector<double> all;
+    for (int i = 0; i < 21; ++i) {
+      const auto begin = Clock::now();
+      op();
+      all.push_back(seconds_since(begin));
+    }
+    return median(all);
+  };
+  const View<const float, Cuda> last = View<const float, Cuda>(scores.view()).row_range(0, 1);
+  const View<const float, Cuda> one(last.data(), Shape{s.vocabulary});
+  const auto one_bytes = static_cast<double>(s.vocabulary) * sizeof(float);
+  std::int32_t id = 0;
+  float value = 0;
+  say("best token, to the host", one_bytes, 0,
+      on_host([&] { ops::top_k(ctx, std::span(&id, 1), std::span(&value, 1), one); }));
+  say("token drawn, to the host", one_bytes, 0, on_host([&] {
+        (void)ops::draw_token(ctx, one, {}, {.top_k = 50, .top_p = 0.85f, .uniform = 0.4});
+      }));
+  say("softmax", 2 * score_bytes, 0,
+      time_of(ctx, [&](int) { ops::softmax(ctx, scores.view(), scores.view()); }));
 }
 
 /// Bytes per second of pinned memory that crosses the bus.
@@ -347,24 +446,69 @@ double bus_rate(Context<Cuda>& ctx) {
   return static_cast<double>(bytes) / best;
 }
 
-/// A model in files, whose pages are in memory from the second pass on.
+/// Forgets the pages of a model's files. @returns whether the system does
+bool forget(const std::filesystem::path& folder) {
+  bool done = true;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const int file = ::open(entry.path().c_str(), O_RDONLY);
+    done = file >= 0 && ::posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED) == 0 && done;
+    if (file >= 0) ::close(file);
+  }
+  return done;
+}
+
+/// Bytes per second of the files read in order by threads that do nothing else.
+double read_rate(const std::filesystem::path& folder) {
+  constexpr std::size_t piece = std::size_t{4} << 20;
+  const auto begin = Clock::now();
+  std::atomic<std::int64_t> bytes{0};
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const int file = ::open(entry.path().c_str(), O_RDONLY);
+    std::atomic<std::int64_t> next{0};
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 12; ++i) {
+      threads.emplace_back([&] {
+        std::vector<char> buffer(piece);
+        for (;;) {
+          const std::int64_t at = next++ * static_cast<std::int64_t>(piece);
+          const auto count = ::pread(file, buffer.data(), piece, at);
+          if (count <= 0) return;
+          bytes += count;
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    ::close(file);
+  }
+  return static_cast<double>(bytes) / seconds_since(begin);
+}
+
+/// A model in files, whose pages are in memory from the second pass on; at the end from the disk,
+/// beside reading alone.
 void load(Context<Cuda>& ctx, const char* folder) {
-  std::vector<double> shares;
-  for (int pass = 0; pass < 9; ++pass) {
-    const double bus = bus_rate(ctx);
+  const auto rate_of = [&] {
     const auto begin = Clock::now();
     const auto model = LlamaModel<CudaHalfConfig>::load(folder);
     const double time = seconds_since(begin);
     std::int64_t bytes = 0;
     model.weights().visit(
         [&](const std::string&, const Weight<Cuda>& weight) { bytes += weight.bytes(); });
-    const double rate = static_cast<double>(bytes) / time;
-    std::printf("load: %.2f GB in %.3f s, %.1f GB/s, %.0f %% of the bus (%.1f GB/s)\n",
-                static_cast<double>(bytes) / 1e9, time, rate / 1e9, 100 * rate / bus, bus / 1e9);
+    return static_cast<double>(bytes) / time;
+  };
+  std::vector<double> shares;
+  for (int pass = 0; pass < 9; ++pass) {
+    const double bus = bus_rate(ctx), rate = rate_of();
+    std::printf("load: %.1f GB/s, %.0f %% of the bus (%.1f GB/s)\n", rate / 1e9, 100 * rate / bus,
+                bus / 1e9);
     if (pass > 0) shares.push_back(100 * rate / bus);
   }
-  std::printf("load: median of the last %zu passes %.1f %% of the bus\n", shares.size(),
-              median(shares));
+  result("load, pages in memory", median(shares), "% of the bus");
+  if (!std::filesystem::is_directory(folder) || !forget(folder)) return;
+  const double alone = read_rate(folder);
+  (void)forget(folder);
+  const double rate = rate_of();
+  std::printf("load from the disk: %.1f GB/s; reading alone %.1f GB/s\n", rate / 1e9, alone / 1e9);
+  result("load, from the disk", 100 * rate / alone, "% of reading alone");
 }
 
 }  // namespace
@@ -384,6 +528,8 @@ int main(int count, char** arguments) {
     const Ceilings most{gpu::read_bandwidth(ctx), gpu::matrix_rate(ctx)};
     std::printf("read bandwidth %.0f GB/s, bf16 product 8192^3 %.0f TFLOP/s\n",
                 most.bandwidth / 1e9, most.rate / 1e12);
+    result("read bandwidth", most.bandwidth / 1e9, "GB/s");
+    result("bf16 product", most.rate / 1e12, "TFLOP/s");
     if (wanted("decode") || wanted("batch") || wanted("kernels")) {
       const auto model = gpu_random_model::make<CudaHalfConfig>(shape_13b());
       std::printf("fp16\n");
@@ -414,6 +560,7 @@ int main(int count, char** arguments) {
     if (wanted("prefill") || wanted("kernels")) {
       const auto model = gpu_random_model::make<CudaBFloat16Config>(shape_13b());
       std::printf("bf16\n");
+      if (wanted("kernels")) kernels(model, ctx, most, 1, 127);
       for (const std::int64_t tokens : {512, 2048}) {
         if (wanted("kernels")) kernels(model, ctx, most, tokens, 0);
       }

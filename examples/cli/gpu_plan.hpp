@@ -67,8 +67,12 @@ inline ziya::SplitNeed gpu_need(const ziya::Checkpoint& checkpoint, const ziya::
       std::from_chars(tensor.name.data() + prefix.size(), tensor.name.data() + tensor.name.size(),
                       layer);
       if (layer < need.layers.size()) need.layers[layer] += bytes;
-    } else if (tensor.name != ziya::llama_names::embedding || shape.tied_head) {
+    } else if (tensor.name != ziya::llama_names::embedding) {
       need.head += bytes;
+    } else if (shape.tied_head) {
+      need.head += bytes;  // and no second one where the whole model is
+    } else {
+      need.embedding += bytes;
     }
   }
   need.cache_per_layer = tokens * shape.cache_bytes_per_token(cache) / shape.layers;
@@ -79,8 +83,15 @@ inline ziya::SplitNeed gpu_need(const ziya::Checkpoint& checkpoint, const ziya::
   return need;
 }
 
-/// Free memory of a GPU, and no more than `limit`.
+/// Adds a second model that lies whole on each device.
+inline void add_whole(ziya::SplitNeed& need, const ziya::SplitNeed& other) {
+  for (const std::int64_t layer : other.layers) need.scratch += layer + other.cache_per_layer;
+  need.scratch += other.head + other.embedding;
+}
+
+/// Free memory of a GPU, and no more than `limit`; none of one without kernels in this program.
 inline std::int64_t gpu_room(int device, std::optional<std::int64_t> limit) {
+  if (!ziya::cuda::can_use(device)) return 0;
   set_current(ziya::Cuda{}, device);
   const auto free = static_cast<std::int64_t>(ziya::Memory<ziya::Cuda>::room().free);
   return limit ? std::min(*limit, free) : free;

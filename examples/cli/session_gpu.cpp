@@ -151,8 +151,13 @@ void say_what_fits(const ModelOptions& options, const NeedOf& need_of, std::int6
   note("what would fit: " + (text.empty() ? "nothing of it" : text));
 }
 
+struct Placement {
+  ziya::SplitPlan plan;
+  bool whole = false;  ///< on the first GPU, the embedding too
+};
+
 /// Which layers go where, and says it.
-ziya::SplitPlan placement(const ModelOptions& options, const NeedOf& need_of, std::int64_t tokens) {
+Placement placement(const ModelOptions& options, const NeedOf& need_of, std::int64_t tokens) {
   const auto need = need_of(options, tokens);
   const auto wanted =
       wanted_layers(options.gpu_layers, static_cast<std::int64_t>(need.layers.size()));
@@ -161,24 +166,25 @@ ziya::SplitPlan placement(const ModelOptions& options, const NeedOf& need_of, st
     const std::int64_t fitting = gpu_plan(need, std::nullopt, limits).far_layers();
     if (fitting < *wanted) say_what_fits(options, need_of, tokens, *wanted, fitting);
   }
-  ziya::SplitPlan plan = gpu_plan(need, wanted, limits);
+  Placement result{gpu_plan(need, wanted, limits)};
+  ziya::SplitPlan& plan = result.plan;
+  if (plan.near_layers == 0 && plan.parts.size() == 1 && plan.parts.front().device == 0) {
+    const auto room = gpu_room(0, limits.empty() ? std::nullopt : std::optional(limits.front()));
+    const std::int64_t all = plan.weights[0] + need.embedding;
+    result.whole = all + plan.caches[0] + need.scratch <= room;
+    if (result.whole) plan.weights[0] = all;
+  }
   say_plan(plan, need);
-  return plan;
+  return result;
 }
 
-/// Whether the plan is a whole model on one GPU, the first; says the type of the activations.
-bool is_whole(const ziya::SplitPlan& plan, const ziya::CudaOptions& device, ziya::DType compute) {
-  if (plan.near_layers > 0 || plan.parts.size() > 1 || plan.parts.front().device != device.device) {
-    return false;
-  }
-  note("device: GPU " + std::to_string(device.device) + ", activations in " +
-       std::string(name(compute)));
-  return true;
+void say_device(ziya::DType compute) {
+  note("device: GPU 0, activations in " + std::string(name(compute)));
 }
 
 }  // namespace
 
-bool has_gpu() { return ziya::cuda::device_count() > 0; }
+bool has_gpu() { return ziya::cuda::can_use(0); }
 
 std::unique_ptr<SessionParts> parts_on_gpu(const SessionSetup& setup,
                                            const ziya::Tokenizer& tokenizer) {
@@ -189,20 +195,25 @@ std::unique_ptr<SessionParts> parts_on_gpu(const SessionSetup& setup,
   constexpr std::int64_t least = 4096;  // a generator makes room for so many
   const std::int64_t tokens =
       setup.sequences * std::min(ziya::context_limit(shape), std::max(setup.tokens, least));
-  const ziya::SplitPlan plan = placement(
+  const Placement placed = placement(
       setup.model,
       [&](const ModelOptions& options, std::int64_t count) {
-        return need_of(options, setup.folder, compute_type(options, setup.folder), count, 512);
+        const ziya::DType compute = compute_type(options, setup.folder);
+        ziya::SplitNeed need = need_of(options, setup.folder, compute, count, 512);
+        if (!options.draft.empty()) {
+          const auto folder = ziya::resolve_model_path(ziya::path_from_utf8(options.draft));
+          add_whole(need, need_of(as_stored(options), folder, compute, count, 512));
+        }
+        return need;
       },
       tokens);
-  if (plan.parts.empty()) return parts_on_cpu(setup, tokenizer);
-  if (is_whole(plan, device, dtype)) {
-    return with_config(dtype, [&](auto config) -> std::unique_ptr<SessionParts> {
-      return std::make_unique<PartsOnGpu<decltype(config)>>(device, setup, tokenizer);
-    });
-  }
-  return dtype == ziya::DType::f16 ? parts_on_both<ziya::CudaHalfConfig>(setup, tokenizer, plan)
-                                   : parts_on_both<ziya::CudaConfig>(setup, tokenizer, plan);
+  if (placed.plan.parts.empty()) return parts_on_cpu(setup, tokenizer);
+  if (placed.whole) say_device(dtype);
+  return with_config(dtype, [&](auto config) -> std::unique_ptr<SessionParts> {
+    using Config = decltype(config);
+    if (placed.whole) return std::make_unique<PartsOnGpu<Config>>(device, setup, tokenizer);
+    return parts_on_both<Config>(setup, tokenizer, placed.plan);
+  });
 }
 
 std::unique_ptr<ScoringParts> scoring_on_gpu(const ScoringSetup& setup) {
@@ -214,25 +225,24 @@ std::unique_ptr<ScoringParts> scoring_on_gpu(const ScoringSetup& setup) {
   if (!setup.against.empty() && compute_type(as_stored(setup.model), setup.against) != dtype) {
     dtype = ziya::DType::f32;  // both are what they are on the CPU
   }
-  const ziya::SplitPlan plan = placement(
+  const Placement placed = placement(
       setup.model,
       [&](const ModelOptions& options, std::int64_t count) {
         ziya::SplitNeed need = need_of(options, setup.folder, dtype, count, setup.chunk);
-        if (setup.against.empty()) return need;
-        const auto other =
-            need_of(as_stored(setup.model), setup.against, dtype, count, setup.chunk);
-        for (const std::int64_t layer : other.layers) need.scratch += layer + other.cache_per_layer;
-        need.scratch += other.head;  // beside it, whole
+        if (!setup.against.empty()) {
+          add_whole(need,
+                    need_of(as_stored(setup.model), setup.against, dtype, count, setup.chunk));
+        }
         return need;
       },
       tokens);
-  if (plan.parts.empty()) return scoring_on_cpu(setup);
-  if (is_whole(plan, device, dtype)) {
-    return with_config(dtype,
-                       [&](auto config) { return scoring_whole<decltype(config)>(device, setup); });
-  }
-  return dtype == ziya::DType::f16 ? scoring_on_both<ziya::CudaHalfConfig>(setup, plan)
-                                   : scoring_on_both<ziya::CudaConfig>(setup, plan);
+  if (placed.plan.parts.empty()) return scoring_on_cpu(setup);
+  if (placed.whole) say_device(dtype);
+  return with_config(dtype, [&](auto config) {
+    using Config = decltype(config);
+    return placed.whole ? scoring_whole<Config>(device, setup)
+                        : scoring_on_both<Config>(setup, placed.plan);
+  });
 }
 #else
 bool has_gpu() { return false; }

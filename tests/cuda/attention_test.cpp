@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <numeric>
+#include <span>
 #include <vector>
 
 #include "cuda/devices.hpp"
@@ -68,7 +69,66 @@ std::vector<DType> cache_types() {
   return {ziya::dtype_of<T>, DType::f32};
 }
 
-TEST_CASE("cuda: attention over a paged cache", "[cuda][small]") {
+/// Rows of queries against `slots` sequences of 300 tokens.
+template <class Device, class T>
+void check_paged(Context<Device>& ctx, T, std::span<const Heads> all,
+                 const std::vector<Ragged>& batches, std::int64_t slots) {
+  for (const Heads& heads : all) {
+    for (const DType dtype : cache_types<T>()) {
+      constexpr std::int64_t tokens = 300;
+      ziya::KvCache<Device> cache({1, heads.key, heads.dim}, {.dtype = dtype,
+                                                              .slots = static_cast<int>(slots),
+                                                              .max_tokens = tokens,
+                                                              .page_tokens = 16});
+      // Tokens of the sequences alternate, so their pages do.
+      std::vector<std::int32_t> order;
+      for (std::int64_t i = 0; i < slots * tokens; ++i) {
+        order.push_back(static_cast<std::int32_t>(i % slots));
+      }
+      const std::int64_t width = heads.key * heads.dim;
+      auto k = random_values(slots * tokens * width, 1),
+           v = random_values(slots * tokens * width, 2);
+      auto keys = on<T, Device>(k, {slots * tokens, heads.key, heads.dim});
+      const auto values = on<T, Device>(v, {slots * tokens, heads.key, heads.dim});
+      const auto step = cache.prepare(order);
+      const auto layer = cache.layer(0);
+      ops::cache_append(ctx, layer, keys.view(), values.view(), {order, step.indices});
+      cache.commit();
+      // What the cache holds, a sequence after another.
+      std::vector<std::vector<float>> cached_k(static_cast<std::size_t>(slots)), cached_v(cached_k);
+      for (std::int64_t i = 0; i < slots * tokens; ++i) {
+        const auto slot = static_cast<std::size_t>(i % slots);
+        for (std::int64_t j = 0; j < width; ++j) {
+          const auto from = static_cast<std::size_t>(i * width + j);
+          cached_k[slot].push_back(rounded(dtype, k[from]));
+          cached_v[slot].push_back(rounded(dtype, v[from]));
+        }
+      }
+      for (const Ragged& batch : batches) {
+        CAPTURE(heads.query, heads.key, heads.dim, name(dtype), batch.slots.size());
+        const auto rows = static_cast<std::int64_t>(batch.slots.size());
+        auto q = random_values(rows * heads.query * heads.dim, 3, 2);
+        const Shape shape{rows, heads.query, heads.dim};
+        const auto queries = on<T, Device>(q, shape);
+        auto out = poisoned<T, Device>(shape);
+        ops::attention(ctx, out.view(), queries.view(), layer, {batch.slots, batch.visible});
+        std::vector<double> expected(q.size());
+        for (std::int64_t t = 0; t < rows; ++t) {
+          const auto slot = static_cast<std::size_t>(batch.slots[static_cast<std::size_t>(t)]);
+          attend(expected, q, cached_k[slot], cached_v[slot], heads, t, 0,
+                 batch.visible[static_cast<std::size_t>(t)]);
+        }
+        const auto found = values_of(out);
+        CHECK(row_error(found, expected, heads.query * heads.dim) < tolerance<T>);
+        auto again = poisoned<T, Device>(shape);
+        ops::attention(ctx, again.view(), queries.view(), layer, {batch.slots, batch.visible});
+        CHECK(found == values_of(again));
+      }
+    }
+  }
+}
+
+ZIYA_TEST_ON_DEVICES("cuda: attention over a paged cache", "[cuda][small]") {
   // One row each (split over keys), rows of a prompt (tiles), both, and rows that see nothing.
   std::vector<Ragged> batches{{{0}, {300}}, {{0, 1, 2}, {1, 130, 300}}, {{2, 1}, {0, 129}}};
   Ragged prompt;
@@ -76,65 +136,25 @@ TEST_CASE("cuda: attention over a paged cache", "[cuda][small]") {
   prompt.slots.push_back(2);
   prompt.visible.push_back(300);
   batches.push_back(prompt);
-  on_both_devices([&]<class Device, class T>(Context<Device>& ctx, T) {
-    for (const Heads& heads : head_cases) {
-      for (const DType dtype : cache_types<T>()) {
-        constexpr std::int64_t slots = 3, tokens = 300;
-        ziya::KvCache<Device> cache(
-            {1, heads.key, heads.dim},
-            {.dtype = dtype, .slots = slots, .max_tokens = tokens, .page_tokens = 16});
-        // Tokens of the three sequences alternate, so their pages do.
-        std::vector<std::int32_t> order;
-        for (std::int64_t i = 0; i < slots * tokens; ++i) {
-          order.push_back(static_cast<std::int32_t>(i % slots));
-        }
-        const std::int64_t width = heads.key * heads.dim;
-        auto k = random_values(slots * tokens * width, 1),
-             v = random_values(slots * tokens * width, 2);
-        auto keys = on<T, Device>(k, {slots * tokens, heads.key, heads.dim});
-        const auto values = on<T, Device>(v, {slots * tokens, heads.key, heads.dim});
-        const auto step = cache.prepare(order);
-        const auto layer = cache.layer(0);
-        ops::cache_append(ctx, layer, keys.view(), values.view(), {order, step.indices});
-        cache.commit();
-        // What the cache holds, a sequence after another.
-        std::vector<std::vector<float>> cached_k(slots), cached_v(slots);
-        for (std::int64_t i = 0; i < slots * tokens; ++i) {
-          const auto slot = static_cast<std::size_t>(i % slots);
-          for (std::int64_t j = 0; j < width; ++j) {
-            const auto from = static_cast<std::size_t>(i * width + j);
-            cached_k[slot].push_back(rounded(dtype, k[from]));
-            cached_v[slot].push_back(rounded(dtype, v[from]));
-          }
-        }
-        for (const Ragged& batch : batches) {
-          CAPTURE(heads.query, heads.key, heads.dim, name(dtype), batch.slots.size());
-          const auto rows = static_cast<std::int64_t>(batch.slots.size());
-          auto q = random_values(rows * heads.query * heads.dim, 3, 2);
-          const Shape shape{rows, heads.query, heads.dim};
-          const auto queries = on<T, Device>(q, shape);
-          auto out = poisoned<T, Device>(shape);
-          ops::attention(ctx, out.view(), queries.view(), layer, {batch.slots, batch.visible});
-          std::vector<double> expected(q.size());
-          for (std::int64_t t = 0; t < rows; ++t) {
-            const auto slot = static_cast<std::size_t>(batch.slots[static_cast<std::size_t>(t)]);
-            attend(expected, q, cached_k[slot], cached_v[slot], heads, t, 0,
-                   batch.visible[static_cast<std::size_t>(t)]);
-          }
-          const auto found = values_of(out);
-          CHECK(row_error(found, expected, heads.query * heads.dim) < tolerance<T>);
-          auto again = poisoned<T, Device>(shape);
-          ops::attention(ctx, again.view(), queries.view(), layer, {batch.slots, batch.visible});
-          CHECK(found == values_of(again));
-        }
-      }
-    }
+  on_device<TestType>([&](auto& ctx, auto t) { check_paged(ctx, t, head_cases, batches, 3); });
+}
+
+// One row, whose keys are split over blocks that merge what they found, and some rows of a prompt.
+TEMPLATE_TEST_CASE("cuda: attention over a paged cache, a few rows", "[cuda][small][race]",
+                   OnGpuF32, OnGpuF16) {
+  constexpr std::array heads{Heads{2, 1, 64}, Heads{1, 1, 128}};
+  Ragged prompt;
+  for (std::int64_t i = 280; i < 300; ++i) {
+    prompt.slots.push_back(0), prompt.visible.push_back(i + 1);
+  }
+  on_device<TestType>([&](auto& ctx, auto t) {
+    check_paged(ctx, t, heads, {{{0}, {300}}, prompt}, 1);
   });
 }
 
-TEST_CASE("cuda: attention without a cache", "[cuda][small][race]") {
+ZIYA_TEST_ON_DEVICES("cuda: attention without a cache", "[cuda][small][race]") {
   const std::vector<ziya::Segment> segments{{0, 70, 0, 70}, {70, 3, 70, 9}, {73, 5, 79, 2}};
-  on_both_devices([&]<class Device, class T>(Context<Device>& ctx, T) {
+  on_device<TestType>([&]<class Device, class T>(Context<Device>& ctx, T) {
     for (const Heads& heads : head_cases) {
       for (const bool causal : {true, false}) {
         CAPTURE(heads.query, heads.key, heads.dim, causal);
@@ -183,8 +203,8 @@ TEST_CASE("cuda: caches in blocks and head sizes that kernels do not take are re
   REQUIRE_ERROR(attend_with(7), "ZIYA-154", "head size 7");
 }
 
-TEST_CASE("cuda: rope_append is rope and cache_append", "[cuda][small][race]") {
-  on_both_devices([&]<class Device, class T>(Context<Device>& ctx, T) {
+ZIYA_TEST_ON_DEVICES("cuda: rope_append is rope and cache_append", "[cuda][small][race]") {
+  on_device<TestType>([&]<class Device, class T>(Context<Device>& ctx, T) {
     for (const std::int64_t dim : {8, 88, 128}) {
       CAPTURE(dim);
       const std::vector<std::int32_t> positions{3, 4, 90}, slots{0, 0, 1};

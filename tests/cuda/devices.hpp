@@ -7,7 +7,9 @@
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
+#include <optional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "support/random.hpp"
@@ -54,6 +56,11 @@ template <class T>
 constexpr double tolerance = std::is_same_v<T, float>  ? op_tolerance
                              : std::is_same_v<T, Half> ? half_tolerance
                                                        : bfloat16_tolerance;
+/// The same of a model's logits.
+template <class T>
+constexpr double logit_tolerance = std::is_same_v<T, float>  ? model_tolerance
+                                   : std::is_same_v<T, Half> ? half_model_tolerance
+                                                             : bfloat16_model_tolerance;
 
 /// `values` rounded to T on a device; `values` becomes what is there.
 template <class T, class Device>
@@ -83,26 +90,32 @@ std::vector<float> values_of(const Tensor<T, Device>& tensor) {
   return values;
 }
 
-/// body(ctx, T{}) on the CPU in 32 bits and on the GPU in every type.
-template <class Body>
-void on_both_devices(Body&& body) {
-  if (!gpu()) return;
-  {
-    INFO("CPU, f32");
-    Context<Cpu> ctx({.threads = 2});
-    body(ctx, float{});
+/// Where a body runs, and the type of its activations: a test case each, so that those of the CPU
+/// run where there is no GPU.
+template <class D, class Activations>
+struct Place {
+  using Device = D;
+  using T = Activations;
+};
+using OnCpu = Place<Cpu, float>;
+using OnGpuF32 = Place<Cuda, float>;
+using OnGpuF16 = Place<Cuda, Half>;
+using OnGpuBf16 = Place<Cuda, BFloat16>;
+
+#define ZIYA_TEST_ON_DEVICES(name, tags) \
+  TEMPLATE_TEST_CASE(name, tags, OnCpu, OnGpuF32, OnGpuF16, OnGpuBf16)
+
+/// body(ctx, T{}) there.   @param isa of the CPU; none: the machine's best
+template <class At, class Body>
+void on_device(Body&& body, std::optional<ziya::Isa> isa = {}) {
+  if constexpr (std::is_same_v<typename At::Device, Cpu>) {
+    Context<Cpu> ctx({.threads = 2, .isa = isa});
+    body(ctx, typename At::T{});
+  } else {
+    if (!gpu()) return;
+    Context<Cuda> ctx;
+    body(ctx, typename At::T{});
   }
-  Context<Cuda> ctx;
-  {
-    INFO("GPU, f32");
-    body(ctx, float{});
-  }
-  {
-    INFO("GPU, f16");
-    body(ctx, Half{});
-  }
-  INFO("GPU, bf16");
-  body(ctx, BFloat16{});
 }
 
 template <class Device>

@@ -35,7 +35,8 @@ Weight<Cpu> large_weight() {
   return {DType::f32, 4096, 4096, reinterpret_cast<const std::byte*>(memory->data()), memory};
 }
 
-TEST_CASE("cuda: out of memory says what was needed and free, and loses nothing", "[cuda]") {
+TEST_CASE("cuda: out of memory says what was needed and free, and loses nothing",
+          "[cuda][memory]") {
   if (!test::gpu()) return;
   const auto& tiny = fixture::ZiyaTiny::instance();
   const auto load_and_answer = [&] {
@@ -82,7 +83,7 @@ TEST_CASE("cuda: out of memory says what was needed and free, and loses nothing"
   }
 }
 
-TEST_CASE("cuda: a model that does not fit is given back layer by layer", "[cuda]") {
+TEST_CASE("cuda: a model that does not fit is given back layer by layer", "[cuda][memory]") {
   if (!test::gpu()) return;
   const auto& tiny = fixture::ZiyaTiny::instance();
   (void)CudaModel::load(tiny.folder());

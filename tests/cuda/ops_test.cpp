@@ -3,6 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
 #include <numeric>
 #include <vector>
 
@@ -38,8 +42,8 @@ struct Size {
 };
 constexpr std::array sizes{Size{1, 8}, Size{3, 65}, Size{2, 256}, Size{5, 5120}, Size{130, 88}};
 
-TEST_CASE("cuda: embedding", "[cuda][small][race]") {
-  on_both_devices([]<class Device, class T>(Context<Device>& ctx, T) {
+ZIYA_TEST_ON_DEVICES("cuda: embedding", "[cuda][small][race]") {
+  on_device<TestType>([]<class Device, class T>(Context<Device>& ctx, T) {
     for (const DType dtype : stored_types) {
       const auto table = random_matrix(dtype, 11, 72, 1);
       const std::vector<std::int32_t> ids{3, 0, 10, 3};
@@ -54,8 +58,8 @@ TEST_CASE("cuda: embedding", "[cuda][small][race]") {
   });
 }
 
-TEST_CASE("cuda: rms_norm and rms_norm_add", "[cuda][small][race]") {
-  on_both_devices([]<class Device, class T>(Context<Device>& ctx, T) {
+ZIYA_TEST_ON_DEVICES("cuda: rms_norm and rms_norm_add", "[cuda][small][race]") {
+  on_device<TestType>([]<class Device, class T>(Context<Device>& ctx, T) {
     for (const Size& s : sizes) {
       CAPTURE(s.rows, s.columns);
       auto x = random_values(s.rows * s.columns, 1), delta = random_values(s.rows * s.columns, 2);
@@ -94,8 +98,8 @@ TEST_CASE("cuda: rms_norm and rms_norm_add", "[cuda][small][race]") {
   });
 }
 
-TEST_CASE("cuda: silu_mul, add_bias, softmax", "[cuda][small][race]") {
-  on_both_devices([]<class Device, class T>(Context<Device>& ctx, T) {
+ZIYA_TEST_ON_DEVICES("cuda: silu_mul, add_bias, softmax", "[cuda][small][race]") {
+  on_device<TestType>([]<class Device, class T>(Context<Device>& ctx, T) {
     for (const Size& s : sizes) {
       CAPTURE(s.rows, s.columns);
       const Shape shape{s.rows, s.columns};
@@ -136,8 +140,8 @@ TEST_CASE("cuda: silu_mul, add_bias, softmax", "[cuda][small][race]") {
   });
 }
 
-TEST_CASE("cuda: cross_entropy", "[cuda][small][race]") {
-  on_both_devices([]<class Device, class T>(Context<Device>& ctx, T) {
+ZIYA_TEST_ON_DEVICES("cuda: cross_entropy", "[cuda][small][race]") {
+  on_device<TestType>([]<class Device, class T>(Context<Device>& ctx, T) {
     for (const Size& s : sizes) {
       CAPTURE(s.rows, s.columns);
       auto logits = random_values(s.rows * s.columns, 1, 20);
@@ -166,8 +170,8 @@ TEST_CASE("cuda: cross_entropy", "[cuda][small][race]") {
   });
 }
 
-TEST_CASE("cuda: rope in both pairings", "[cuda][small][race]") {
-  on_both_devices([]<class Device, class T>(Context<Device>& ctx, T) {
+ZIYA_TEST_ON_DEVICES("cuda: rope in both pairings", "[cuda][small][race]") {
+  on_device<TestType>([]<class Device, class T>(Context<Device>& ctx, T) {
     const std::vector<std::int32_t> positions{0, 1, 17, 2047, 5};
     for (const std::int64_t head_dim : {2, 8, 64, 88, 128}) {
       for (const auto pairing : {ziya::RopePairing::halves, ziya::RopePairing::interleaved}) {
@@ -205,14 +209,15 @@ TEST_CASE("cuda: rope in both pairings", "[cuda][small][race]") {
   });
 }
 
-TEST_CASE("cuda: matmul, plain, added, many, gated, from every stored type", "[cuda][small]") {
+ZIYA_TEST_ON_DEVICES("cuda: matmul, plain, added, many, gated, from every stored type",
+                     "[cuda][small]") {
   struct Case {
     std::int64_t tokens, in, out;
   };
   // Matrix × vector with whole packs and tails, up to four tokens, and the library's products.
   constexpr std::array cases{Case{1, 64, 8},   Case{1, 5120, 33}, Case{3, 65, 7},  Case{4, 256, 40},
                              Case{5, 512, 64}, Case{17, 129, 33}, Case{70, 88, 72}};
-  on_both_devices([&]<class Device, class T>(Context<Device>& ctx, T) {
+  on_device<TestType>([&]<class Device, class T>(Context<Device>& ctx, T) {
     for (const DType dtype : stored_types) {
       for (const Case& c : cases) {
         INFO(name(dtype) << " " << c.tokens << " x " << c.in << " x " << c.out);
@@ -243,6 +248,68 @@ TEST_CASE("cuda: matmul, plain, added, many, gated, from every stored type", "[c
       }
     }
   });
+}
+
+/// A weight of random numbers that come again after 65,537 of them.
+template <class T>
+Weight<Cuda> wide_weight(std::int64_t out, std::int64_t in) {
+  const auto values = random_values(65537, 2, 0.03);
+  std::vector<T> some;
+  for (const float value : values) some.push_back(from_float<T>(value));
+  auto memory = std::make_shared<Tensor<T>>(Shape{out, in});
+  for (std::int64_t i = 0; i < out * in; ++i) {
+    memory->data()[i] = some[static_cast<std::size_t>(i) % some.size()];
+  }
+  return ziya::weight_on<Cuda>(Weight<Cpu>{
+      ziya::dtype_of<T>, out, in, reinterpret_cast<const std::byte*>(memory->data()), memory});
+}
+
+TEMPLATE_TEST_CASE("cuda: the fastest algorithms give the bits of the library's first choice",
+                   "[cuda][library]", float, Half, BFloat16) {
+  if (!gpu()) return;
+  using T = TestType;
+  // Lengths of prompts in one class and in several, met in another order by each context.
+  const std::vector<std::int64_t> some{300, 5, 512, 8, 64, 37, 280};
+  Context<Cuda> first({.tried_algorithms = 1}), forwards, backwards;
+  for (const auto [in, out] :
+       {std::array<std::int64_t, 2>{5120, 5120}, {5120, 13824}, {13824, 5120}, {64, 40}}) {
+    const auto w = wide_weight<T>(out, in);
+    auto values = random_values(512 * in, 1);
+    const auto x = on<T, Cuda>(values, {512, in});
+    const auto products = [&](Context<Cuda>& ctx, std::int64_t tokens) {
+      const auto rows = View<const T, Cuda>(x.view()).row_range(0, tokens);
+      auto y = poisoned<T, Cuda>({tokens, out});
+      ops::matmul(ctx, y.view(), rows, w);
+      auto result = values_of(y);
+      ops::matmul_add(ctx, y.view(), rows, w);
+      for (const float value : values_of(y)) result.push_back(value);
+      return result;
+    };
+    std::map<std::int64_t, std::vector<float>> found;
+    for (const std::int64_t tokens : some) found[tokens] = products(forwards, tokens);
+    for (auto tokens = some.rbegin(); tokens != some.rend(); ++tokens) {
+      CAPTURE(in, out, *tokens);
+      CHECK((products(backwards, *tokens) == found[*tokens]));
+      CHECK((products(first, *tokens) == found[*tokens]));
+    }
+  }
+}
+
+TEST_CASE("cuda: fingerprints tell single bits and places apart", "[cuda][small]") {
+  if (!gpu()) return;
+  Context<Cuda> ctx;
+  Tensor<std::uint64_t, Cuda> sum(Shape{1});
+  const auto of = [&](std::vector<std::uint16_t> words, std::int64_t stride) {
+    Tensor<std::uint16_t> host(Shape{std::ssize(words)});
+    std::copy(words.begin(), words.end(), host.data());
+    const auto there = host.to<Cuda>();
+    return ziya::cuda::fingerprint<std::uint16_t>(ctx.stream(), sum.data(), there.data(), 2, 3,
+                                                  stride);
+  };
+  const auto expected = of({1, 2, 3, 4, 5, 6}, 3);
+  CHECK(of({1, 2, 3, 99, 4, 5, 6}, 4) == expected);  // what lies between rows does not count
+  CHECK(of({1, 2, 3, 4, 5, 7}, 3) != expected);
+  CHECK(of({2, 1, 3, 4, 5, 6}, 3) != expected);
 }
 
 TEST_CASE("cuda: top_k", "[cuda][small][race]") {

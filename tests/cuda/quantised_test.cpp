@@ -6,6 +6,8 @@
 #include <limits>
 #include <span>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "cuda/devices.hpp"
@@ -56,38 +58,39 @@ std::vector<float> rounded(const std::vector<float>& values) {
   return result;
 }
 
-template <class Body>
-void on_gpu(Body&& body) {
-  if (!gpu()) return;
-  Context<Cuda> ctx;
-  {
-    INFO("f32");
-    body(ctx, float{});
+/// Blocks where a device reads them: on the CPU where they are.
+template <class Device>
+Weight<Device> placed(const Weight<Cpu>& weight) {
+  if constexpr (std::is_same_v<Device, Cpu>) {
+    return weight;
+  } else {
+    return ziya::weight_on<Device>(weight);
   }
-  {
-    INFO("f16");
-    body(ctx, Half{});
-  }
-  INFO("bf16");
-  body(ctx, BFloat16{});
 }
 
-TEST_CASE("cuda: quantised weights are read as on the CPU, to the bit", "[cuda][small]") {
-  on_gpu([]<class T>(Context<Cuda>& ctx, T) {
+/// On the CPU the reference path, which does not round activations to 8 bits.
+template <class At, class Body>
+void with_quantised(Body&& body) {
+  on_device<At>(std::forward<Body>(body), ziya::Isa::eigen);
+}
+
+ZIYA_TEST_ON_DEVICES("cuda: quantised weights are read as on the CPU, to the bit",
+                     "[cuda][small]") {
+  with_quantised<TestType>([]<class Device, class T>(Context<Device>& ctx, T) {
     for (const DType dtype : quantised_types()) {
       for (const auto [rows, parts] :
            {std::array<std::int64_t, 2>{16, 8}, {7, 1}, {33, 5}, {48, 4}}) {
         INFO(name(dtype) << " " << rows << " x " << parts);
         const std::int64_t columns = columns_of(dtype, parts);
         const auto w = quantised(dtype, rows, columns, 5);
-        const auto on_device = ziya::weight_on<Cuda>(w.weight);
+        const auto on_device = placed<Device>(w.weight);
         if constexpr (std::is_same_v<T, float>) {
-          auto all = poisoned<T, Cuda>({rows, columns});
+          auto all = poisoned<T, Device>({rows, columns});
           ops::dequantise(ctx, all.view(), on_device);
           CHECK(values_of(all) == w.values);
         }
         const std::vector<std::int32_t> ids{3, 0, static_cast<std::int32_t>(rows - 1), 3};
-        auto y = poisoned<T, Cuda>({4, columns});
+        auto y = poisoned<T, Device>({4, columns});
         ops::embedding(ctx, y.view(), on_device, ids);
         std::vector<float> expected;
         for (const std::int32_t id : ids) {
@@ -119,15 +122,15 @@ struct Case {
 };
 
 /// Plain, added, many and gated products of one shape against sums in double.
-template <class T>
-void check_products(Context<Cuda>& ctx, DType dtype, const Case& c) {
+template <class T, class Device>
+void check_products(Context<Device>& ctx, DType dtype, const Case& c) {
   const std::int64_t in = columns_of(dtype, c.parts);
   INFO(name(dtype) << " " << c.tokens << " x " << in << " x " << c.out);
   auto values = random_values(c.tokens * in, 1);
-  const auto x = on<T, Cuda>(values, {c.tokens, in});
+  const auto x = on<T, Device>(values, {c.tokens, in});
   const auto w = quantised(dtype, c.out, in, 2), w2 = quantised(dtype, c.out, in, 3);
-  const auto on_device = ziya::weight_on<Cuda>(w.weight);
-  const auto on_device2 = ziya::weight_on<Cuda>(w2.weight);
+  const auto on_device = placed<Device>(w.weight);
+  const auto on_device2 = placed<Device>(w2.weight);
   const auto product = [&](const Quantised& m) {
     std::vector<double> y;
     for (std::int64_t t = 0; t < c.tokens; ++t) {
@@ -142,18 +145,19 @@ void check_products(Context<Cuda>& ctx, DType dtype, const Case& c) {
     }
     return y;
   };
-  check_products_of<T, Cuda>(ctx, x, on_device, on_device2, product(w), product(w2),
-                             3 * tolerance<T>, tolerance<T>);
+  check_products_of<T, Device>(ctx, x, on_device, on_device2, product(w), product(w2),
+                               3 * tolerance<T>, tolerance<T>);
 }
 
-TEST_CASE("cuda: products with quantised weights, plain, added, many, gated", "[cuda][small]") {
+ZIYA_TEST_ON_DEVICES("cuda: products with quantised weights, plain, added, many, gated",
+                     "[cuda][small]") {
   // One to a few tokens, several operands of eight, several passes, and the library's products.
   constexpr std::array cases{Case{1, 1, 8}, Case{1, 40, 33}, Case{2, 5, 16}, Case{3, 8, 40},
                              Case{4, 11, 16}, Case{5, 6, 19}, Case{8, 3, 17}, Case{9, 4, 48},
                              Case{16, 5, 23}, Case{33, 2, 7}, Case{64, 3, 21}, Case{70, 2, 24},
                              // The columns in several parts, several parts of rows and tokens.
                              Case{12, 24, 40}, Case{20, 24, 40}, Case{130, 2, 270}};
-  on_gpu([&]<class T>(Context<Cuda>& ctx, T) {
+  with_quantised<TestType>([&]<class Device, class T>(Context<Device>& ctx, T) {
     for (const DType dtype : quantised_types()) {
       for (const Case& c : cases) check_products<T>(ctx, dtype, c);
     }
@@ -207,14 +211,14 @@ TEST_CASE("cuda: products give the same bits in every run", "[cuda]") {
   }
 }
 
-TEST_CASE("cuda: a token's product with quantised weights", "[cuda][small]") {
+ZIYA_TEST_ON_DEVICES("cuda: a token's product with quantised weights", "[cuda][small]") {
   constexpr std::int64_t tokens = 4, out = 40, in = 1280;
   const auto not_a_number = std::numeric_limits<float>::quiet_NaN();
-  on_gpu([&]<class T>(Context<Cuda>& ctx, T) {
+  with_quantised<TestType>([&]<class Device, class T>(Context<Device>& ctx, T) {
     for (const DType dtype : quantised_types()) {
       INFO(name(dtype));
       const auto w = quantised(dtype, out, in, 2);
-      const auto on_device = ziya::weight_on<Cuda>(w.weight);
+      const auto on_device = placed<Device>(w.weight);
       auto values = random_values(tokens * in, 1);
       const auto part = [&](std::int64_t token, std::int64_t begin, std::int64_t end) {
         return std::span(values).subspan(static_cast<std::size_t>(token * in + begin),
@@ -223,8 +227,8 @@ TEST_CASE("cuda: a token's product with quantised weights", "[cuda][small]") {
       for (float& v : part(0, 256, 1024)) v = 0;  // whole groups of zeros
       part(1, 700, 701)[0] = 1000;                // beside which the others are small
       part(2, 33, 34)[0] = not_a_number;
-      const auto x = on<T, Cuda>(values, {tokens, in});
-      auto y = poisoned<T, Cuda>({tokens, out}), again = poisoned<T, Cuda>({tokens, out});
+      const auto x = on<T, Device>(values, {tokens, in});
+      auto y = poisoned<T, Device>({tokens, out}), again = poisoned<T, Device>({tokens, out});
       ops::matmul(ctx, y.view(), x.view(), on_device);
       ops::matmul(ctx, again.view(), x.view(), on_device);
       const auto all = values_of(y), repeated = values_of(again);
@@ -249,8 +253,8 @@ TEST_CASE("cuda: a token's product with quantised weights", "[cuda][small]") {
           expected.push_back(sum);
         }
         CHECK(row_error(row, expected, out) < tolerance<T>);
-        auto alone = poisoned<T, Cuda>({1, out});
-        ops::matmul(ctx, alone.view(), View<const T, Cuda>(x.view()).row_range(t, 1), on_device);
+        auto alone = poisoned<T, Device>({1, out});
+        ops::matmul(ctx, alone.view(), View<const T, Device>(x.view()).row_range(t, 1), on_device);
         CHECK(row_error(values_of(alone), expected, out) < tolerance<T>);
       }
     }

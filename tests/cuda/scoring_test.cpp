@@ -105,15 +105,16 @@ TEST_CASE("cuda: scores, embeddings, perplexity and searches are the CPU's", "[c
   Context<Cuda> ctx;
   {
     INFO("f32");
-    check(scores(ctx, CudaModel::load(tiny().folder()), DType::f32), 1e-4, true);
+    check(scores(ctx, CudaModel::load(tiny().folder()), DType::f32), test::model_tolerance, true);
   }
   {
     INFO("f16");
-    check(scores(ctx, LlamaModel<CudaHalfConfig>::load(tiny().folder()), DType::f16), 2e-2, false);
+    check(scores(ctx, LlamaModel<CudaHalfConfig>::load(tiny().folder()), DType::f16),
+          test::half_model_tolerance, false);
   }
   INFO("bf16");
-  check(scores(ctx, LlamaModel<CudaBFloat16Config>::load(tiny().folder()), DType::bf16), 8e-2,
-        false);
+  check(scores(ctx, LlamaModel<CudaBFloat16Config>::load(tiny().folder()), DType::bf16),
+        test::bfloat16_model_tolerance, false);
 }
 
 TEST_CASE("cuda: the same of a model that is partly on the CPU", "[cuda]") {
@@ -126,7 +127,7 @@ TEST_CASE("cuda: the same of a model that is partly on the CPU", "[cuda]") {
   plan.parts = {{0, 2}};
   Context<Split<Cuda>> ctx(SplitOptions<CudaOptions>{.near = {.threads = 2}, .far = {{}}});
   const SplitModel<CudaConfig> model(shape, plan, std::move(weights));
-  check(scores(ctx, model, DType::f32), 1e-4, true);
+  check(scores(ctx, model, DType::f32), test::model_tolerance, true);
 }
 
 }  // namespace cuda_scoring_test

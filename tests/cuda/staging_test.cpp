@@ -82,7 +82,7 @@ TEST_CASE("cuda: what is staged in order comes in whole units, and its source ma
 
 TEST_CASE("cuda: what cannot be read while it is staged is an exception", "[cuda]") {
   if (!test::gpu()) return;
-  constexpr std::int64_t bytes = std::int64_t{600} << 20;
+  constexpr std::int64_t bytes = std::int64_t{128} << 20;  // 32 pieces
   Tensor<std::byte, Cuda> there(Shape{bytes});
   const std::vector<std::byte> from(bytes);
   std::atomic<int> pieces{0};

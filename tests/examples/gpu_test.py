@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,8 @@ def gpu_is_missing():
 
 
 MISSING = gpu_is_missing()
+if MISSING and not os.environ.get("ZIYA_REQUIRE_GPU"):
+    print("SKIPPED: " + MISSING)  # by which ctest knows
 
 
 class OnGpu(unittest.TestCase):
@@ -54,6 +57,23 @@ class OnGpu(unittest.TestCase):
     def ids(self, *options):
         run = ziya("generate", TINY, "--ids", "--greedy", "-p", POEM["query"], *options)
         return json.loads(run.out)["generated_ids"], run.err
+
+    def used(self, *options):
+        """Bytes of GPU 0 that are taken while a conversation waits for more, and what was said of the plan."""
+        with subprocess.Popen([PROGRAM, "chat", TINY, "--greedy", "--device", "cuda", *options], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, stderr=open(self.folder / "said", "w+b")) as run:
+            run.stdin.write((POEM["query"] + "\n").encode())
+            run.stdin.flush()
+            answer = POEM["answer"].strip().encode()
+            out = b""
+            while answer not in out:
+                byte = run.stdout.read1()
+                self.assertTrue(byte, (out, (self.folder / "said").read_text()))
+                out += byte
+            found = subprocess.run(["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"],
+                                   stdout=subprocess.PIPE, check=True)
+            run.stdin.close()
+        return int(found.stdout) << 20, (self.folder / "said").read_text()
 
     def both(self, command, *arguments, gpu=("--dtype", "f32")):
         """What the CPU and the GPU say."""
@@ -81,11 +101,50 @@ class OnGpu(unittest.TestCase):
         self.assertTrue(seen & {("CPU",), ("CPU", "GPU 0")}, seen)
         err = ziya("generate", TINY, "--greedy", "-p", "x", "--device", "cuda", "--gpu-layers", "all", "--max-memory",
                    "150MB", "--dtype", "f32", status=1).err
-        self.assertRegex(err, r"what would fit: ")
+        self.assertRegex(err, r"what would fit: .*(--gpu-layers \d|--dtype q|keys and values of \d+ tokens)")
         self.assertRegex(err.splitlines()[-1], r"error: .*layers need \d+ MiB .*free for it are \d+ MiB.*\[ZIYA-156\]$")
+        self.assertNotRegex(err, r"(?m)^device: |^plan: ")  # nothing was loaded
+
+    @unittest.skipUnless(shutil.which("nvidia-smi"), "there is no nvidia-smi")
+    def test_no_more_is_taken_than_a_budget(self):
+        nothing, _ = self.used("--gpu-layers", "0")  # what the driver keeps for a process
+        for dtype in ["f32", "bf16", "f16"]:
+            for limit in [150, 170, 400]:
+                taken, said = self.used("--max-memory", f"{limit}MB", "--dtype", dtype)
+                self.assertLessEqual(taken - nothing, limit * 10**6, (dtype, said))
+                for line in re.findall(r"^plan: GPU 0: .*", said, re.M):
+                    parts = [float(number) * {"kB": 1e3, "MB": 1e6, "GB": 1e9}[unit] for number, unit in
+                             re.findall(r"(?:weights|keys and values|scratch) ([\d.]+) (\wB)", line)]
+                    self.assertEqual(len(parts), 3, line)
+                    self.assertLessEqual(sum(parts), limit * 1.01e6, line)
+
+    def test_bf16_on_both(self):
+        expected, _ = self.ids("--device", "cpu", "--dtype", "bf16")
+        wanted = {}
+        for layers in ["1", "2", "all"]:
+            ids, err = self.ids("--device", "cuda", "--gpu-layers", layers, "--dtype", "bf16")
+            self.assertEqual(ids, expected, layers)
+            wanted[layers] = re.search(r"^plan: GPU 0: .*keys and values (\S+ \S+),", err, re.M)[1]
+        _, err = self.ids("--device", "cuda", "--gpu-layers", "1", "--dtype", "f16")
+        self.assertIn(f"keys and values {wanted['1']},", err)  # two bytes each
+
+    def test_a_draft_model_is_planned_for(self):
+        scratch = [float(re.search(r"^plan: GPU 0: .*scratch ([\d.]+) MB", self.ids("--device", "cuda", *options)[1], re.M)[1])
+                   for options in ([], ["--draft", TINY])]
+        self.assertGreater(scratch[1], scratch[0])
+
+    def test_auto_takes_the_gpu(self):
+        expected, _ = self.ids("--device", "cpu", "--dtype", "f32")
+        ids, err = self.ids("--device", "auto", "--dtype", "f32")
+        self.assertEqual(ids, expected)
+        self.assertRegex(err, r"(?m)^device: GPU 0, activations in f32$")
+        for dtype, config in [("bf16", "bf16"), ("q4_k", "f16")]:
+            self.assertIn(f"activations in {config}", self.ids("--device", "auto", "--dtype", dtype)[1])
 
     def test_layers_on_two_gpus(self):
-        gpus = subprocess.run(["nvidia-smi", "-L"], stdout=subprocess.PIPE).stdout.splitlines()
+        gpus = []
+        if shutil.which("nvidia-smi"):
+            gpus = subprocess.run(["nvidia-smi", "-L"], stdout=subprocess.PIPE).stdout.splitlines()
         if len(gpus) < 2:
             self.skipTest("there is one NVIDIA GPU")
         expected, _ = self.ids("--device", "cpu")
@@ -177,9 +236,10 @@ class OnGpu(unittest.TestCase):
         ziya("bench", "--random-weights", "tiny", "--type", "int8", "--device", "cuda", status=2)
 
     def test_conversation(self):
-        said = [ziya("chat", TINY, "--greedy", "--device", device, stdin=f"{POEM['query']}\nWhat is 2 + 2?\n").out
-                for device in ["cpu", "cuda"]]
-        self.assertEqual(*said)
+        placed = [["cpu"], ["cuda"], ["cuda", "--gpu-layers", "1"], ["cuda", "--gpu-layers", "1", "--dtype", "bf16"]]
+        expected, *said = [ziya("chat", TINY, "--greedy", "--device", *device,
+                                stdin=f"{POEM['query']}\nWhat is 2 + 2?\n").out for device in placed]
+        self.assertEqual(said, [expected] * len(said))
 
 
 if __name__ == "__main__":

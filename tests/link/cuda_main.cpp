@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs what the program was linked from: ZIYA_LINK_CPP, ZIYA_LINK_CU, or both.
 #include <cstdio>
+#include <cstdlib>
 
 #include <cuda_runtime_api.h>
 
@@ -10,6 +11,10 @@ bool from_cu();
 int main() {
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
+    if (std::getenv("ZIYA_REQUIRE_GPU") != nullptr) {
+      std::puts("there is no NVIDIA GPU");
+      return 3;
+    }
     std::puts("SKIPPED: there is no NVIDIA GPU");
     return 0;
   }

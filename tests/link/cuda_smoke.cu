@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels of each kind that older GPUs have to compile too: one of rows, one of a block, sampling.
+// Kernels of each kind that older GPUs have to compile too: one of rows, one of a block, sampling,
+// attention on the tensor cores.
+#include <ziya/backend/cuda/attention.hpp>
 #include <ziya/backend/cuda/draw_token.hpp>
 #include <ziya/backend/cuda/rms_norm.hpp>
 #include <ziya/backend/cuda/softmax.hpp>
@@ -9,6 +11,8 @@ namespace backend {
 
 template void rms_norm(Context<Cuda>&, View<Half, Cuda>, View<const Half, Cuda>,
                        View<const float, Cuda>, float);
+template void attention(Context<Cuda>&, View<Half, Cuda>, View<const Half, Cuda>,
+                        const CachedKeysValues<Cuda>&, const AttentionRows&, float);
 template void softmax(Context<Cuda>&, View<BFloat16, Cuda>, View<const BFloat16, Cuda>);
 template std::int32_t draw_token(Context<Cuda>&, View<const float, Cuda>,
                                  std::span<const ScoreChange>, const TokenDraw&);

@@ -17,6 +17,10 @@ inline constexpr double op_tolerance = 1e-5;
 /// Of an op whose results are rounded to 16 bits, or whose operands are.
 inline constexpr double half_tolerance = 2e-3;
 inline constexpr double bfloat16_tolerance = 1.5e-2;
+/// Of a model's logits against those of the CPU in 32 bits, by the type of activations.
+inline constexpr double model_tolerance = 1e-4;
+inline constexpr double half_model_tolerance = 2e-2;
+inline constexpr double bfloat16_model_tolerance = 8e-2;
 /// Of a backward op against central differences in double.
 inline constexpr double gradient_tolerance = 1e-4;
 

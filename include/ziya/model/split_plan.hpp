@@ -22,6 +22,7 @@ struct SplitNeed {
   std::int64_t head = 0;             ///< what stands behind the last layer
   std::int64_t cache_per_layer = 0;  ///< keys and values of the longest sequence
   std::int64_t scratch = 0;          ///< of each device: workspace, library, tables
+  std::int64_t embedding = 0;        ///< on the host, unless the whole model is on one device
 };
 
 /// The last layers and the head lie on far devices, what is before them on the host.

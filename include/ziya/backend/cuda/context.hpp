@@ -19,6 +19,7 @@
 #include "ziya/backend/cuda/memory.hpp"
 #include "ziya/backend/cuda/products.hpp"
 #include "ziya/backend/cuda/runtime.hpp"
+#include "ziya/backend/cuda/supported.hpp"
 #include "ziya/backend/cuda/uploads.hpp"
 #include "ziya/core/decode_hook.hpp"
 #include "ziya/core/device.hpp"
@@ -141,7 +142,7 @@ class Context<Cuda> {
       throw BackendError("ZIYA-151", "cuda: there is no NVIDIA GPU " + std::to_string(device) +
                                          ": this process sees " + std::to_string(count));
     }
-    check(cudaSetDevice(device));
+    cuda::require_kernels(device);
     return device;
   }
   /// In order with the default stream, on which `copy` works.

@@ -4,6 +4,15 @@
 #include "ziya/backend/cuda/instances.cuh"
 
 ZIYA_NAMESPACE_BEGIN
+namespace cuda {
+
+template std::string built_for_others<int>();
+template std::uint64_t fingerprint(cudaStream_t, std::uint64_t*, const std::uint16_t*, std::int64_t,
+                                   std::int64_t, std::int64_t);
+template std::uint64_t fingerprint(cudaStream_t, std::uint64_t*, const std::uint32_t*, std::int64_t,
+                                   std::int64_t, std::int64_t);
+
+}  // namespace cuda
 namespace backend {
 
 ZIYA_INSTANCES(float)

@@ -15,10 +15,10 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
-#include <utility>
+#include <vector>
 
+#include "ziya/backend/cuda/fingerprint.hpp"
 #include "ziya/backend/cuda/runtime.hpp"
 #include "ziya/core/dtype.hpp"
 #include "ziya/core/error.hpp"
@@ -53,11 +53,13 @@ inline std::int64_t alignment_of(const void* address) {
 }
 
 /// Belongs to a context. The first product of a shape tries several algorithms on its operands and
-/// keeps the fastest, also for other numbers of tokens up to the same power of two: trying for
-/// every length of a prompt would cost more than it gives. TF32 is never used.
+/// keeps the fastest of those that give the bits of the library's first choice, also for other
+/// numbers of tokens up to the same power of two: trying for every length of a prompt would cost
+/// more than it gives. So results do not depend on times, nor on what was computed before. TF32 is
+/// never used.
 class Products {
  public:
-  /// @param tried algorithms that are timed for a new shape; 1 takes the library's own choice
+  /// @param tried algorithms that are timed for a new shape; 1 takes the library's first choice
   explicit Products(int tried, std::size_t workspace_bytes)
       : tried_(std::clamp(tried, 1, most_tried)),
         workspace_(Shape{static_cast<std::int64_t>(workspace_bytes)}) {
@@ -75,12 +77,15 @@ class Products {
     }
     const Plan& plan = found->second;
     if (!plan.algorithm) return false;
-    check(launch(stream, plan, *plan.algorithm, y, x, w, product.add), "cublasLtMatmul");
+    check(launch(stream, plan, *plan.algorithm, y, x, w, product.add ? 1.0f : 0.0f, y),
+          "cublasLtMatmul");
     return true;
   }
 
  private:
-  static constexpr int most_tried = 16, passes = 6;
+  static constexpr int most_tried = 16, passes = 5;
+  /// Up to so many results in 16 bits may be equal though sums differ.
+  static constexpr std::int64_t few_results = std::int64_t{1} << 20;
 
   template <class Handle, cublasStatus_t (*Destroy)(Handle)>
   struct Destroyer {
@@ -98,6 +103,14 @@ class Products {
     Layout w, x, y;
     std::optional<cublasLtMatmulAlgo_t> algorithm;
   };
+  struct Choice {  // nvcc 13.0 takes no vector of the library's type, which has no name
+    cublasLtMatmulAlgo_t algorithm;
+  };
+  /// The library's algorithms for a shape with its tokens rounded up, its first choice first.
+  struct Choices {
+    std::vector<Choice> all;
+    std::optional<std::size_t> fastest;
+  };
 
   static cudaDataType_t type_of(DType dtype) {
     return dtype == DType::f32 ? CUDA_R_32F : dtype == DType::f16 ? CUDA_R_16F : CUDA_R_16BF;
@@ -110,12 +123,13 @@ class Products {
     return Layout(result);
   }
 
+  /// y = x wᵀ + beta c
   cublasStatus_t launch(cudaStream_t stream, const Plan& plan,
                         const cublasLtMatmulAlgo_t& algorithm, void* y, const void* x,
-                        const void* w, bool add) {
-    const float one = 1, beta = add ? 1.0f : 0.0f;
+                        const void* w, float beta, const void* c) {
+    const float one = 1;
     return cublasLtMatmul(handle_, plan.operation.get(), &one, w, plan.w.get(), x, plan.x.get(),
-                          &beta, y, plan.y.get(), y, plan.y.get(), &algorithm, workspace_.data(),
+                          &beta, c, plan.y.get(), y, plan.y.get(), &algorithm, workspace_.data(),
                           static_cast<std::size_t>(workspace_.elements()), stream);
   }
 
@@ -155,39 +169,45 @@ class Products {
     Product of_class = product;
     of_class.tokens =
         static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(product.tokens)));
-    if (const auto chosen = chosen_.find(of_class); chosen != chosen_.end()) {
-      cublasLtMatmulHeuristicResult_t result{};
-      if (cublasLtMatmulAlgoCheck(handle_, operation, plan.w.get(), plan.x.get(), plan.y.get(),
-                                  plan.y.get(), &chosen->second,
-                                  &result) == CUBLAS_STATUS_SUCCESS &&
-          result.workspaceSize <= static_cast<std::size_t>(workspace_.elements())) {
-        plan.algorithm = chosen->second;
-        return plan;
-      }
+    auto entry = choices_.find(of_class);
+    if (entry == choices_.end()) {
+      entry = choices_.emplace(of_class, Choices{choices_for(plan, of_class, made), {}}).first;
     }
+    Choices& choices = entry->second;
+    std::size_t first = 0;
+    while (first < choices.all.size() && !takes(plan, choices.all[first].algorithm)) ++first;
+    if (first == choices.all.size()) return plan;
+    plan.algorithm = choices.all[first].algorithm;
+    if (choices.all.size() == 1 || choices.fastest == first || capturing(stream)) return plan;
+    Trials trials(*this, stream, plan, product, y, x, w);
+    if (!choices.fastest) choices.fastest = fastest(trials, choices.all, first);
+    const cublasLtMatmulAlgo_t& chosen = choices.all[*choices.fastest].algorithm;
+    if (trials.same_bits(chosen)) plan.algorithm = chosen;
+    return plan;
+  }
+
+  std::vector<Choice> choices_for(const Plan& plan, const Product& product,
+                                  cublasLtMatmulPreference_t preference) {
+    const Layout x = layout(product.dtype, product.in, product.tokens, product.x_stride);
+    const Layout y = layout(product.y_dtype, product.out, product.tokens, product.y_stride);
     std::array<cublasLtMatmulHeuristicResult_t, most_tried> results{};
     int count = 0;
-    const cublasStatus_t status =
-        cublasLtMatmulAlgoGetHeuristic(handle_, operation, plan.w.get(), plan.x.get(), plan.y.get(),
-                                       plan.y.get(), made, tried_, results.data(), &count);
-    if (status == CUBLAS_STATUS_NOT_SUPPORTED || count == 0) return plan;
-    check(status, "cublasLtMatmulAlgoGetHeuristic");
-    plan.algorithm = results[0].algo;
-    if (count > 1 && !capturing(stream)) {
-      // A result that is added to would be added to again by every trial: they have another one.
-      Tensor<std::byte, Cuda> other;
-      if (product.add) {
-        const std::int64_t elements = (product.tokens - 1) * product.y_stride + product.out;
-        other = Tensor<std::byte, Cuda>(Shape{bytes_of(product.y_dtype, elements)});
-        y = other.data();
-        check(cudaMemsetAsync(y, 0, static_cast<std::size_t>(other.elements()), stream), "product");
-      }
-      plan.algorithm =
-          fastest(stream, plan, std::span(results).first(static_cast<std::size_t>(count)),
-                  product.add, y, x, w);
-      chosen_.insert_or_assign(of_class, *plan.algorithm);
-    }
-    return plan;
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+        handle_, plan.operation.get(), plan.w.get(), x.get(), y.get(), y.get(), preference, tried_,
+        results.data(), &count);
+    if (status != CUBLAS_STATUS_NOT_SUPPORTED) check(status, "cublasLtMatmulAlgoGetHeuristic");
+    std::vector<Choice> all;
+    for (int i = 0; i < count; ++i) all.push_back({results[static_cast<std::size_t>(i)].algo});
+    return all;
+  }
+
+  /// Whether an algorithm takes the shape of a plan.
+  bool takes(const Plan& plan, const cublasLtMatmulAlgo_t& algorithm) {
+    cublasLtMatmulHeuristicResult_t result{};
+    return cublasLtMatmulAlgoCheck(handle_, plan.operation.get(), plan.w.get(), plan.x.get(),
+                                   plan.y.get(), plan.y.get(), &algorithm,
+                                   &result) == CUBLAS_STATUS_SUCCESS &&
+           result.workspaceSize <= static_cast<std::size_t>(workspace_.elements());
   }
 
   static bool capturing(cudaStream_t stream) {
@@ -203,36 +223,107 @@ class Products {
     ~Event() { (void)cudaEventDestroy(event); }
   };
 
-  cublasLtMatmulAlgo_t fastest(cudaStream_t stream, const Plan& plan,
-                               std::span<const cublasLtMatmulHeuristicResult_t> results, bool add,
-                               void* y, const void* x, const void* w) {
+  /// Runs of a product, with other algorithms than that of its plan.
+  class Trials {
+   public:
+    Trials(Products& products, cudaStream_t stream, const Plan& plan, const Product& product,
+           void* y, const void* x, const void* w)
+        : products_(products),
+          stream_(stream),
+          plan_(plan),
+          product_(product),
+          y_(y),
+          x_(x),
+          w_(w) {
+      const std::int64_t elements = (product.tokens - 1) * product.y_stride + product.out;
+      const Shape bytes{bytes_of(product.y_dtype, elements)};
+      few_ = product.y_dtype != DType::f32 && elements <= few_results;
+      if (product.add || few_) {  // y is not added to again
+        result_ = Tensor<std::byte, Cuda>(bytes);
+        y_ = result_.data();
+      }
+      if (few_) {
+        first_ = Tensor<std::byte, Cuda>(bytes);
+        check(products_.launch(stream_, plan_, *plan_.algorithm, first_.data(), x_, w_, 0,
+                               first_.data()),
+              "cublasLtMatmul");
+      }
+      bits_ = bits(*plan_.algorithm);
+    }
+
+    /// Whether the algorithm takes the product and gives the bits of the plan's.
+    bool same_bits(const cublasLtMatmulAlgo_t& algorithm) {
+      return bits_ && products_.takes(plan_, algorithm) && bits(algorithm) == bits_;
+    }
+    bool run(const cublasLtMatmulAlgo_t& algorithm) {
+      return products_.launch(stream_, plan_, algorithm, y_, x_, w_, product_.add ? 1.0f : 0.0f,
+                              y_) == CUBLAS_STATUS_SUCCESS;
+    }
+    [[nodiscard]] cudaStream_t stream() const { return stream_; }
+
+   private:
+    /// Of the result, or, where that is few numbers in 16 bits, of what is left of the sums in 32
+    /// bits when the first choice's result is taken away.
+    std::optional<std::uint64_t> bits(const cublasLtMatmulAlgo_t& algorithm) {
+      const void* c = few_ ? first_.data() : y_;
+      if (products_.launch(stream_, plan_, algorithm, y_, x_, w_, few_ ? -1.0f : 0.0f, c) !=
+          CUBLAS_STATUS_SUCCESS) {
+        return std::nullopt;
+      }
+      // The library's workspace is free between two of its products.
+      auto* sum = reinterpret_cast<std::uint64_t*>(products_.workspace_.data());
+      const auto of = [&](auto* y) {
+        return fingerprint(stream_, sum, y, product_.tokens, product_.out, product_.y_stride);
+      };
+      return product_.y_dtype == DType::f32 ? of(static_cast<const std::uint32_t*>(y_))
+                                            : of(static_cast<const std::uint16_t*>(y_));
+    }
+
+    Products& products_;
+    cudaStream_t stream_;
+    const Plan& plan_;
+    const Product& product_;
+    void* y_;
+    const void *x_, *w_;
+    Tensor<std::byte, Cuda> first_, result_;
+    bool few_ = false;
+    std::optional<std::uint64_t> bits_;
+  };
+
+  /// @returns the place of the fastest of those that give the bits of the first choice
+  static std::size_t fastest(Trials& trials, const std::vector<Choice>& all, std::size_t first) {
     const Event begin, end;
+    std::vector<std::size_t> alike;
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      if (i == first || trials.same_bits(all[i].algorithm)) alike.push_back(i);
+    }
     std::array<float, most_tried> shortest;
     shortest.fill(1e30f);
-    // In turns, so that a clock that falls while they run falls for all of them; after two turns
-    // only what is close to the best.
-    for (int pass = 0; pass < passes; ++pass) {
+    // In turns, so that a clock that falls while they run falls for all of them; after a turn only
+    // what is close to the best.
+    for (int pass = 0; pass < passes && alike.size() > 1; ++pass) {
       const float best = *std::min_element(shortest.begin(), shortest.end());
-      for (std::size_t i = 0; i < results.size(); ++i) {
-        if (pass > 1 && shortest[i] > 1.25f * best) continue;
-        check(cudaEventRecord(begin.event, stream), "cudaEventRecord");
-        if (launch(stream, plan, results[i].algo, y, x, w, add) != CUBLAS_STATUS_SUCCESS) continue;
-        check(cudaEventRecord(end.event, stream), "cudaEventRecord");
+      for (const std::size_t i : alike) {
+        if (pass > 0 && shortest[i] > 1.25f * best) continue;
+        check(cudaEventRecord(begin.event, trials.stream()), "cudaEventRecord");
+        if (!trials.run(all[i].algorithm)) continue;
+        check(cudaEventRecord(end.event, trials.stream()), "cudaEventRecord");
         check(cudaEventSynchronize(end.event), "product");
         float time = 0;
         check(cudaEventElapsedTime(&time, begin.event, end.event), "cudaEventElapsedTime");
-        if (pass > 0) shortest[i] = std::min(shortest[i], time);  // the first loads the kernel
+        shortest[i] = std::min(shortest[i], time);
       }
     }
-    const auto best = std::min_element(shortest.begin(), shortest.end()) - shortest.begin();
-    return results[static_cast<std::size_t>(best)].algo;
+    if (alike.size() == 1) return first;
+    return static_cast<std::size_t>(std::min_element(shortest.begin(), shortest.end()) -
+                                    shortest.begin());
   }
 
   int tried_;
   Tensor<std::byte, Cuda> workspace_;
   cublasLtHandle_t handle_ = nullptr;
   std::map<Product, Plan> plans_;
-  std::map<Product, cublasLtMatmulAlgo_t> chosen_;  ///< by shape, tokens rounded up
+  std::map<Product, Choices> choices_;  ///< by shape, tokens rounded up
 };
 
 }  // namespace cuda
