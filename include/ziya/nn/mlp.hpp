@@ -30,10 +30,13 @@ struct Mlp {
   template <class T>
   void forward(Context<Device>& ctx, View<T, Device> y, In<T, Device> x,
                MlpSaved<T, Device>* saved = nullptr, bool add = false) const {
+    const bool plain = !gate.lora && !up.lora && gate.bias.empty() && up.bias.empty();
+    if (plain && down.plain() && saved == nullptr) {
+      return ops::gated_mlp(ctx, y, x, gate.weight, up.weight, down.weight, add);
+    }
     typename Workspace<Device>::Scope scope(ctx.workspace());
     const Shape shape{x.rows(), gate.out_features()};
     const auto product = ctx.workspace().template take<T>(shape);
-    const bool plain = !gate.lora && !up.lora && gate.bias.empty() && up.bias.empty();
     if (plain && saved == nullptr) {
       ops::matmul_silu_mul(ctx, product, x, gate.weight, up.weight);
     } else {

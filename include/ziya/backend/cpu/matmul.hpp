@@ -168,6 +168,15 @@ inline void matmul_silu_mul(Context<Cpu>& ctx, View<float> y, View<const float> 
   });
 }
 
+inline void gated_mlp(Context<Cpu>& ctx, View<float> y, View<const float> x,
+                      const Weight<Cpu>& gate, const Weight<Cpu>& up, const Weight<Cpu>& down,
+                      bool add) {
+  Workspace<Cpu>::Scope scope(ctx.workspace());
+  const View<float> product = ctx.workspace().take<float>({x.rows(), gate.rows});
+  matmul_silu_mul(ctx, product, x, gate, up);
+  add ? matmul_add(ctx, y, product, down) : matmul(ctx, y, product, down);
+}
+
 /// y[i] += factor · w[row, i]
 inline void add_row_scaled(const CpuKernels& kernels, float* y, float factor, const Weight<Cpu>& w,
                            std::int64_t row) {

@@ -7,6 +7,7 @@
 
 #include "ziya/backend/cuda/dequantise.cuh"
 #include "ziya/backend/cuda/device.cuh"
+#include "ziya/backend/cuda/float8.cuh"
 #include "ziya/backend/cuda/matmul.hpp"
 #include "ziya/backend/cuda/matvec.cuh"
 #include "ziya/backend/cuda/matvec_panels.cuh"
@@ -18,12 +19,14 @@ namespace cuda {
 /// Types that the matrix × vector kernels read beside activations of type T.
 template <class T>
 constexpr bool reads(DType dtype) {
-  return dtype == dtype_of<T> || (std::is_same_v<T, float> && is_plain_float(dtype));
+  return dtype == dtype_of<T> || dtype == DType::f8_e4m3 ||
+         (std::is_same_v<T, float> && is_plain_float(dtype));
 }
 
 /// f(W{}) for the types of `reads<T>`.
 template <class T, class F>
 ZIYA_HIDDEN void with_readable(DType dtype, F&& f) {
+  if (dtype == DType::f8_e4m3) return f(Float8{});
   if constexpr (std::is_same_v<T, float>) {
     with_stored(dtype, f);
   } else {
@@ -35,7 +38,7 @@ template <class T, class W, class Y>
 ZIYA_HIDDEN MatvecArguments<T, W> matvec_arguments(View<Y, Cuda> y, View<const T, Cuda> x,
                                                    const Weight<Cuda>& w) {
   MatvecArguments<T, W> a{};
-  a.parts[0] = {reinterpret_cast<const W*>(w.data), y.data(), y.row_stride(), w.rows};
+  a.parts[0] = {reinterpret_cast<const W*>(w.data), y.data(), y.row_stride(), w.rows, w.row_scales};
   a.x = x.data();
   a.x_stride = x.row_stride();
   a.columns = w.columns;
@@ -66,6 +69,13 @@ ZIYA_HIDDEN bool panels_take(const Context<Cuda>& ctx, View<const T, Cuda> x,
          (std::is_same_v<T, Half> && takes_panel_products(ctx, ws[0]->dtype, x.rows()));
 }
 
+/// Whether products of so many tokens with these weights are made of 8-bit floats on both sides.
+inline bool float8_takes(std::int64_t tokens, std::span<const Weight<Cuda>* const> ws) {
+  return tokens > matvec_tokens && std::all_of(ws.begin(), ws.end(), [](const Weight<Cuda>* w) {
+           return w->dtype == DType::f8_e4m3;
+         });
+}
+
 inline constexpr std::int64_t converted_elements = std::int64_t{1} << 26;  // at a time
 
 /// f(begin, rows of `w` from there in type T, in scratch memory) for parts that cover all rows.
@@ -93,6 +103,10 @@ ZIYA_HIDDEN void product(Context<Cuda>& ctx, View<Y, Cuda> y, View<const T, Cuda
     auto a = matvec_arguments<T, std::byte, Y>(y, x, w);
     a.add = add;
     return run_panels<T>(ctx, w.dtype, a);
+  }
+  if (float8_takes(x.rows(), weights)) {
+    Workspace<Cuda>::Scope scope(ctx.workspace());
+    if (float8_product<Y>(ctx, y, float8_rows<T>(ctx, x), w, add)) return;
   }
   if (!reads<T>(w.dtype) || (w.dtype != dtype_of<T> && x.rows() > matvec_tokens)) {
     return in_converted_parts<T>(ctx, w, [&](std::int64_t begin, const Weight<Cuda>& part) {
@@ -155,13 +169,22 @@ void matmul_many(Context<Cuda>& ctx, std::span<const View<T, Cuda>> ys, View<con
       auto a = cuda::matvec_arguments<T, W, T>(ys[0], x, *ws[0]);
       for (std::size_t n = 1; n < ws.size(); ++n) {
         a.parts[n] = {reinterpret_cast<const W*>(ws[n]->data), ys[n].data(), ys[n].row_stride(),
-                      ws[n]->rows};
+                      ws[n]->rows, ws[n]->row_scales};
       }
       if (!cuda::packs_fit(a)) return;
       cuda::run_matvec(ctx, a);
       done = true;
     });
     if (done) return;
+  }
+  if (cuda::float8_takes(x.rows(), ws)) {
+    Workspace<Cuda>::Scope scope(ctx.workspace());
+    const cuda::Float8Rows rounded = cuda::float8_rows<T>(ctx, x);
+    for (std::size_t n = 0; n < ws.size(); ++n) {
+      if (cuda::float8_product<T>(ctx, ys[n], rounded, *ws[n], false)) continue;
+      cuda::product<T, T>(ctx, ys[n], x, *ws[n], false);
+    }
+    return;
   }
   for (std::size_t n = 0; n < ws.size(); ++n) cuda::product<T, T>(ctx, ys[n], x, *ws[n], false);
 }
@@ -189,6 +212,7 @@ void matmul_silu_mul(Context<Cuda>& ctx, View<T, Cuda> y, View<const T, Cuda> x,
       using W = decltype(element);
       auto a = cuda::matvec_arguments<T, W, T>(y, x, gate);
       a.up = reinterpret_cast<const W*>(up.data);
+      a.up_scales = up.row_scales;
       if (!cuda::packs_fit(a)) return;
       cuda::run_matvec(ctx, a);
       done = true;
@@ -197,9 +221,27 @@ void matmul_silu_mul(Context<Cuda>& ctx, View<T, Cuda> y, View<const T, Cuda> x,
   }
   Workspace<Cuda>::Scope scope(ctx.workspace());
   const View<T, Cuda> product = ctx.workspace().template take<T>({y.rows(), y.columns()});
-  cuda::product<T, T>(ctx, y, x, gate, false);
-  cuda::product<T, T>(ctx, product, x, up, false);
+  const std::array<View<T, Cuda>, 2> ys{y, product};
+  matmul_many<T>(ctx, ys, x, both);
   silu_mul<T>(ctx, y, y, product);
+}
+
+template <class T>
+void gated_mlp(Context<Cuda>& ctx, View<T, Cuda> y, View<const T, Cuda> x, const Weight<Cuda>& gate,
+               const Weight<Cuda>& up, const Weight<Cuda>& down, bool add) {
+  Workspace<Cuda>::Scope scope(ctx.workspace());
+  const Weight<Cuda>* const all[] = {&gate, &up, &down};
+  const View<T, Cuda> g = ctx.workspace().template take<T>({x.rows(), gate.rows});
+  if (!cuda::float8_takes(x.rows(), all)) {
+    matmul_silu_mul<T>(ctx, g, x, gate, up);
+    return cuda::product<T, T>(ctx, y, g, down, add);
+  }
+  const View<T, Cuda> u = ctx.workspace().template take<T>({x.rows(), gate.rows});
+  const std::array<View<T, Cuda>, 2> ys{g, u};
+  matmul_many<T>(ctx, ys, x, std::span(all).first(2));
+  if (cuda::float8_product<T>(ctx, y, cuda::float8_silu_mul<T>(ctx, g, u), down, add)) return;
+  silu_mul<T>(ctx, g, g, u);
+  cuda::product<T, T>(ctx, y, g, down, add);
 }
 
 }  // namespace backend
