@@ -14,6 +14,7 @@
 #include "ziya/ops/matmul.hpp"
 #include "ziya/ops/quantised_on.hpp"
 #include "ziya/ops/quantize.hpp"
+#include "ziya/ops/rms_norm.hpp"
 
 namespace float8_test {
 
@@ -211,7 +212,7 @@ std::vector<double> product(const std::vector<double>& x, const std::vector<doub
 }
 
 TEST_CASE("cuda: products with 8-bit floats, plain, added, many, gated", "[cuda][small]") {
-  // A few tokens, the library's products, widths that it does not take.
+  // A few tokens, with 16-bit activations up to 16; the library's products; odd widths.
   constexpr std::array cases{Case{1, 64, 16},      Case{1, 5120, 40},   Case{3, 65, 7},
                              Case{4, 256, 48},     Case{5, 512, 64},    Case{8, 2064, 33},
                              Case{9, 416, 37},     Case{16, 1008, 160}, Case{33, 48, 96},
@@ -223,7 +224,8 @@ TEST_CASE("cuda: products with 8-bit floats, plain, added, many, gated", "[cuda]
       const auto x = on<T, Cuda>(values, {c.tokens, c.in});
       const auto w = random_float8(c.out, c.in, 2), w2 = random_float8(c.out, c.in, 3);
       std::vector<double> rows(values.begin(), values.end());
-      const bool in_8_bits = c.tokens > 4 && c.in % 16 == 0 && c.out % 16 == 0;
+      const std::int64_t as_they_are = sizeof(T) == 2 ? 16 : 4;
+      const bool in_8_bits = c.tokens > as_they_are && c.in % 16 == 0 && c.out % 16 == 0;
       if (in_8_bits) rows = rounded(values, c.in).numbers;
       // The tensor cores keep 14 bits of a sum of 8-bit floats.
       const double plain = std::max(tolerance<T>, in_8_bits ? 1e-2 : 0.0);
@@ -255,9 +257,58 @@ TEST_CASE("cuda: a gated layer of 8-bit floats is its parts", "[cuda][small]") {
         };
         for (const bool add : {false, true}) {
           apart(add);
-          ops::gated_mlp(ctx, y.view(), x.view(), gate.weight, up.weight, down.weight, add);
+          ops::gated_mlp(ctx, y.view(), x.view(), {}, 0, gate.weight, up.weight, down.weight, add);
           CHECK(values_of(y) == values_of(expected));
         }
+      }
+    }
+  });
+}
+
+TEST_CASE("cuda: a norm before products is its parts", "[cuda][small]") {
+  const auto check = [](auto& ctx, auto type, std::int64_t tokens, const auto& gate, const auto& up,
+                        const auto& down, double most) {
+    using T = decltype(type);
+    using Device = decltype(device_of(ctx));
+    auto values = random_values(tokens * gate.columns, 1);
+    auto factors = random_values(gate.columns, 2);
+    const auto x = on<T, Device>(values, {tokens, gate.columns});
+    const auto norm = on<float, Device>(factors, {gate.columns});
+    const Shape in = x.shape(), wide{tokens, gate.rows};
+    auto n = poisoned<T, Device>(in), y = poisoned<T, Device>(in), z = poisoned<T, Device>(in);
+    auto g = poisoned<T, Device>(wide), u = poisoned<T, Device>(wide);
+    auto g2 = poisoned<T, Device>(wide), u2 = poisoned<T, Device>(wide);
+    const std::array<View<T, Device>, 2> ys{g.view(), u.view()}, ys2{g2.view(), u2.view()};
+    const std::array<const Weight<Device>*, 2> ws{&gate, &up};
+    const auto close = [&](const auto& a, const auto& b) {
+      const auto of_b = values_of(b);
+      CHECK(row_error(values_of(a), {of_b.begin(), of_b.end()}, a.shape()[1]) < most);
+    };
+    ops::rms_norm(ctx, n.view(), x.view(), norm.view(), 1e-5f);
+    ops::matmul_many<Device, T>(ctx, ys, n.view(), ws);
+    ops::norm_matmul_many<Device, T>(ctx, ys2, x.view(), norm.view(), 1e-5f, ws);
+    close(g2, g);
+    close(u2, u);
+    ops::gated_mlp(ctx, y.view(), n.view(), {}, 0, gate, up, down, true);
+    ops::gated_mlp(ctx, z.view(), x.view(), norm.view(), 1e-5f, gate, up, down, true);
+    close(z, y);
+  };
+  on_both_devices([&]<class Device, class T>(Context<Device>& ctx, T type) {
+    const auto matrix = [](std::int64_t rows, std::int64_t columns, std::uint64_t seed) {
+      auto values = random_values(rows * columns, seed);
+      const auto host =
+          std::make_shared<const Tensor<Half>>(on<Half, Cpu>(values, {rows, columns}));
+      return ziya::weight_on<Device>(Weight<Cpu>{
+          DType::f16, rows, columns, reinterpret_cast<const std::byte*>(host->data()), host});
+    };
+    check(ctx, type, 40, matrix(96, 64, 3), matrix(96, 64, 4), matrix(64, 96, 5), tolerance<T>);
+  });
+  for_each_type([&]<class T>(Context<Cuda>& ctx, T type) {
+    for (const std::int64_t tokens : {3, 40}) {
+      for (const std::int64_t width : {64, 16400}) {
+        CAPTURE(tokens, width);
+        check(ctx, type, tokens, random_float8(96, width, 3).weight,
+              random_float8(96, width, 4).weight, random_float8(width, 96, 5).weight, 2e-2);
       }
     }
   });

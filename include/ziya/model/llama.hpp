@@ -126,6 +126,9 @@ class LlamaModel {
                       View<T, Device> delta, View<T, Device> last,
                       const typename nn::Attention<Device>::Rows& rows,
                       const KvCache<Device>* cache, LlamaSaved<T, Device>* saved) const {
+    if (saved == nullptr && nn::adds_in_products<Device>(x.rows()) && plain()) {
+      return through_plain_layers(ctx, x, last, rows, cache);
+    }
     if (saved != nullptr) saved->layers.resize(weights_.layers.size());
     weights_.layers.front().input_norm.forward(ctx, y, View<const T, Device>(x));
     for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
@@ -160,6 +163,26 @@ class LlamaModel {
         *keep = {};
       }
     }
+  }
+
+  [[nodiscard]] bool plain() const {
+    return std::all_of(weights_.layers.begin(), weights_.layers.end(), [](const auto& layer) {
+      return layer.attention.plain() && layer.mlp.plain();
+    });
+  }
+  /// The same where blocks normalise x and add to it within their products.
+  void through_plain_layers(Context<Device>& ctx, View<T, Device> x, View<T, Device> last,
+                            const typename nn::Attention<Device>::Rows& rows,
+                            const KvCache<Device>* cache) const {
+    for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
+      const LlamaLayer<Device>& layer = weights_.layers[i];
+      CachedKeysValues<Device> past;
+      if (cache != nullptr) past = cache->layer(static_cast<std::int64_t>(i));
+      layer.attention.template forward<T>(ctx, x, x, rows, cache != nullptr ? &past : nullptr,
+                                          nullptr, true, &layer.input_norm);
+      layer.mlp.template add_normed<T>(ctx, x, x, layer.post_attention_norm);
+    }
+    weights_.final_norm.template forward<T>(ctx, last, x);
   }
 
   void embed(Context<Device>& ctx, View<T, Device> x, const Batch<T, Device>& batch) const {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <span>
 #include <utility>
 
 #include "ziya/backend/cuda/device.cuh"
@@ -16,6 +17,7 @@ namespace cuda {
 /// Packs of rows as they are.
 template <class T, int N>
 struct RowPacks {
+  static constexpr bool normed = false;
   const T* x;
   std::int64_t stride;
   __device__ Pack<T, N> operator()(std::int64_t row, int p) const {
@@ -25,12 +27,29 @@ struct RowPacks {
 /// Packs of silu(gate) * up, rounded to T as `silu_mul` rounds them.
 template <class T, int N>
 struct GatedPacks {
+  static constexpr bool normed = false;
   RowPacks<T, N> gate, up;
   __device__ Pack<T, N> operator()(std::int64_t row, int p) const {
     const Pack<T, N> g = gate(row, p), u = up(row, p);
     Pack<T, N> result;
 #pragma unroll
     for (int i = 0; i < N; ++i) result.at[i] = narrow<T>(silu(widen(g.at[i])) * widen(u.at[i]));
+    return result;
+  }
+};
+
+/// Packs of rows that are normalised, to what `rms_norm` rounds them to.
+template <class T, int N>
+struct NormedPacks : RowPacks<T, N> {
+  static constexpr bool normed = true;
+  const float* weight;
+  float eps;
+  __device__ Pack<T, N> norm(const Pack<T, N>& x, int p, float scale) const {
+    Pack<T, N> result;
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      result.at[i] = narrow<T>(widen(x.at[i]) * scale * weight[p * N + i]);
+    }
     return result;
   }
 };
@@ -54,16 +73,41 @@ ZIYA_KERNEL void __launch_bounds__(float8_threads)
   for (int k = 0; k < most; ++k) {
     if (first + k * threads < count) kept[k] = packs(row, first + k * threads);
   }
+  const auto each = [&](auto&& f) {
+#pragma unroll
+    for (int k = 0; k < most; ++k) {
+      if (first + k * threads < count) f(kept[k]);
+    }
+  };
+  float scale = 1;
+  const auto rest = [&](int p) {
+    if constexpr (Packs::normed) {
+      return packs.norm(packs(row, p), p, scale);
+    } else {
+      return packs(row, p);
+    }
+  };
+  if constexpr (Packs::normed) {
+    float squares = 0;
+    const auto add = [&](const Pack<T, N>& pack) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) squares += widen(pack.at[i]) * widen(pack.at[i]);
+    };
+    each(add);
+    for (int p = first + most * threads; p < count; p += threads) add(packs(row, p));
+    scale = rsqrtf(block_sum(squares) / static_cast<float>(columns) + packs.eps);
+#pragma unroll
+    for (int k = 0; k < most; ++k) {
+      if (first + k * threads < count) kept[k] = packs.norm(kept[k], first + k * threads, scale);
+    }
+  }
   float largest = 0;
   const auto meet = [&](const Pack<T, N>& pack) {
 #pragma unroll
     for (int i = 0; i < N; ++i) largest = fmaxf(largest, fabsf(widen(pack.at[i])));
   };
-#pragma unroll
-  for (int k = 0; k < most; ++k) {
-    if (first + k * threads < count) meet(kept[k]);
-  }
-  for (int p = first + most * threads; p < count; p += threads) meet(packs(row, p));
+  each(meet);
+  for (int p = first + most * threads; p < count; p += threads) meet(rest(p));
   largest = block_max(largest);
   const float inverse = largest > 1e-30f ? float8_largest / largest : 0.0f;
   const auto store = [&](int p, const Pack<T, N>& pack) {
@@ -84,7 +128,7 @@ ZIYA_KERNEL void __launch_bounds__(float8_threads)
   for (int k = 0; k < most; ++k) {
     if (first + k * threads < count) store(first + k * threads, kept[k]);
   }
-  for (int p = first + most * threads; p < count; p += threads) store(p, packs(row, p));
+  for (int p = first + most * threads; p < count; p += threads) store(p, rest(p));
   if (threadIdx.x == 0) scales[row] = largest / float8_largest;
 }
 
@@ -122,6 +166,20 @@ ZIYA_HIDDEN Float8Rows float8_rows(Context<Cuda>& ctx, View<const T, Cuda> x) {
   }
   return rounded<T, 1>(ctx, RowPacks<T, 1>{x.data(), x.row_stride()}, x.rows(), x.columns());
 }
+/// rms_norm(x) in 8 bits: `rms_norm`, then `float8_rows`.
+template <class T>
+ZIYA_HIDDEN Float8Rows float8_norm(Context<Cuda>& ctx, View<const T, Cuda> x,
+                                   View<const float, Cuda> weight, float eps) {
+  const auto run = [&](auto width) {
+    constexpr int N = decltype(width)::value;
+    return rounded<T, N>(ctx, NormedPacks<T, N>{{x.data(), x.row_stride()}, weight.data(), eps},
+                         x.rows(), x.columns());
+  };
+  constexpr int wide = 16 / sizeof(T);
+  return whole_packs(x.data(), x.row_stride(), x.columns())
+             ? run(std::integral_constant<int, wide>{})
+             : run(std::integral_constant<int, 1>{});
+}
 /// silu(gate) * up in 8 bits: `silu_mul`, then `float8_rows`.
 template <class T>
 ZIYA_HIDDEN Float8Rows float8_silu_mul(Context<Cuda>& ctx, View<const T, Cuda> gate,
@@ -156,6 +214,16 @@ ZIYA_HIDDEN bool float8_product(Context<Cuda>& ctx, View<Y, Cuda> y, const Float
                       alignment_of(y.data())};
   return ctx.products().run(ctx.stream(), shape, y.data(), x.values, w.data,
                             {x.scales, w.row_scales});
+}
+
+/// Several products with one x.   @returns whether the library has all of them
+template <class T>
+ZIYA_HIDDEN bool float8_products(Context<Cuda>& ctx, std::span<const View<T, Cuda>> ys,
+                                 const Float8Rows& x, std::span<const Weight<Cuda>* const> ws) {
+  for (std::size_t n = 0; n < ws.size(); ++n) {
+    if (!float8_product<T>(ctx, ys[n], x, *ws[n], false)) return false;
+  }
+  return true;
 }
 
 }  // namespace cuda

@@ -35,7 +35,11 @@
                             std::span<const Weight<Cuda>* const>);                                 \
   template void matmul_silu_mul(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>,                \
                                 const Weight<Cuda>&, const Weight<Cuda>&);                         \
-  template void gated_mlp(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>, const Weight<Cuda>&, \
+  template void norm_matmul_many(Context<Cuda>&, std::span<const View<T, Cuda>>,                   \
+                                 View<const T, Cuda>, View<const float, Cuda>, float,              \
+                                 std::span<const Weight<Cuda>* const>);                            \
+  template void gated_mlp(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>,                      \
+                          View<const float, Cuda>, float, const Weight<Cuda>&,                     \
                           const Weight<Cuda>&, const Weight<Cuda>&, bool);                         \
   template void rms_norm(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>,                       \
                          View<const float, Cuda>, float);                                          \

@@ -162,17 +162,23 @@ ZIYA_HIDDEN bool packs_fit(const MatvecArguments<T, W>& a) {
   return fit && alignment_of(a.up) == 16;
 }
 
+/// One weight of any kind, any number of tokens.
+template <class T, class W>
+ZIYA_HIDDEN void run_matvec_any(Context<Cuda>& ctx, const MatvecArguments<T, W>& a) {
+  const dim3 grid(blocks_for(a.parts[0].rows, matvec_warps),
+                  static_cast<unsigned>(std::min<std::int64_t>(a.tokens, 65535)));
+  launch(ctx, "matmul", matvec_any<T, W>, grid, dim3(32 * matvec_warps), 0, a);
+}
+
 /// At most `matvec_tokens` tokens with weights of whole packs, or one weight of any kind.
 template <class T, class W>
 ZIYA_HIDDEN void run_matvec(Context<Cuda>& ctx, const MatvecArguments<T, W>& a) {
+  if (a.tokens > matvec_tokens || !packs_fit(a)) return run_matvec_any(ctx, a);
   std::int64_t rows = 0;
   for (const auto& part : a.parts) rows += part.rows;
   const dim3 grid(blocks_for(rows, matvec_warps)), block(32 * matvec_warps);
   const bool gated = a.up != nullptr;
-  if (a.tokens > matvec_tokens || !packs_fit(a)) {
-    const auto tokens = static_cast<unsigned>(std::min<std::int64_t>(a.tokens, 65535));
-    launch(ctx, "matmul", matvec_any<T, W>, dim3(grid.x, tokens), block, 0, a);
-  } else if (a.tokens == 1) {
+  if (a.tokens == 1) {
     launch(ctx, "matmul", gated ? matvec<T, W, 1, true> : matvec<T, W, 1, false>, grid, block, 0,
            a);
   } else {
