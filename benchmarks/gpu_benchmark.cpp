@@ -50,8 +50,11 @@ LlamaShape shape_13b() {
 /// Bytes of the weights that a token reads.
 template <class Config>
 double weight_bytes(const LlamaModel<Config>& model) {
-  return static_cast<double>(
-      bytes_of(model.weights().head.weight.dtype, model.shape().parameters_read_per_token()));
+  std::int64_t bytes = 0;
+  model.weights().visit([&](const std::string& name, const Weight<Cuda>& weight) {
+    if (name != llama_names::embedding || model.shape().tied_head) bytes += weight.bytes();
+  });
+  return static_cast<double>(bytes);
 }
 
 /// Sequences of a model, prefilled and then continued with their best tokens.
@@ -333,7 +336,7 @@ void kernels(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings
   const auto square = static_cast<double>(s.hidden * s.hidden);
   const auto tall = static_cast<double>(s.hidden * s.intermediate);
   const auto r = static_cast<double>(rows);
-  const DTypeInfo stored = info(model.weights().head.weight.dtype);
+  const DTypeInfo stored = info(layer(0).attention.q.weight.dtype);
   const double weight =
       static_cast<double>(stored.block_bytes) / static_cast<double>(stored.block_elements);
   say("embedding", 2 * row_bytes, 0, time_of(ctx, [&](int) {
@@ -556,6 +559,16 @@ int main(int count, char** arguments) {
       for (const std::int64_t rows : {16, 64, 512}) kernels(model, ctx, most, rows, 0);
       for (const int sequences : {2, 8, 16, 32, 64}) decode_together(model, ctx, most, sequences);
       for (const std::int64_t tokens : {512, 2048}) prefill(model, ctx, most, tokens);
+    }
+    if (wanted("fp8")) {
+      const auto model = gpu_random_model::make<CudaBFloat16Config>(shape_13b(), DType::f8_e4m3);
+      const Ceilings in8{most.bandwidth, gpu::matrix_rate(ctx, DType::f8_e4m3)};
+      std::printf("fp8, activations in bf16; fp8 product 8192^3 %.0f TFLOP/s\n", in8.rate / 1e12);
+      for (const std::int64_t tokens : {512, 2048}) prefill(model, ctx, in8, tokens);
+      for (const std::int64_t rows : {1, 16, 512, 2048}) kernels(model, ctx, in8, rows, 0);
+      decode_alone(model, ctx, in8, 64);
+      decode_alone(model, ctx, in8, 2048);
+      for (const int sequences : {2, 4, 8, 16}) decode_together(model, ctx, in8, sequences);
     }
     if (wanted("prefill") || wanted("kernels")) {
       const auto model = gpu_random_model::make<CudaBFloat16Config>(shape_13b());

@@ -39,7 +39,11 @@ __global__ void fill(T* to, std::int64_t count) {
     state ^= state >> 15;
     state *= 2246822519u;
     const float value = (static_cast<float>(state >> 8) / 16777216.0f - 0.5f) * 2;
-    to[i] = ziya::cuda::narrow<T>(value);
+    if constexpr (std::is_same_v<T, ziya::cuda::Float8>) {
+      to[i] = ziya::cuda::narrow_pair(value * ziya::cuda::float8_largest, 0).at[0];
+    } else {
+      to[i] = ziya::cuda::narrow<T>(value);
+    }
   }
 }
 
@@ -83,17 +87,20 @@ double read_bandwidth(Context<Cuda>& ctx) {
 
 namespace {
 
-template <class T>
-double rate_of(Context<Cuda>& ctx) {
+template <class T, class Y = T>
+double rate_of(Context<Cuda>& ctx, DType dtype) {
   constexpr std::int64_t n = 8192;
-  Tensor<T, Cuda> x(Shape{n, n}), w(Shape{n, n}), y(Shape{n, n});
+  Tensor<T, Cuda> x(Shape{n, n}), w(Shape{n, n});
+  Tensor<Y, Cuda> y(Shape{n, n});
+  Tensor<float, Cuda> scales(Shape{n});
   for (auto* operand : {&x, &w}) {
     fill<<<1024, 256, 0, ctx.stream()>>>(operand->data(), n * n);
   }
-  constexpr DType dtype = ziya::dtype_of<T>;
-  const ziya::cuda::Product product{dtype, dtype, false, n, n, n, n, n, n};
+  fill<<<1, 256, 0, ctx.stream()>>>(scales.data(), n);
+  const ziya::cuda::Product product{dtype, ziya::dtype_of<Y>, false, n, n, n, n, n, n};
   const auto run = [&] {
-    (void)ctx.products().run(ctx.stream(), product, y.data(), x.data(), w.data());
+    (void)ctx.products().run(ctx.stream(), product, y.data(), x.data(), w.data(),
+                             {scales.data(), scales.data()});
   };
   for (int i = 0; i < 5; ++i) run();
   Timer timer(ctx.stream());
@@ -110,8 +117,9 @@ double rate_of(Context<Cuda>& ctx) {
 }  // namespace
 
 double matrix_rate(Context<Cuda>& ctx, DType dtype) {
-  if (dtype == DType::f32) return rate_of<float>(ctx);
-  return dtype == DType::f16 ? rate_of<ziya::Half>(ctx) : rate_of<BFloat16>(ctx);
+  if (dtype == DType::f8_e4m3) return rate_of<ziya::cuda::Float8, BFloat16>(ctx, dtype);
+  if (dtype == DType::f32) return rate_of<float>(ctx, dtype);
+  return dtype == DType::f16 ? rate_of<ziya::Half>(ctx, dtype) : rate_of<BFloat16>(ctx, dtype);
 }
 
 }  // namespace gpu

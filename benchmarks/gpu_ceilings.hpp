@@ -11,7 +11,7 @@ namespace gpu {
 double read_bandwidth(ziya::Context<ziya::Cuda>& ctx);
 
 /// Operations per second of an 8192³ product on random operands, the median of ten.
-/// @param dtype f32, f16 or bf16
+/// @param dtype f32, f16, bf16, or f8_e4m3 with scales of rows and results in bf16
 double matrix_rate(ziya::Context<ziya::Cuda>& ctx, ziya::DType dtype = ziya::DType::bf16);
 
 /// Seconds between two points of a stream.

@@ -2,6 +2,8 @@
 // Models of any size with random weights, made on the GPU: speed does not depend on the numbers.
 #pragma once
 
+#include <cuda_fp8.h>
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -15,8 +17,8 @@ namespace gpu_random_model {
 
 using namespace ziya;
 
-/// `bytes` of random elements in ±0.03, of f32 their upper halves; the pattern's length is prime,
-/// so rows differ.
+/// `bytes` of random elements in ±0.03 (f8_e4m3: ±448), of f32 their upper halves; the pattern's
+/// length is prime, so rows differ.
 inline std::shared_ptr<Tensor<std::byte, Cuda>> random_bytes(DType dtype, std::int64_t bytes) {
   constexpr std::int64_t elements = 1'000'003;
   std::vector<std::uint16_t> pattern;
@@ -24,7 +26,12 @@ inline std::shared_ptr<Tensor<std::byte, Cuda>> random_bytes(DType dtype, std::i
   for (std::int64_t i = 0; i < elements; ++i) {
     state = state * 1664525u + 1013904223u;
     const float value = (static_cast<float>(state >> 8) / 16777216.0f - 0.5f) * 0.06f;
-    pattern.push_back(dtype == DType::f16 ? to_half(value).bits : to_bfloat16(value).bits);
+    if (dtype == DType::f8_e4m3) {  // the same twice
+      pattern.push_back(static_cast<std::uint16_t>(
+          __nv_cvt_float_to_fp8(value / 0.03f * 448, __NV_SATFINITE, __NV_E4M3) * 257));
+    } else {
+      pattern.push_back(dtype == DType::f16 ? to_half(value).bits : to_bfloat16(value).bits);
+    }
   }
   auto memory = std::make_shared<Tensor<std::byte, Cuda>>(Shape{bytes});
   const std::int64_t length = elements * 2;
@@ -77,19 +84,50 @@ class RandomBlocks {
   Staging<Cuda> staging_;
 };
 
-/// A model of any size with such weights.
+/// Matrices of plain numbers, one after another in random memory; f8_e4m3 with scales that make
+/// them fit into ±0.03.
+class RandomNumbers {
+ public:
+  RandomNumbers(DType dtype, std::int64_t elements, std::int64_t most_rows) : dtype_(dtype) {
+    if (elements == 0) return;
+    constexpr std::int64_t slack = 256 * 1024;  // between matrices
+    Tensor<float> scales(Shape{most_rows});
+    std::fill_n(scales.data(), most_rows, 0.03f / 448);
+    memory_ = std::make_shared<Memory>(
+        Memory{random_bytes(dtype, bytes_of(dtype, elements) + slack), scales.to<Cuda>()});
+  }
+  [[nodiscard]] Weight<Cuda> matrix(std::int64_t rows, std::int64_t columns) {
+    Weight<Cuda> weight{dtype_, rows, columns, memory_->bytes->data() + used_, memory_};
+    if (dtype_ == DType::f8_e4m3) weight.row_scales = memory_->scales.data();
+    used_ += (weight.bytes() + 255) / 256 * 256;
+    return weight;
+  }
+
+ private:
+  struct Memory {
+    std::shared_ptr<Tensor<std::byte, Cuda>> bytes;
+    Tensor<float, Cuda> scales;
+  };
+  DType dtype_;
+  std::shared_ptr<const Memory> memory_;
+  std::int64_t used_ = 0;
+};
+
+/// A model of any size with such weights; beside f8_e4m3, embedding and head are what activations
+/// are.
 template <class Config>
 LlamaModel<Config> make(const LlamaShape& shape, DType dtype = dtype_of<typename Config::Compute>) {
-  const bool blocks = is_quantised(dtype);
-  const auto memory =
-      blocks ? nullptr : random_bytes(dtype, bytes_of(dtype, shape.parameters()) + 2 * 256 * 512);
-  RandomBlocks random(blocks ? dtype : DType::q8_0, blocks ? shape.vocabulary * shape.hidden : 0);
-  std::int64_t used = 0;
+  const bool blocks = is_quantised(dtype), float8 = dtype == DType::f8_e4m3;
+  const std::int64_t table = shape.vocabulary * shape.hidden, ends = float8 ? 2 * table : 0;
+  RandomNumbers numbers(dtype, blocks ? 0 : shape.parameters() - ends, shape.vocabulary);
+  RandomNumbers beside(dtype_of<typename Config::Compute>, ends, shape.vocabulary);
+  RandomBlocks random(blocks ? dtype : DType::q8_0, blocks ? table : 0);
   const auto matrix = [&](std::int64_t rows, std::int64_t columns) {
-    if (blocks) return random.matrix(rows, columns);
-    const Weight<Cuda> weight{dtype, rows, columns, memory->data() + used, memory};
-    used += (weight.bytes() + 255) / 256 * 256;
-    return weight;
+    return blocks ? random.matrix(rows, columns) : numbers.matrix(rows, columns);
+  };
+  const auto end = [&] {  // embedding or head
+    return float8 ? beside.matrix(shape.vocabulary, shape.hidden)
+                  : matrix(shape.vocabulary, shape.hidden);
   };
   const auto linear = [&](std::int64_t out, std::int64_t in) {
     nn::Linear<Cuda> result;
@@ -102,7 +140,7 @@ LlamaModel<Config> make(const LlamaShape& shape, DType dtype = dtype_of<typename
     return nn::RmsNorm<Cuda>{ones.to<Cuda>(), 1e-6f};
   };
   LlamaWeights<Cuda> weights;
-  weights.embedding = matrix(shape.vocabulary, shape.hidden);
+  weights.embedding = end();
   for (std::int64_t i = 0; i < shape.layers; ++i) {
     LlamaLayer<Cuda> layer;
     layer.input_norm = norm();
@@ -121,7 +159,7 @@ LlamaModel<Config> make(const LlamaShape& shape, DType dtype = dtype_of<typename
     weights.layers.push_back(std::move(layer));
   }
   weights.final_norm = norm();
-  weights.head = linear(shape.vocabulary, shape.hidden);
+  weights.head.weight = end();
   random.finish();
   return LlamaModel<Config>(shape, std::move(weights));
 }

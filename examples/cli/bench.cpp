@@ -61,6 +61,7 @@ ziya::CpuModel model_for(const BenchOptions& options) {
     return load_model(options.model, folder, std::max(options.prompt, options.generate));
   }
   const RandomWeights random = random_weights(options);
+  if (random.dtype == DType::f8_e4m3) refuse_float8();
   const std::int64_t bytes = ziya::bytes_of(random.dtype, random.shape.parameters() / 256 * 256);
   const auto free = available_memory();
   if (free && bytes > *free) {
@@ -132,11 +133,11 @@ void print_table(const BenchReport& report) {
 }  // namespace
 
 RandomWeights random_weights(const BenchOptions& options) {
-  const auto dtype = options.type == "int8" ? DType::i8 : ziya::dtype_from_name(options.type);
-  if (!dtype ||
-      (!ziya::is_plain_float(*dtype) && !ziya::is_quantised(*dtype) && *dtype != DType::i8)) {
+  const auto dtype = weight_type(options.type);
+  if (!dtype || (!ziya::is_plain_float(*dtype) && !ziya::is_quantised(*dtype) &&
+                 *dtype != DType::i8 && *dtype != DType::f8_e4m3)) {
     throw UsageError("ZIYA-701", "--type " + options.type +
-                                     ": expected f32, f16, bf16, int8 or a quantised type");
+                                     ": expected f32, f16, bf16, int8, fp8 or a quantised type");
   }
   const RandomWeights result{random_model::shape_named(options.random_weights), *dtype};
   note("random weights: " + options.random_weights + ", " +

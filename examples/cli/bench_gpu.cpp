@@ -25,10 +25,12 @@ namespace {
 
 class GpuMachine {
  public:
-  GpuMachine(ziya::Context<ziya::Cuda>& ctx, ziya::DType compute) : ctx_(ctx), compute_(compute) {}
+  /// @param operands of the products that set the ceiling
+  GpuMachine(ziya::Context<ziya::Cuda>& ctx, ziya::DType operands)
+      : ctx_(ctx), operands_(operands) {}
 
   double bandwidth() { return gpu::read_bandwidth(ctx_); }
-  double arithmetic() { return gpu::matrix_rate(ctx_, compute_); }
+  double arithmetic() { return gpu::matrix_rate(ctx_, operands_); }
   std::int32_t best(ziya::View<const float, ziya::Cuda> row) {
     std::int32_t id = 0;
     float value = 0;
@@ -39,14 +41,16 @@ class GpuMachine {
 
  private:
   ziya::Context<ziya::Cuda>& ctx_;
-  ziya::DType compute_;
+  ziya::DType operands_;
 };
 
 template <class Config>
 BenchReport bench_with(ziya::Context<ziya::Cuda>& ctx, const BenchOptions& options,
                        const ziya::LlamaModel<Config>& model) {
   const ziya::DType compute = ziya::dtype_of<typename Config::Compute>;
-  GpuMachine machine(ctx, compute);
+  const ziya::DType stored = work_of(model).dtype;
+  const ziya::DType operands = stored == ziya::DType::f8_e4m3 ? stored : compute;
+  GpuMachine machine(ctx, operands);
   const ziya::DecodeGraph<ziya::LlamaModel<Config>> graph(ctx);
   BenchReport report =
       Bench(ctx, model, options, ziya::dtype_from_name(options.model.cache_dtype).value_or(compute),
@@ -57,7 +61,7 @@ BenchReport bench_with(ziya::Context<ziya::Cuda>& ctx, const BenchOptions& optio
   report.isa = "sm_" + std::to_string(device.major) + std::to_string(device.minor);
   char line[384];
   std::snprintf(line, sizeof line, "reading %.0f GB/s, %s products %.0f TFLOP/s; GPU %d, %s",
-                report.bandwidth * 1e-9, std::string(ziya::name(compute)).c_str(),
+                report.bandwidth * 1e-9, std::string(ziya::name(operands)).c_str(),
                 report.arithmetic_rate * 1e-12, ctx.device(), device.name);
   report.machine = line;
   return report;

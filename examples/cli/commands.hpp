@@ -24,7 +24,7 @@ struct ModelOptions {
   std::string device = "auto";           // auto, cpu, cuda
   std::string gpu_layers = "auto";       // a number, auto: as many as fit, all
   std::string max_memory{};              // of each GPU; empty: what is free
-  std::string dtype = "auto";            // auto: as stored; f32, f16, bf16, int8: a copy
+  std::string dtype = "auto";            // auto: as stored; f32, f16, bf16, int8, fp8: a copy
   std::string cache_dtype = "auto";      // of keys and values; auto: f32, on a GPU as activations
   std::string isa = "auto";              // instruction set
   int threads = 0;                       // 0: what the machine grants

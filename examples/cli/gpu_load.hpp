@@ -40,13 +40,14 @@ ziya::LlamaModel<Config> load_whole(const std::filesystem::path& folder,
   });
 }
 
-/// The type of activations beside weights of a type: f16 beside quantised ones.
+/// The type of activations beside weights of a type: f16 beside quantised ones and random fp8.
 inline ziya::DType compute_type(ziya::DType stored) {
-  if (stored == ziya::DType::f16 || is_quantised(stored)) return ziya::DType::f16;
+  const bool float8 = stored == ziya::DType::f8_e4m3;
+  if (stored == ziya::DType::f16 || is_quantised(stored) || float8) return ziya::DType::f16;
   return stored == ziya::DType::bf16 ? stored : ziya::DType::f32;
 }
 
-/// That of the matrices of a model.
+/// That of the matrices of a model; with fp8, of what is stored.
 inline ziya::DType compute_type(const ModelOptions& options, const std::filesystem::path& folder) {
   if (const auto dtype = ziya::dtype_from_name(options.dtype)) return compute_type(*dtype);
   const auto checkpoint = ziya::Checkpoint::open(folder);

@@ -55,7 +55,11 @@ inline ziya::SplitNeed gpu_need(const ziya::Checkpoint& checkpoint, const ziya::
   for (const ziya::TensorInfo& tensor : checkpoint.tensors()) {
     if (ziya::llama_names::is_rotary_cache(tensor.name) || tensor.shape.rank() == 0) continue;
     const bool matrix = tensor.shape.rank() == 2;
-    const ziya::DType type = matrix ? dtype.value_or(tensor.dtype) : ziya::DType::f32;
+    const bool stays =
+        dtype == ziya::DType::f8_e4m3 && !ziya::llama_names::is_layer_matrix(tensor.name);
+    const ziya::DType type = !matrix ? ziya::DType::f32
+                             : stays ? tensor.dtype
+                                     : dtype.value_or(tensor.dtype);
     const std::int64_t rows = matrix ? tensor.shape[0] : 1;
     const std::int64_t columns = tensor.shape[tensor.shape.rank() - 1];
     const std::int64_t bytes = ziya::cuda::bytes_on_gpu(type, rows, columns);

@@ -95,7 +95,7 @@ CLI::App* add_bench(CLI::App& app, BenchOptions& options) {
          "the shape of a model, with random weights, in place of MODEL", "tiny|1b|7b|13b")
       ->check(one_of({"tiny", "1b", "7b", "13b"}))
       ->excludes(model);
-  type_option(*command, "--type", options.type, "of random weights: any stored type, or int8",
+  type_option(*command, "--type", options.type, "of random weights: any stored type, int8 or fp8",
               "TYPE")
       ->capture_default_str();
   flag(*command, "--json", options.json, "print a list of JSON objects");

@@ -92,9 +92,9 @@ inline void running_options(CLI::App& command, ModelOptions& options) {
       ->group("Running");
   type_option(command, "--dtype", options.dtype,
               "type of the weights; another than the stored one makes a copy in memory",
-              "auto|f32|f16|bf16|int8|q8_0|q4_k|…")
-      ->check(one_of({"auto", "f32", "f16", "bf16", "int8", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0",
-                      "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl"}))
+              "auto|f32|f16|bf16|int8|fp8|q8_0|q4_k|…")
+      ->check(one_of({"auto", "f32", "f16", "bf16", "int8", "fp8", "q4_0", "q4_1", "q5_0", "q5_1",
+                      "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl"}))
       ->capture_default_str()
       ->group("Running");
   type_option(

@@ -35,12 +35,17 @@ ziya::CpuOptions cpu_options(const ModelOptions& options) {
   return result;
 }
 
-namespace {
-
-/// The type that --dtype names; none for "auto".
 std::optional<ziya::DType> weight_type(const std::string& name) {
+  if (name == "fp8") return ziya::DType::f8_e4m3;
   return name == "int8" ? ziya::DType::i8 : ziya::dtype_from_name(name);
 }
+
+void refuse_float8() {
+  throw ziya::BackendError("ZIYA-157",
+                           "fp8 runs on an NVIDIA GPU alone: use --device cuda, or int8 here");
+}
+
+namespace {
 
 /// The type of keys and values: on the CPU they are exact where nothing is said.
 ziya::DType cache_type(const ModelOptions& options) {
@@ -272,8 +277,10 @@ bool wants_gpu(const ModelOptions& options) {
   if (blocks && (device == "cuda" || layers.value_or(0) > 0)) {
     throw UsageError("ZIYA-701", "--cache-dtype q8_0: no GPU reads it; use f16, or --device cpu");
   }
-  return device == "cuda" ||
-         (automatic && !merges && !blocks && (layers.value_or(0) > 0 || has_gpu()));
+  const bool gpu = device == "cuda" ||
+                   (automatic && !merges && !blocks && (layers.value_or(0) > 0 || has_gpu()));
+  if (options.dtype == "fp8" && !gpu) refuse_float8();
+  return gpu;
 }
 
 std::unique_ptr<SessionParts> make_session(const SessionSetup& setup,

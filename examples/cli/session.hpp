@@ -56,6 +56,11 @@ std::vector<ziya::MergeFinding> perplexity_findings(
     const std::shared_ptr<const ziya::TensorSource>& source, const std::filesystem::path& folder,
     double limit);
 
+/// The type that --dtype or --type names; none for "auto".
+std::optional<ziya::DType> weight_type(const std::string& name);
+/// @throws BackendError ZIYA-157, of what runs on the CPU
+[[noreturn]] void refuse_float8();
+
 /// How a model is loaded; says which adapters stand beside it.
 ziya::LoadOptions load_options(const ModelOptions& options, const std::filesystem::path& folder);
 
@@ -136,8 +141,8 @@ std::unique_ptr<ScoringParts> scoring_on_cpu(const ScoringSetup& setup);
 bool has_gpu();
 
 /// Whether the options, as far as they say, or the machine want a GPU.
-/// @throws BackendError ZIYA-702 for a device that does not exist or cannot do it, UsageError for
-/// words that are none
+/// @throws BackendError ZIYA-702 for a device that does not exist or cannot do it, ZIYA-157;
+/// UsageError for words that are none
 bool wants_gpu(const ModelOptions& options);
 
 /// The parts on the device that the options name. Loading says what a copy takes, and warns when

@@ -123,7 +123,7 @@ std::unique_ptr<ScoringParts> scoring_on_both(const ScoringSetup& setup,
 ziya::SplitNeed need_of(const ModelOptions& options, const std::filesystem::path& folder,
                         ziya::DType compute, std::int64_t tokens, std::int64_t chunk) {
   return gpu_need(ziya::Checkpoint::open(folder), ziya::read_llama_shape(folder),
-                  ziya::dtype_from_name(options.dtype), compute,
+                  weight_type(options.dtype), compute,
                   ziya::dtype_from_name(options.cache_dtype).value_or(compute), tokens, chunk);
 }
 

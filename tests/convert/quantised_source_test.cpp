@@ -156,8 +156,9 @@ TEST_CASE("patterns keep what they match", "[plan]") {
   CHECK_FALSE(ziya::matches("a?c", "xabc"));
 }
 
-TEST_CASE("int8 and unknown types are refused, with what to take instead", "[plan]") {
+TEST_CASE("int8, fp8 and unknown types are refused, with what to take instead", "[plan]") {
   REQUIRE_ERROR(ziya::quantisation_mix("int8"), "ZIYA-131", "q8_0");
+  REQUIRE_ERROR(ziya::quantisation_mix("fp8"), "ZIYA-131", "q8_0");
   REQUIRE_ERROR(ziya::quantisation_mix("q9_z"), "ZIYA-131", "q4_k_m");
   REQUIRE_ERROR(ziya::quantisation_mix("boolean"), "ZIYA-131", "q4_0");
 }

@@ -74,7 +74,8 @@ TEST_CASE("bfloat16 widens exactly and rounds to nearest even", "[dtype]") {
 }
 
 TEST_CASE("types have names and sizes", "[dtype]") {
-  for (const char* name : {"f32", "f16", "bf16", "f64", "i64", "i32", "i16", "i8", "u8", "bool"}) {
+  for (const char* name : {"f32", "f16", "bf16", "f64", "i64", "i32", "i16", "i8", "u8", "bool",
+                           "f8_e4m3"}) {
     const auto dtype = ziya::dtype_from_name(name);
     REQUIRE(dtype.has_value());
     REQUIRE(ziya::name(*dtype) == name);

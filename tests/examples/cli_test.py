@@ -1827,6 +1827,10 @@ class Measuring(Case):
         run = self.good("generate", TINY, "--dtype", "int8", "--greedy", "-p", poem["query"])
         self.assertEqual(run.out.strip(), poem["answer"])
 
+    def test_fp8_is_for_gpus(self):
+        for arguments in [["generate", TINY, "--dtype", "fp8", "-p", "x"], ["bench", "--random-weights", "tiny", "--type", "fp8"]]:
+            self.bad(*arguments, "--device", "cpu", has=["fp8", "cuda", "ZIYA-157"])
+
     def test_perplexity_names_its_method_and_compares(self):
         text = self.folder / "text.txt"
         text.write_text("\n".join(poem["answer"] for poem in EXPECTED["poems"]), encoding="utf-8")

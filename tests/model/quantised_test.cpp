@@ -8,7 +8,9 @@
 #include <vector>
 
 #include "model/ziya_tiny.hpp"
+#include "support/errors.hpp"
 #include "ziya/generate/generator.hpp"
+#include "ziya/ops/matmul.hpp"
 #include "ziya/ops/quantize.hpp"
 
 namespace quantised_test {
@@ -104,6 +106,16 @@ TEST_CASE("the reference path of every type gives what its numbers as floats giv
       }
     }
   }
+}
+
+TEST_CASE("8-bit floats are refused on the CPU") {
+  REQUIRE_ERROR(tiny_as(DType::f8_e4m3), "ZIYA-157", "GPU");
+  Context<Cpu> ctx({.threads = 1});
+  const float scale = 1;
+  Tensor<float> x(Shape{1, 4}), y(Shape{1, 1});
+  const std::byte codes[4] = {};
+  const Weight<Cpu> weight{DType::f8_e4m3, 1, 4, codes, nullptr, &scale};
+  REQUIRE_ERROR(ops::matmul(ctx, y.view(), x.view(), weight), "ZIYA-113", "f8_e4m3");
 }
 
 TEST_CASE("rows that whole blocks do not divide are refused by name") {

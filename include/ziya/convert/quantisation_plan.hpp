@@ -28,12 +28,13 @@ struct QuantisationMix {
   bool mixed = false;
 };
 
-/// @throws ArgumentError ZIYA-131 for int8, which is made at load time, and for unknown names
+/// @throws ArgumentError ZIYA-131 for int8 and fp8, which are made at load time, and for unknown
+/// names
 inline QuantisationMix quantisation_mix(const std::string& name) {
-  if (name == "int8" || name == "i8") {
-    throw ArgumentError("ZIYA-131",
-                        "quantize: int8 is made when a model is loaded (--dtype int8) and is never "
-                        "written; q8_0 is the stored type of that size");
+  if (name == "int8" || name == "i8" || name == "fp8") {
+    throw ArgumentError("ZIYA-131", "quantize: " + name +
+                                        " is made when a model is loaded (--dtype) and is never "
+                                        "written; q8_0 is the stored type of that size");
   }
   const bool mixed = name == "q3_k_m" || name == "q4_k_m" || name == "q5_k_m";
   const auto type = dtype_from_name(mixed ? name.substr(0, 4) : name);

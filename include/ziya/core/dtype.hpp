@@ -72,7 +72,9 @@ constexpr Half to_half(float value) {
   return {static_cast<std::uint16_t>(sign | (kept + up))};
 }
 
-/// How the elements of a tensor are stored. The quantised types (core/blocks.hpp) are GGUF's.
+/// How the elements of a tensor are stored. The quantised types (core/blocks.hpp) are GGUF's;
+/// f8_e4m3 has 1 sign, 4 exponent (bias 7) and 3 fraction bits, no infinity, and NaN where all but
+/// the sign are set: 448 is the largest number (Micikevicius et al., arXiv 2209.05433).
 enum class DType : std::uint8_t {
   f32,
   f16,
@@ -84,6 +86,7 @@ enum class DType : std::uint8_t {
   i8,
   u8,
   boolean,
+  f8_e4m3,
   q4_0,
   q4_1,
   q5_0,
@@ -109,10 +112,10 @@ struct DTypeInfo {
 inline constexpr std::array<DTypeInfo, dtype_count> dtype_table{
     {{"f32", 1, 4},      {"f16", 1, 2},      {"bf16", 1, 2},     {"f64", 1, 8},
      {"i64", 1, 8},      {"i32", 1, 4},      {"i16", 1, 2},      {"i8", 1, 1},
-     {"u8", 1, 1},       {"bool", 1, 1},     {"q4_0", 32, 18},   {"q4_1", 32, 20},
-     {"q5_0", 32, 22},   {"q5_1", 32, 24},   {"q8_0", 32, 34},   {"q2_k", 256, 84},
-     {"q3_k", 256, 110}, {"q4_k", 256, 144}, {"q5_k", 256, 176}, {"q6_k", 256, 210},
-     {"iq4_nl", 32, 18}}};
+     {"u8", 1, 1},       {"bool", 1, 1},     {"f8_e4m3", 1, 1},  {"q4_0", 32, 18},
+     {"q4_1", 32, 20},   {"q5_0", 32, 22},   {"q5_1", 32, 24},   {"q8_0", 32, 34},
+     {"q2_k", 256, 84},  {"q3_k", 256, 110}, {"q4_k", 256, 144}, {"q5_k", 256, 176},
+     {"q6_k", 256, 210}, {"iq4_nl", 32, 18}}};
 
 constexpr DTypeInfo info(DType dtype) { return dtype_table.at(static_cast<std::size_t>(dtype)); }
 

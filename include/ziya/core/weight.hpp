@@ -23,7 +23,8 @@ struct Weight {
   std::int64_t columns = 0;
   const std::byte* data = nullptr;
   std::shared_ptr<const void> owner;
-  const float* row_scales = nullptr;  ///< (rows), of i8 only: element = row_scales[row] · integer
+  /// (rows), of i8 and f8_e4m3 only: element = row_scales[row] · number
+  const float* row_scales = nullptr;
 
   [[nodiscard]] bool empty() const { return data == nullptr; }
   [[nodiscard]] std::int64_t row_bytes() const {

@@ -7,7 +7,6 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -22,8 +21,7 @@
 #include "ziya/model/llama_config.hpp"
 #include "ziya/model/llama_shape.hpp"
 #include "ziya/model/llama_weights.hpp"
-#include "ziya/model/lora_adapter.hpp"
-#include "ziya/model/lora_attach.hpp"
+#include "ziya/model/load_weights.hpp"
 #include "ziya/model/weights_on.hpp"
 #include "ziya/nn/kv_cache.hpp"
 #include "ziya/ops/embedding.hpp"
@@ -35,38 +33,6 @@ struct CpuConfig {
   using Device = Cpu;
   using Compute = float;  ///< activations
 };
-
-struct LoadOptions {
-  /// Another type than the stored one makes a copy of every matrix, on all cores; i8: integers with
-  /// one scale per row. @throws ShapeError when blocks of a quantised type do not divide its rows
-  std::optional<DType> dtype{};
-  /// Folders of LoRA adapters (PEFT's layout) to hold beside the weights; several add up.
-  std::vector<std::filesystem::path> adapters{};
-  /// (bytes so far, of all) while weights are copied to another device than the CPU.
-  std::function<void(std::int64_t, std::int64_t)> progress{};
-};
-
-/// The weights of any source on the host, with the adapters of `options` beside them; what lies in
-/// files stays there.
-/// @param shape whose vocabulary becomes known, if it is not
-LlamaWeights<Cpu> load_llama_weights(std::shared_ptr<const TensorSource> source, LlamaShape& shape,
-                                     const LoadOptions& options);
-#if ZIYA_DEFINITIONS
-ZIYA_INLINE LlamaWeights<Cpu> load_llama_weights(std::shared_ptr<const TensorSource> source,
-                                                 LlamaShape& shape, const LoadOptions& options) {
-  if (shape.vocabulary == unknown_vocabulary) {
-    const std::size_t table = find_tensor(*source, llama_names::embedding);
-    if (table < source->tensors().size() && source->tensors()[table].shape.rank() == 2) {
-      shape.vocabulary = source->tensors()[table].shape[0];
-    }
-  }
-  LlamaWeights<Cpu> weights = LlamaLoader(std::move(source), shape, options.dtype).load();
-  for (const auto& adapter : options.adapters) {
-    attach_lora(weights, LoraAdapter::open(adapter), "the model");
-  }
-  return weights;
-}
-#endif
 
 /// What training and tests want to see of a forward pass.
 template <class T, class Device>
@@ -160,6 +126,9 @@ class LlamaModel {
                       View<T, Device> delta, View<T, Device> last,
                       const typename nn::Attention<Device>::Rows& rows,
                       const KvCache<Device>* cache, LlamaSaved<T, Device>* saved) const {
+    if (saved == nullptr && nn::adds_in_products<Device>(x.rows()) && plain()) {
+      return through_plain_layers(ctx, x, last, rows, cache);
+    }
     if (saved != nullptr) saved->layers.resize(weights_.layers.size());
     weights_.layers.front().input_norm.forward(ctx, y, View<const T, Device>(x));
     for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
@@ -194,6 +163,26 @@ class LlamaModel {
         *keep = {};
       }
     }
+  }
+
+  [[nodiscard]] bool plain() const {
+    return std::all_of(weights_.layers.begin(), weights_.layers.end(), [](const auto& layer) {
+      return layer.attention.plain() && layer.mlp.plain();
+    });
+  }
+  /// The same where blocks normalise x and add to it within their products.
+  void through_plain_layers(Context<Device>& ctx, View<T, Device> x, View<T, Device> last,
+                            const typename nn::Attention<Device>::Rows& rows,
+                            const KvCache<Device>* cache) const {
+    for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
+      const LlamaLayer<Device>& layer = weights_.layers[i];
+      CachedKeysValues<Device> past;
+      if (cache != nullptr) past = cache->layer(static_cast<std::int64_t>(i));
+      layer.attention.template forward<T>(ctx, x, x, rows, cache != nullptr ? &past : nullptr,
+                                          nullptr, true, &layer.input_norm);
+      layer.mlp.template add_normed<T>(ctx, x, x, layer.post_attention_norm);
+    }
+    weights_.final_norm.template forward<T>(ctx, last, x);
   }
 
   void embed(Context<Device>& ctx, View<T, Device> x, const Batch<T, Device>& batch) const {
@@ -379,11 +368,15 @@ void LlamaModel<Config>::logits(Context<Device>& ctx, View<float, Device> logits
 template <class Config>
 LlamaModel<Config> LlamaModel<Config>::load(std::shared_ptr<const TensorSource> source,
                                             LlamaShape shape, const LoadOptions& options) {
-  LlamaWeights<Cpu> weights = load_llama_weights(source, shape, options);
+  const bool float8 = !std::is_same_v<Device, Cpu> && options.dtype == DType::f8_e4m3;
+  LoadOptions on_host = options;
+  if (float8) on_host.dtype.reset();
+  LlamaWeights<Cpu> weights = load_llama_weights(source, shape, on_host);
   if constexpr (std::is_same_v<Device, Cpu>) {
     return LlamaModel(shape, std::move(weights));
   } else {
-    return LlamaModel(shape, weights_on<Device>(weights, options.progress, reads_of(*source)));
+    return LlamaModel(shape,
+                      weights_on<Device>(weights, options.progress, reads_of(*source), float8));
   }
 }
 

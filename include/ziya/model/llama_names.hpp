@@ -21,6 +21,11 @@ inline std::string of_layer(std::int64_t layer, std::string_view part) {
   return std::string(layers) + std::to_string(layer) + "." + std::string(part);
 }
 
+/// Whether a name is that of a layer's matrix, not of a norm, a bias or an adapter.
+inline bool is_layer_matrix(std::string_view name) {
+  return name.starts_with(layers) && name.ends_with("_proj.weight");
+}
+
 /// Stored by old conversions; recomputed here, so a stored copy is never read.
 inline bool is_rotary_cache(std::string_view name) {
   return name.find("rotary_emb.inv_freq") != std::string_view::npos;

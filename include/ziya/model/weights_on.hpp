@@ -20,6 +20,7 @@
 #include "ziya/core/weight.hpp"
 #include "ziya/io/platform.hpp"
 #include "ziya/io/tensor_source.hpp"
+#include "ziya/model/llama_names.hpp"
 #include "ziya/model/llama_weights.hpp"
 #include "ziya/nn/linear.hpp"
 #include "ziya/nn/lora.hpp"
@@ -36,9 +37,16 @@ inline StagedRead reads_of(const TensorSource& source) {
       platform::prefer_large_pages};
 }
 
-/// @throws ArgumentError for a type that only the CPU reads
+/// @param float8 rounded to f8_e4m3 on a GPU   @throws ArgumentError for a type that only the CPU
+/// reads; as ops::float8_on
 template <class Device>
-Weight<Device> weight_on(const Weight<Cpu>& weight, Staging<Device>& staging) {
+Weight<Device> weight_on(const Weight<Cpu>& weight, Staging<Device>& staging,
+                         [[maybe_unused]] bool float8 = false) {
+#if ZIYA_WITH_CUDA
+  if constexpr (std::is_same_v<Device, Cuda>) {
+    if (float8) return ops::float8_on<Device>(weight, staging);
+  }
+#endif
   if constexpr (!std::is_same_v<Device, Cpu>) {
     if (is_quantised(weight.dtype)) return ops::quantised_on<Device>(weight, staging);
   }
@@ -87,9 +95,10 @@ nn::RmsNorm<Device> norm_on(const nn::RmsNorm<Cpu>& norm, Staging<Device>& stagi
 }
 
 template <class Device>
-nn::Linear<Device> linear_on(const nn::Linear<Cpu>& linear, Staging<Device>& staging) {
+nn::Linear<Device> linear_on(const nn::Linear<Cpu>& linear, Staging<Device>& staging,
+                             bool float8 = false) {
   nn::Linear<Device> result;
-  result.weight = weight_on(linear.weight, staging);
+  result.weight = weight_on(linear.weight, staging, float8);
   if (!linear.bias.empty()) result.bias = vector_on(linear.bias, staging);
   if (linear.lora) {
     result.lora = std::make_shared<const nn::Lora<Device>>(
@@ -101,26 +110,28 @@ nn::Linear<Device> linear_on(const nn::Linear<Cpu>& linear, Staging<Device>& sta
 }
 
 template <class Device>
-LlamaLayer<Device> layer_on(const LlamaLayer<Cpu>& layer, Staging<Device>& staging) {
+LlamaLayer<Device> layer_on(const LlamaLayer<Cpu>& layer, Staging<Device>& staging,
+                            bool float8 = false) {
   LlamaLayer<Device> moved;
   moved.input_norm = norm_on(layer.input_norm, staging);
-  moved.attention.q = linear_on(layer.attention.q, staging);
-  moved.attention.k = linear_on(layer.attention.k, staging);
-  moved.attention.v = linear_on(layer.attention.v, staging);
-  moved.attention.o = linear_on(layer.attention.o, staging);
+  moved.attention.q = linear_on(layer.attention.q, staging, float8);
+  moved.attention.k = linear_on(layer.attention.k, staging, float8);
+  moved.attention.v = linear_on(layer.attention.v, staging, float8);
+  moved.attention.o = linear_on(layer.attention.o, staging, float8);
   moved.attention.query_heads = layer.attention.query_heads;
   moved.attention.kv_heads = layer.attention.kv_heads;
   moved.attention.head_dim = layer.attention.head_dim;
   moved.attention.pairing = layer.attention.pairing;
   moved.post_attention_norm = norm_on(layer.post_attention_norm, staging);
-  moved.mlp.gate = linear_on(layer.mlp.gate, staging);
-  moved.mlp.up = linear_on(layer.mlp.up, staging);
-  moved.mlp.down = linear_on(layer.mlp.down, staging);
+  moved.mlp.gate = linear_on(layer.mlp.gate, staging, float8);
+  moved.mlp.up = linear_on(layer.mlp.up, staging, float8);
+  moved.mlp.down = linear_on(layer.mlp.down, staging, float8);
   return moved;
 }
 
 /// A copy of `weights` on `Device`, in the types they are stored in; a tied head stays one with the
 /// embedding.
+/// @param float8 matrices of layers, but not embedding, head and adapters, become f8_e4m3
 /// @param progress (bytes so far, of all)
 /// @param read how the bytes of mapped matrices are read, if not where they are mapped: `reads_of`
 /// @throws BackendError before anything is copied when they do not fit into its free memory
@@ -128,10 +139,11 @@ template <class Device>
 LlamaWeights<Device> weights_on(
     const LlamaWeights<Cpu>& weights,
     const std::function<void(std::int64_t, std::int64_t)>& progress = {},
-    const StagedRead& read = {}) {
+    const StagedRead& read = {}, bool float8 = false) {
   std::int64_t bytes = 0, total = 0;
-  weights.visit([&](const std::string&, const Weight<Cpu>& weight) {
-    bytes += bytes_on<Device>(weight);
+  weights.visit([&](const std::string& name, const Weight<Cpu>& weight) {
+    bytes += float8 && llama_names::is_layer_matrix(name) ? weight.rows * (weight.columns + 4)
+                                            : bytes_on<Device>(weight);
     total += weight.bytes();
   });
   Memory<Device>::require(static_cast<std::size_t>(bytes), "the weights");
@@ -143,7 +155,7 @@ LlamaWeights<Device> weights_on(
   LlamaWeights<Device> result;
   result.embedding = weight_on(weights.embedding, staging);
   for (const LlamaLayer<Cpu>& layer : weights.layers) {
-    result.layers.push_back(layer_on(layer, staging));
+    result.layers.push_back(layer_on(layer, staging, float8));
   }
   result.final_norm = norm_on(weights.final_norm, staging);
   if (weights.head.weight.data == weights.embedding.data) {

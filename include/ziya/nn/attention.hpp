@@ -11,6 +11,7 @@
 #include "ziya/core/paged_cache.hpp"
 #include "ziya/core/tensor.hpp"
 #include "ziya/nn/linear.hpp"
+#include "ziya/nn/norm.hpp"
 #include "ziya/ops/attention.hpp"
 #include "ziya/ops/matmul.hpp"
 #include "ziya/ops/rope.hpp"
@@ -55,10 +56,11 @@ struct Attention {
   /// Appends keys and values to the cache and attends to everything a row sees there; with a null
   /// cache, causally within each segment.
   /// @param y (tokens, hidden)   @param x (tokens, hidden)   @param add to y, where `o` is plain
+  /// @param norm of x, which is not yet normalised, where q, k and v are plain; or null
   template <class T>
   void forward(Context<Device>& ctx, View<T, Device> y, In<T, Device> x, const Rows& rows,
                const CachedKeysValues<Device>* cache, AttentionSaved<T, Device>* saved = nullptr,
-               bool add = false) const {
+               bool add = false, const RmsNorm<Device>* norm = nullptr) const {
     typename Workspace<Device>::Scope scope(ctx.workspace());
     const std::int64_t tokens = x.rows();
     const Shape query_shape{tokens, query_heads, head_dim}, key_shape{tokens, kv_heads, head_dim};
@@ -74,7 +76,7 @@ struct Attention {
       values = ctx.workspace().template take<T>(key_shape);
       heads = ctx.workspace().template take<T>(query_shape);
     }
-    project<T>(ctx, {queries, keys, values}, x);
+    project<T>(ctx, {queries, keys, values}, x, norm);
     const bool one_rotation = rows.rotary.size() == 1 && rows.rotary.front().count == tokens;
     if (cache != nullptr && one_rotation) {
       ops::rope_append(ctx, *cache, queries, keys, values, rows.positions,
@@ -98,6 +100,9 @@ struct Attention {
     o.forward(ctx, y, flat(heads), add);
   }
 
+  /// Whether products with the stored weights are all that its linear layers do.
+  [[nodiscard]] bool plain() const { return q.plain() && k.plain() && v.plain() && o.plain(); }
+
   template <class F>
   void visit(const std::string& name, F&& f) const {
     q.visit(name + ".q_proj", f);
@@ -113,11 +118,15 @@ struct Attention {
   }
   /// q, k and v in one pass over x.
   template <class T>
-  void project(Context<Device>& ctx, const std::array<View<T, Device>, 3>& outputs,
-               In<T, Device> x) const {
+  void project(Context<Device>& ctx, const std::array<View<T, Device>, 3>& outputs, In<T, Device> x,
+               const RmsNorm<Device>* norm) const {
     const std::array<View<T, Device>, 3> flats{flat(outputs[0]), flat(outputs[1]),
                                                flat(outputs[2])};
     const std::array<const Weight<Device>*, 3> weights{&q.weight, &k.weight, &v.weight};
+    if (norm != nullptr) {
+      return ops::norm_matmul_many<Device, T>(ctx, flats, x, norm->weight.view(), norm->eps,
+                                              weights);
+    }
     ops::matmul_many<Device, T>(ctx, flats, x, weights);
     q.finish(ctx, flats[0], x);
     k.finish(ctx, flats[1], x);

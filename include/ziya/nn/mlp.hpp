@@ -8,6 +8,7 @@
 #include "ziya/config.hpp"
 #include "ziya/core/tensor.hpp"
 #include "ziya/nn/linear.hpp"
+#include "ziya/nn/norm.hpp"
 #include "ziya/ops/matmul.hpp"
 #include "ziya/ops/silu_mul.hpp"
 
@@ -30,10 +31,13 @@ struct Mlp {
   template <class T>
   void forward(Context<Device>& ctx, View<T, Device> y, In<T, Device> x,
                MlpSaved<T, Device>* saved = nullptr, bool add = false) const {
+    const bool plain = !gate.lora && !up.lora && gate.bias.empty() && up.bias.empty();
+    if (plain && down.plain() && saved == nullptr) {
+      return ops::gated_mlp(ctx, y, x, {}, 0, gate.weight, up.weight, down.weight, add);
+    }
     typename Workspace<Device>::Scope scope(ctx.workspace());
     const Shape shape{x.rows(), gate.out_features()};
     const auto product = ctx.workspace().template take<T>(shape);
-    const bool plain = !gate.lora && !up.lora && gate.bias.empty() && up.bias.empty();
     if (plain && saved == nullptr) {
       ops::matmul_silu_mul(ctx, product, x, gate.weight, up.weight);
     } else {
@@ -51,6 +55,16 @@ struct Mlp {
       ops::silu_mul(ctx, product, g, u);
     }
     down.forward(ctx, y, product, add);
+  }
+
+  /// Whether products with the stored weights are all.
+  [[nodiscard]] bool plain() const { return gate.plain() && up.plain() && down.plain(); }
+  /// y += the layer's output for norm(x), where it is `plain`.
+  template <class T>
+  void add_normed(Context<Device>& ctx, View<T, Device> y, In<T, Device> x,
+                  const RmsNorm<Device>& norm) const {
+    ops::gated_mlp(ctx, y, x, norm.weight.view(), norm.eps, gate.weight, up.weight, down.weight,
+                   true);
   }
 
   template <class F>

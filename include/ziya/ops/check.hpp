@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <type_traits>
 
 #include "ziya/config.hpp"
 #include "ziya/core/dtype.hpp"
@@ -22,11 +23,12 @@ inline void check_extent(const char* op, const char* what, std::int64_t found,
   }
 }
 
-/// Weights are f32, f16, bf16, i8 with scales, or quantised in whole blocks.
+/// Weights are f32, f16, bf16, i8 with scales (on a GPU f8_e4m3 too), or quantised in whole blocks.
 /// @throws ArgumentError for other types; ShapeError when blocks do not divide the rows
 template <class Device>
 void check_weight(const char* op, const Weight<Device>& w) {
-  const bool scaled = w.dtype == DType::i8 && w.row_scales != nullptr;
+  const bool float8 = !std::is_same_v<Device, Cpu> && w.dtype == DType::f8_e4m3;
+  const bool scaled = (w.dtype == DType::i8 || float8) && w.row_scales != nullptr;
   if (!is_plain_float(w.dtype) && !is_quantised(w.dtype) && !scaled) {
     throw ArgumentError("ZIYA-113", std::string(op) + ": type " + std::string(name(w.dtype)) +
                                         " is not one of f32, f16, bf16, i8 with scales of rows, "

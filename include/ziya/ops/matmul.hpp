@@ -28,7 +28,8 @@ void check_matmul(const char* op, const View<T, Device>& y, const View<const T, 
 
 /// y[t, o] = Σ_i x[t, i] · w[o, i]
 /// @param y (tokens, out)   @param x (tokens, in)   @param w (out, in), f32, f16, bf16, i8 with
-/// scales, or a quantised type
+/// scales, a quantised type, or on a GPU f8_e4m3 with scales, for which more than four tokens are
+/// rounded to such numbers themselves, with a scale per row
 /// @throws ShapeError when extents differ; ArgumentError for another stored type
 template <class Device, class T>
 void matmul(Context<Device>& ctx, View<T, Device> y, In<T, Device> x, const Weight<Device>& w) {
@@ -76,6 +77,41 @@ void matmul_silu_mul(Context<Device>& ctx, View<T, Device> y, In<T, Device> x,
   check_matmul("matmul_silu_mul", y, x, gate);
   check_matmul("matmul_silu_mul", y, x, up);
   backend::matmul_silu_mul(ctx, y, x, gate, up);
+}
+
+/// ys[n] = rms_norm(x) · ws[n]ᵀ: rms_norm, then matmul_many.
+/// @param norm (in), the norm's weight   @param others as of matmul_many   @throws as matmul
+template <class Device, class T>
+void norm_matmul_many(Context<Device>& ctx, std::span<const View<T, Device>> ys, In<T, Device> x,
+                      In<float, Device> norm, float eps,
+                      std::span<const Weight<Device>* const> ws) {
+  check_extent("norm_matmul_many", "width of weight", norm.elements(), x.columns());
+  check_extent("norm_matmul_many", "number of results", static_cast<std::int64_t>(ys.size()),
+               static_cast<std::int64_t>(ws.size()));
+  for (std::size_t n = 0; n < ys.size(); ++n) check_matmul("norm_matmul_many", ys[n], x, *ws[n]);
+  backend::norm_matmul_many(ctx, ys, x, norm, eps, ws);
+}
+
+/// y = or += (silu(n · gateᵀ) * (n · upᵀ)) · downᵀ with n = x or rms_norm(x): matmul_silu_mul, then
+/// matmul or matmul_add.
+/// @param y (tokens, hidden)   @param x (tokens, hidden)   @param norm (hidden), the norm's weight,
+/// or empty   @param gate, up (intermediate, hidden)   @param down (hidden, intermediate)
+/// @param add to y   @throws as matmul
+template <class Device, class T>
+void gated_mlp(Context<Device>& ctx, View<T, Device> y, In<T, Device> x, In<float, Device> norm,
+               float eps, const Weight<Device>& gate, const Weight<Device>& up,
+               const Weight<Device>& down, bool add) {
+  for (const Weight<Device>* w : {&gate, &up, &down}) check_weight("gated_mlp", *w);
+  if (!norm.empty()) {
+    check_extent("gated_mlp", "width of weight", norm.elements(), x.columns());
+  }
+  check_extent("gated_mlp", "width of x", x.columns(), gate.columns);
+  check_extent("gated_mlp", "width of up", up.columns, gate.columns);
+  check_extent("gated_mlp", "rows of up", up.rows, gate.rows);
+  check_extent("gated_mlp", "width of down", down.columns, gate.rows);
+  check_extent("gated_mlp", "width of y", y.columns(), down.rows);
+  check_extent("gated_mlp", "rows of y", y.rows(), x.rows());
+  backend::gated_mlp(ctx, y, x, norm, eps, gate, up, down, add);
 }
 
 /// dx = dy · w and dw += dyᵀ · x; either result may be an empty view.

@@ -10,6 +10,7 @@
 
 #include "ziya/backend/cpu/context.hpp"
 #include "ziya/backend/cpu/quantize/dequantise_row.hpp"
+#include "ziya/backend/cpu/rms_norm.hpp"
 #include "ziya/config.hpp"
 #include "ziya/core/view.hpp"
 #include "ziya/core/weight.hpp"
@@ -166,6 +167,30 @@ inline void matmul_silu_mul(Context<Cpu>& ctx, View<float> y, View<const float> 
       }
     });
   });
+}
+
+inline void norm_matmul_many(Context<Cpu>& ctx, std::span<const View<float>> ys,
+                             View<const float> x, View<const float> norm, float eps,
+                             std::span<const Weight<Cpu>* const> ws) {
+  Workspace<Cpu>::Scope scope(ctx.workspace());
+  const View<float> y = ctx.workspace().take<float>({x.rows(), x.columns()});
+  rms_norm(ctx, y, x, norm, eps);
+  matmul_many(ctx, ys, y, ws);
+}
+
+/// @param norm empty: x is what it is
+inline void gated_mlp(Context<Cpu>& ctx, View<float> y, View<const float> x, View<const float> norm,
+                      float eps, const Weight<Cpu>& gate, const Weight<Cpu>& up,
+                      const Weight<Cpu>& down, bool add) {
+  Workspace<Cpu>::Scope scope(ctx.workspace());
+  if (!norm.empty()) {
+    const View<float> normed = ctx.workspace().take<float>({x.rows(), x.columns()});
+    rms_norm(ctx, normed, x, norm, eps);
+    x = normed;
+  }
+  const View<float> product = ctx.workspace().take<float>({x.rows(), gate.rows});
+  matmul_silu_mul(ctx, product, x, gate, up);
+  add ? matmul_add(ctx, y, product, down) : matmul(ctx, y, product, down);
 }
 
 /// y[i] += factor · w[row, i]

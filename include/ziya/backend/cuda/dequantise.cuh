@@ -90,14 +90,18 @@ ZIYA_KERNEL void read_panels(T* y, std::int64_t y_stride, bool aligned, const st
   }
 }
 
-/// The same of plain numbers, all rows.
+/// The same of plain numbers, all rows.   @param scales of the rows, or null
 template <class T, class W>
-ZIYA_KERNEL void convert_rows(T* y, std::int64_t y_stride, const W* from, std::int64_t columns) {
+ZIYA_KERNEL void convert_rows(T* y, std::int64_t y_stride, const W* from, const float* scales,
+                              std::int64_t columns) {
   release_next();
   wait_for_previous();
+  const float scale = scales == nullptr ? 1 : scales[blockIdx.x];
   const W* row = from + blockIdx.x * columns;
   T* to = y + blockIdx.x * y_stride;
-  for (std::int64_t j = threadIdx.x; j < columns; j += blockDim.x) to[j] = narrow<T>(widen(row[j]));
+  for (std::int64_t j = threadIdx.x; j < columns; j += blockDim.x) {
+    to[j] = narrow<T>(widen(row[j]) * scale);
+  }
 }
 
 /// y = rows of quantised `w`, those that `ids` on the GPU names or all.
@@ -121,12 +125,14 @@ namespace backend {
 template <class T>
 void dequantise(Context<Cuda>& ctx, View<T, Cuda> y, const Weight<Cuda>& w) {
   if (is_quantised(w.dtype)) return cuda::read_quantised<T>(ctx, y, w, nullptr);
-  cuda::with_stored(w.dtype, [&](auto element) {
+  const auto convert = [&](auto element) {
     using W = decltype(element);
     cuda::launch(ctx, "convert", cuda::convert_rows<T, W>, dim3(static_cast<unsigned>(w.rows)),
                  dim3(256), 0, y.data(), y.row_stride(), reinterpret_cast<const W*>(w.data),
-                 w.columns);
-  });
+                 w.row_scales, w.columns);
+  };
+  if (w.dtype == DType::f8_e4m3) return convert(cuda::Float8{});
+  cuda::with_stored(w.dtype, convert);
 }
 
 template <class Device>

@@ -4,6 +4,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -39,6 +40,37 @@ template <class T, int N = 16 / sizeof(T)>
 struct alignas(N * sizeof(T)) Pack {
   T at[N];
 };
+
+/// E4M3, an element of DType::f8_e4m3 without its scale.
+struct Float8 {
+  std::uint8_t bits;
+};
+inline constexpr float float8_largest = 448;
+__device__ inline float widen(Float8 value) {
+  return __half2float(__half(__nv_cvt_fp8_to_halfraw(value.bits, __NV_E4M3)));
+}
+/// Round to nearest, ties to even; beyond 448 becomes 448, NaN stays NaN.
+__device__ inline Pack<Float8, 2> narrow_pair(float a, float b) {
+  const auto bits = __nv_cvt_float2_to_fp8x2(float2{a, b}, __NV_SATFINITE, __NV_E4M3);
+  return {{{static_cast<std::uint8_t>(bits & 0xff)}, {static_cast<std::uint8_t>(bits >> 8)}}};
+}
+
+/// A pack as floats.
+template <class T, int N>
+__device__ inline void widen_pack(float (&values)[N], const Pack<T, N>& pack) {
+  if constexpr (std::is_same_v<T, Float8>) {
+    const auto* pairs = reinterpret_cast<const __nv_fp8x2_storage_t*>(&pack);
+#pragma unroll
+    for (int i = 0; i < N; i += 2) {
+      const float2 two =
+          __half22float2(__half2(__nv_cvt_fp8x2_to_halfraw2(pairs[i / 2], __NV_E4M3)));
+      values[i] = two.x, values[i + 1] = two.y;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) values[i] = widen(pack.at[i]);
+  }
+}
 
 /// Read once: does not displace what the first-level cache holds.
 template <class T>
@@ -128,7 +160,7 @@ ZIYA_HIDDEN void launch(Context<Cuda>& ctx, const char* name, void (*kernel)(Par
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), name);
 }
 
-/// f(T{}) with the element type of `dtype`.   @throws ArgumentError for other types
+/// f(T{}) with the element type of plain `dtype`.   @throws ArgumentError for other types
 template <class F>
 ZIYA_HIDDEN void with_stored(DType dtype, F&& f) {
   if (dtype == DType::f32) return f(float{});

@@ -18,6 +18,7 @@ namespace backend {
 ZIYA_INSTANCES(float)
 
 template Weight<Cuda> quantised_on(const Weight<Cpu>&, Staging<Cuda>&);
+template Weight<Cuda> float8_on(const Weight<Cpu>&, Staging<Cuda>&);
 template std::int32_t draw_token(Context<Cuda>&, View<const float, Cuda>,
                                  std::span<const ScoreChange>, const TokenDraw&);
 template void top_k(Context<Cuda>&, std::span<std::int32_t>, std::span<float>,

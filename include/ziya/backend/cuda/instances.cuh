@@ -9,6 +9,7 @@
 #include "ziya/backend/cuda/dequantise.hpp"
 #include "ziya/backend/cuda/draw_token.hpp"
 #include "ziya/backend/cuda/embedding.hpp"
+#include "ziya/backend/cuda/float8.hpp"
 #include "ziya/backend/cuda/matmul.hpp"
 #include "ziya/backend/cuda/rms_norm.hpp"
 #include "ziya/backend/cuda/rope.hpp"
@@ -34,6 +35,12 @@
                             std::span<const Weight<Cuda>* const>);                                 \
   template void matmul_silu_mul(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>,                \
                                 const Weight<Cuda>&, const Weight<Cuda>&);                         \
+  template void norm_matmul_many(Context<Cuda>&, std::span<const View<T, Cuda>>,                   \
+                                 View<const T, Cuda>, View<const float, Cuda>, float,              \
+                                 std::span<const Weight<Cuda>* const>);                            \
+  template void gated_mlp(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>,                      \
+                          View<const float, Cuda>, float, const Weight<Cuda>&,                     \
+                          const Weight<Cuda>&, const Weight<Cuda>&, bool);                         \
   template void rms_norm(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>,                       \
                          View<const float, Cuda>, float);                                          \
   template void rms_norm_add(Context<Cuda>&, View<T, Cuda>, View<T, Cuda>, View<const T, Cuda>,    \

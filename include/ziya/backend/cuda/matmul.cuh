@@ -7,9 +7,12 @@
 
 #include "ziya/backend/cuda/dequantise.cuh"
 #include "ziya/backend/cuda/device.cuh"
+#include "ziya/backend/cuda/float8.cuh"
 #include "ziya/backend/cuda/matmul.hpp"
 #include "ziya/backend/cuda/matvec.cuh"
+#include "ziya/backend/cuda/matvec_float8.cuh"
 #include "ziya/backend/cuda/matvec_panels.cuh"
+#include "ziya/backend/cuda/rms_norm.cuh"
 #include "ziya/backend/cuda/silu_mul.cuh"
 
 ZIYA_NAMESPACE_BEGIN
@@ -18,12 +21,14 @@ namespace cuda {
 /// Types that the matrix × vector kernels read beside activations of type T.
 template <class T>
 constexpr bool reads(DType dtype) {
-  return dtype == dtype_of<T> || (std::is_same_v<T, float> && is_plain_float(dtype));
+  return dtype == dtype_of<T> || dtype == DType::f8_e4m3 ||
+         (std::is_same_v<T, float> && is_plain_float(dtype));
 }
 
 /// f(W{}) for the types of `reads<T>`.
 template <class T, class F>
 ZIYA_HIDDEN void with_readable(DType dtype, F&& f) {
+  if (dtype == DType::f8_e4m3) return f(Float8{});
   if constexpr (std::is_same_v<T, float>) {
     with_stored(dtype, f);
   } else {
@@ -31,11 +36,25 @@ ZIYA_HIDDEN void with_readable(DType dtype, F&& f) {
   }
 }
 
+/// Tokens that share a pass over weights which are read as they are.
+template <class T>
+constexpr std::int64_t streamed_tokens(DType dtype) {
+  return dtype == DType::f8_e4m3 && sizeof(T) == 2 ? float8_tokens : matvec_tokens;
+}
+template <class T, class W>
+ZIYA_HIDDEN void stream(Context<Cuda>& ctx, const MatvecArguments<T, W>& a) {
+  if constexpr (std::is_same_v<W, Float8> && sizeof(T) == 2) {
+    packs_fit(a) ? run_float8(ctx, a) : run_matvec_any(ctx, a);
+  } else {
+    run_matvec(ctx, a);
+  }
+}
+
 template <class T, class W, class Y>
 ZIYA_HIDDEN MatvecArguments<T, W> matvec_arguments(View<Y, Cuda> y, View<const T, Cuda> x,
                                                    const Weight<Cuda>& w) {
   MatvecArguments<T, W> a{};
-  a.parts[0] = {reinterpret_cast<const W*>(w.data), y.data(), y.row_stride(), w.rows};
+  a.parts[0] = {reinterpret_cast<const W*>(w.data), y.data(), y.row_stride(), w.rows, w.row_scales};
   a.x = x.data();
   a.x_stride = x.row_stride();
   a.columns = w.columns;
@@ -66,6 +85,14 @@ ZIYA_HIDDEN bool panels_take(const Context<Cuda>& ctx, View<const T, Cuda> x,
          (std::is_same_v<T, Half> && takes_panel_products(ctx, ws[0]->dtype, x.rows()));
 }
 
+/// Whether products of so many tokens with these weights are made of 8-bit floats on both sides.
+template <class T>
+ZIYA_HIDDEN bool float8_takes(std::int64_t tokens, std::span<const Weight<Cuda>* const> ws) {
+  return tokens > streamed_tokens<T>(DType::f8_e4m3) && std::all_of(ws.begin(), ws.end(), [](const Weight<Cuda>* w) {
+           return w->dtype == DType::f8_e4m3;
+         });
+}
+
 inline constexpr std::int64_t converted_elements = std::int64_t{1} << 26;  // at a time
 
 /// f(begin, rows of `w` from there in type T, in scratch memory) for parts that cover all rows.
@@ -94,12 +121,16 @@ ZIYA_HIDDEN void product(Context<Cuda>& ctx, View<Y, Cuda> y, View<const T, Cuda
     a.add = add;
     return run_panels<T>(ctx, w.dtype, a);
   }
-  if (!reads<T>(w.dtype) || (w.dtype != dtype_of<T> && x.rows() > matvec_tokens)) {
+  if (float8_takes<T>(x.rows(), weights)) {
+    Workspace<Cuda>::Scope scope(ctx.workspace());
+    if (float8_product<Y>(ctx, y, float8_rows<T>(ctx, x), w, add)) return;
+  }
+  if (!reads<T>(w.dtype) || (w.dtype != dtype_of<T> && x.rows() > streamed_tokens<T>(w.dtype))) {
     return in_converted_parts<T>(ctx, w, [&](std::int64_t begin, const Weight<Cuda>& part) {
       product<T, Y>(ctx, y.column_range(begin, part.rows), x, part, add, true);
     });
   }
-  if (x.rows() > matvec_tokens) {
+  if (x.rows() > streamed_tokens<T>(w.dtype)) {
     const Product shape{dtype_of<T>,
                         dtype_of<Y>,
                         add,
@@ -118,7 +149,7 @@ ZIYA_HIDDEN void product(Context<Cuda>& ctx, View<Y, Cuda> y, View<const T, Cuda
     auto a = matvec_arguments<T, decltype(element), Y>(y, x, w);
     a.add = add;
     a.made = made;
-    run_matvec(ctx, a);
+    stream(ctx, a);
   });
 }
 
@@ -147,7 +178,8 @@ void matmul_many(Context<Cuda>& ctx, std::span<const View<T, Cuda>> ys, View<con
     return cuda::run_panels<T>(ctx, ws[0]->dtype, a);
   }
   const auto alike = [&](const Weight<Cuda>* w) { return w->dtype == ws[0]->dtype; };
-  if (ws.size() <= cuda::matvec_parts && x.rows() >= 1 && x.rows() <= cuda::matvec_tokens &&
+  if (!ws.empty() && ws.size() <= cuda::matvec_parts && x.rows() >= 1 &&
+      x.rows() <= cuda::streamed_tokens<T>(ws[0]->dtype) &&
       std::all_of(ws.begin(), ws.end(), alike) && cuda::reads<T>(ws[0]->dtype)) {
     bool done = false;
     cuda::with_readable<T>(ws[0]->dtype, [&](auto element) {
@@ -155,13 +187,17 @@ void matmul_many(Context<Cuda>& ctx, std::span<const View<T, Cuda>> ys, View<con
       auto a = cuda::matvec_arguments<T, W, T>(ys[0], x, *ws[0]);
       for (std::size_t n = 1; n < ws.size(); ++n) {
         a.parts[n] = {reinterpret_cast<const W*>(ws[n]->data), ys[n].data(), ys[n].row_stride(),
-                      ws[n]->rows};
+                      ws[n]->rows, ws[n]->row_scales};
       }
       if (!cuda::packs_fit(a)) return;
-      cuda::run_matvec(ctx, a);
+      cuda::stream(ctx, a);
       done = true;
     });
     if (done) return;
+  }
+  if (cuda::float8_takes<T>(x.rows(), ws)) {
+    Workspace<Cuda>::Scope scope(ctx.workspace());
+    if (cuda::float8_products<T>(ctx, ys, cuda::float8_rows<T>(ctx, x), ws)) return;
   }
   for (std::size_t n = 0; n < ws.size(); ++n) cuda::product<T, T>(ctx, ys[n], x, *ws[n], false);
 }
@@ -183,23 +219,63 @@ void matmul_silu_mul(Context<Cuda>& ctx, View<T, Cuda> y, View<const T, Cuda> x,
     return cuda::run_panels<T>(ctx, gate.dtype, a);
   }
   if (gate.dtype == up.dtype && cuda::reads<T>(gate.dtype) && x.rows() >= 1 &&
-      x.rows() <= cuda::matvec_tokens) {
+      x.rows() <= cuda::streamed_tokens<T>(gate.dtype)) {
     bool done = false;
     cuda::with_readable<T>(gate.dtype, [&](auto element) {
       using W = decltype(element);
       auto a = cuda::matvec_arguments<T, W, T>(y, x, gate);
       a.up = reinterpret_cast<const W*>(up.data);
+      a.up_scales = up.row_scales;
       if (!cuda::packs_fit(a)) return;
-      cuda::run_matvec(ctx, a);
+      cuda::stream(ctx, a);
       done = true;
     });
     if (done) return;
   }
   Workspace<Cuda>::Scope scope(ctx.workspace());
   const View<T, Cuda> product = ctx.workspace().template take<T>({y.rows(), y.columns()});
-  cuda::product<T, T>(ctx, y, x, gate, false);
-  cuda::product<T, T>(ctx, product, x, up, false);
+  const std::array<View<T, Cuda>, 2> ys{y, product};
+  matmul_many<T>(ctx, ys, x, both);
   silu_mul<T>(ctx, y, y, product);
+}
+
+template <class T>
+void norm_matmul_many(Context<Cuda>& ctx, std::span<const View<T, Cuda>> ys, View<const T, Cuda> x,
+                      View<const float, Cuda> norm, float eps,
+                      std::span<const Weight<Cuda>* const> ws) {
+  Workspace<Cuda>::Scope scope(ctx.workspace());
+  if (cuda::float8_takes<T>(x.rows(), ws) &&
+      cuda::float8_products<T>(ctx, ys, cuda::float8_norm<T>(ctx, x, norm, eps), ws)) {
+    return;
+  }
+  const View<T, Cuda> y = ctx.workspace().template take<T>({x.rows(), x.columns()});
+  rms_norm<T>(ctx, y, x, norm, eps);
+  matmul_many<T>(ctx, ys, y, ws);
+}
+
+template <class T>
+void gated_mlp(Context<Cuda>& ctx, View<T, Cuda> y, View<const T, Cuda> x,
+               View<const float, Cuda> norm, float eps, const Weight<Cuda>& gate,
+               const Weight<Cuda>& up, const Weight<Cuda>& down, bool add) {
+  Workspace<Cuda>::Scope scope(ctx.workspace());
+  const Weight<Cuda>* const all[] = {&gate, &up, &down};
+  const View<T, Cuda> g = ctx.workspace().template take<T>({x.rows(), gate.rows});
+  if (cuda::float8_takes<T>(x.rows(), all)) {
+    const std::array<View<T, Cuda>, 2> ys{g, ctx.workspace().template take<T>(g.shape())};
+    const auto rows = norm.empty() ? cuda::float8_rows<T>(ctx, x)
+                                   : cuda::float8_norm<T>(ctx, x, norm, eps);
+    if (cuda::float8_products<T>(ctx, ys, rows, std::span(all).first(2)) &&
+        cuda::float8_product<T>(ctx, y, cuda::float8_silu_mul<T>(ctx, g, ys[1]), down, add)) {
+      return;
+    }
+  }
+  if (!norm.empty()) {
+    const View<T, Cuda> normed = ctx.workspace().template take<T>({x.rows(), x.columns()});
+    rms_norm<T>(ctx, normed, x, norm, eps);
+    x = normed;
+  }
+  matmul_silu_mul<T>(ctx, g, x, gate, up);
+  cuda::product<T, T>(ctx, y, g, down, add);
 }
 
 }  // namespace backend

@@ -24,6 +24,15 @@ void matmul_many(Context<Cuda>& ctx, std::span<const View<T, Cuda>> ys, View<con
 template <class T>
 void matmul_silu_mul(Context<Cuda>& ctx, View<T, Cuda> y, View<const T, Cuda> x,
                      const Weight<Cuda>& gate, const Weight<Cuda>& up);
+template <class T>
+void norm_matmul_many(Context<Cuda>& ctx, std::span<const View<T, Cuda>> ys, View<const T, Cuda> x,
+                      View<const float, Cuda> norm, float eps,
+                      std::span<const Weight<Cuda>* const> ws);
+/// @param norm empty: x is what it is
+template <class T>
+void gated_mlp(Context<Cuda>& ctx, View<T, Cuda> y, View<const T, Cuda> x,
+               View<const float, Cuda> norm, float eps, const Weight<Cuda>& gate,
+               const Weight<Cuda>& up, const Weight<Cuda>& down, bool add);
 
 #if !defined(__CUDACC__)
 #define ZIYA_INSTANCES(T)                                                                      \
@@ -34,7 +43,13 @@ void matmul_silu_mul(Context<Cuda>& ctx, View<T, Cuda> y, View<const T, Cuda> x,
   extern template void matmul_many(Context<Cuda>&, std::span<const View<T, Cuda>>,             \
                                    View<const T, Cuda>, std::span<const Weight<Cuda>* const>); \
   extern template void matmul_silu_mul(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>,     \
-                                       const Weight<Cuda>&, const Weight<Cuda>&);
+                                       const Weight<Cuda>&, const Weight<Cuda>&);              \
+  extern template void norm_matmul_many(                                                       \
+      Context<Cuda>&, std::span<const View<T, Cuda>>, View<const T, Cuda>,                     \
+      View<const float, Cuda>, float, std::span<const Weight<Cuda>* const>);                   \
+  extern template void gated_mlp(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>,           \
+                                 View<const float, Cuda>, float, const Weight<Cuda>&,          \
+                                 const Weight<Cuda>&, const Weight<Cuda>&, bool);
 ZIYA_INSTANCES(float)
 ZIYA_INSTANCES(Half)
 ZIYA_INSTANCES(BFloat16)

@@ -19,9 +19,11 @@ struct MatvecArguments {
     const W* w;
     void* y;
     std::int64_t y_stride, rows;
+    const float* scales;  ///< of Float8: factors of the rows
   };
   Part parts[matvec_parts];
   const W* up;  ///< gated: y = silu(x · w) * (x · up)
+  const float* up_scales;
   const T* x;
   std::int64_t x_stride, columns, tokens;
   bool y_float, add;
@@ -42,16 +44,24 @@ __device__ inline void finish_row(const MatvecArguments<T, W>& a,
   }
 }
 
+template <class W>
+__device__ inline float scale_of([[maybe_unused]] const float* scales,
+                                 [[maybe_unused]] std::int64_t row) {
+  if constexpr (std::is_same_v<W, Float8>) return scales[row];
+  return 1;
+}
+
 /// x · w of one pack of weights.
 template <class T, class W>
 __device__ inline float dot_pack(const Pack<W>& w, const T* x) {
   constexpr int count = 16 / sizeof(W), step = 16 / sizeof(T);
-  float sum = 0;
+  float sum = 0, ws[count];
+  widen_pack(ws, w);
 #pragma unroll
   for (int i = 0; i < count; i += step) {
     const Pack<T> xs = *reinterpret_cast<const Pack<T>*>(x + i);
 #pragma unroll
-    for (int j = 0; j < step; ++j) sum = fmaf(widen(xs.at[j]), widen(w.at[i + j]), sum);
+    for (int j = 0; j < step; ++j) sum = fmaf(widen(xs.at[j]), ws[i + j], sum);
   }
   return sum;
 }
@@ -74,6 +84,8 @@ ZIYA_KERNEL void __launch_bounds__(32 * matvec_warps) matvec(MatvecArguments<T, 
   const W* from[weights];
   from[0] = part.w + row * a.columns;
   if constexpr (Gated) from[1] = a.up + row * a.columns;
+  const float scale = scale_of<W>(part.scales, row);
+  const float up_scale = scale_of<W>(Gated ? a.up_scales : part.scales, row);
   const auto packs = static_cast<int>(a.columns / elements);
 
   // The first weights are under way before the work before ends, unless it makes them.
@@ -118,8 +130,8 @@ ZIYA_KERNEL void __launch_bounds__(32 * matvec_warps) matvec(MatvecArguments<T, 
 #pragma unroll
   for (int t = 0; t < Tokens; ++t) {
     if (Tokens > 1 && t >= a.tokens) break;
-    float sum = warp_sum(sums[0][t]);
-    if constexpr (Gated) sum = silu(sum) * warp_sum(sums[1][t]);
+    float sum = warp_sum(sums[0][t]) * scale;
+    if constexpr (Gated) sum = silu(sum) * (warp_sum(sums[1][t]) * up_scale);
     if (lane == 0) finish_row(a, part, row, t, sum);
   }
 }
@@ -137,7 +149,7 @@ ZIYA_KERNEL void __launch_bounds__(32 * matvec_warps) matvec_any(MatvecArguments
     const T* x = a.x + t * a.x_stride;
     float sum = 0;
     for (std::int64_t i = lane; i < a.columns; i += 32) sum = fmaf(widen(x[i]), widen(w[i]), sum);
-    sum = warp_sum(sum);
+    sum = warp_sum(sum) * scale_of<W>(a.parts[0].scales, row);
     if (lane == 0) finish_row(a, a.parts[0], row, t, sum);
   }
 }
@@ -150,17 +162,23 @@ ZIYA_HIDDEN bool packs_fit(const MatvecArguments<T, W>& a) {
   return fit && alignment_of(a.up) == 16;
 }
 
+/// One weight of any kind, any number of tokens.
+template <class T, class W>
+ZIYA_HIDDEN void run_matvec_any(Context<Cuda>& ctx, const MatvecArguments<T, W>& a) {
+  const dim3 grid(blocks_for(a.parts[0].rows, matvec_warps),
+                  static_cast<unsigned>(std::min<std::int64_t>(a.tokens, 65535)));
+  launch(ctx, "matmul", matvec_any<T, W>, grid, dim3(32 * matvec_warps), 0, a);
+}
+
 /// At most `matvec_tokens` tokens with weights of whole packs, or one weight of any kind.
 template <class T, class W>
 ZIYA_HIDDEN void run_matvec(Context<Cuda>& ctx, const MatvecArguments<T, W>& a) {
+  if (a.tokens > matvec_tokens || !packs_fit(a)) return run_matvec_any(ctx, a);
   std::int64_t rows = 0;
   for (const auto& part : a.parts) rows += part.rows;
   const dim3 grid(blocks_for(rows, matvec_warps)), block(32 * matvec_warps);
   const bool gated = a.up != nullptr;
-  if (a.tokens > matvec_tokens || !packs_fit(a)) {
-    const auto tokens = static_cast<unsigned>(std::min<std::int64_t>(a.tokens, 65535));
-    launch(ctx, "matmul", matvec_any<T, W>, dim3(grid.x, tokens), block, 0, a);
-  } else if (a.tokens == 1) {
+  if (a.tokens == 1) {
     launch(ctx, "matmul", gated ? matvec<T, W, 1, true> : matvec<T, W, 1, false>, grid, block, 0,
            a);
   } else {

@@ -32,7 +32,12 @@ constexpr std::int64_t bytes_on_gpu(DType dtype, std::int64_t rows, std::int64_t
 }
 /// Rows [begin, begin + count); of a quantised type, `begin` is a multiple of 16.
 inline Weight<Cuda> rows_of(const Weight<Cuda>& w, std::int64_t begin, std::int64_t count) {
-  return {w.dtype, count, w.columns, w.data + bytes_on_gpu(w.dtype, begin, w.columns), nullptr};
+  return {w.dtype,
+          count,
+          w.columns,
+          w.data + bytes_on_gpu(w.dtype, begin, w.columns),
+          nullptr,
+          w.row_scales == nullptr ? nullptr : w.row_scales + begin};
 }
 
 }  // namespace cuda

@@ -33,10 +33,11 @@ inline void check(cublasStatus_t status, const char* what) {
                                      std::to_string(static_cast<int>(status)));
 }
 
-/// y[t, o] = Σ_i x[t, i] w[o, i] (+ y[t, o]): rows `*_stride` elements apart, sums in 32 bits.
+/// y[t, o] = Σ_i x[t, i] w[o, i] (+ y[t, o]): rows `*_stride` elements apart, sums in 32 bits; in
+/// f8_e4m3 the sum is multiplied by the scales of its rows of x and w.
 struct Product {
   DType dtype = DType::f32;    ///< of x and w
-  DType y_dtype = DType::f32;  ///< the same, or f32
+  DType y_dtype = DType::f32;  ///< the same, or f32; of f8_e4m3 any other
   bool add = false;
   std::int64_t tokens = 0, in = 0, out = 0;
   std::int64_t x_stride = 0, w_stride = 0, y_stride = 0;
@@ -44,6 +45,11 @@ struct Product {
   std::int64_t x_alignment = 16, w_alignment = 16, y_alignment = 16;
 
   friend auto operator<=>(const Product&, const Product&) = default;
+};
+
+/// Factors of the rows of x and of w, on the GPU.
+struct RowScales {
+  const float *x = nullptr, *w = nullptr;
 };
 
 /// The greatest power of two up to 16 that divides an address.
@@ -69,14 +75,17 @@ class Products {
   Products& operator=(const Products&) = delete;
   ~Products() { (void)cublasLtDestroy(handle_); }
 
+  /// @param scales of f8_e4m3
   /// @returns false where the library has no algorithm for this shape and alignment
-  bool run(cudaStream_t stream, const Product& product, void* y, const void* x, const void* w) {
+  bool run(cudaStream_t stream, const Product& product, void* y, const void* x, const void* w,
+           const RowScales& scales = {}) {
     auto found = plans_.find(product);
     if (found == plans_.end()) {
-      found = plans_.emplace(product, make(stream, product, y, x, w)).first;
+      found = plans_.emplace(product, make(stream, product, y, x, w, scales)).first;
     }
     const Plan& plan = found->second;
     if (!plan.algorithm) return false;
+    if (product.dtype == DType::f8_e4m3) set_scales(plan.operation.get(), scales);
     check(launch(stream, plan, *plan.algorithm, y, x, w, product.add ? 1.0f : 0.0f, y),
           "cublasLtMatmul");
     return true;
@@ -113,6 +122,7 @@ class Products {
   };
 
   static cudaDataType_t type_of(DType dtype) {
+    if (dtype == DType::f8_e4m3) return CUDA_R_8F_E4M3;
     return dtype == DType::f32 ? CUDA_R_32F : dtype == DType::f16 ? CUDA_R_16F : CUDA_R_16BF;
   }
   static Layout layout(DType dtype, std::int64_t rows, std::int64_t columns, std::int64_t stride) {
@@ -121,6 +131,17 @@ class Products {
                                      static_cast<std::uint64_t>(columns), stride),
           "cublasLtMatrixLayoutCreate");
     return Layout(result);
+  }
+
+  template <class Value>
+  static void set_attribute(cublasLtMatmulDesc_t operation,
+                            cublasLtMatmulDescAttributes_t attribute, Value value) {
+    check(cublasLtMatmulDescSetAttribute(operation, attribute, &value, sizeof value),
+          "cublasLtMatmulDescSetAttribute");
+  }
+  static void set_scales(cublasLtMatmulDesc_t operation, const RowScales& scales) {
+    set_attribute(operation, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, scales.w);
+    set_attribute(operation, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, scales.x);
   }
 
   /// y = x wᵀ + beta c
@@ -134,16 +155,25 @@ class Products {
   }
 
   /// Column-major, as the library thinks, a row-major matrix is its transpose: yᵀ = w xᵀ.
-  Plan make(cudaStream_t stream, const Product& product, void* y, const void* x, const void* w) {
+  Plan make(cudaStream_t stream, const Product& product, void* y, const void* x, const void* w,
+            const RowScales& scales) {
     Plan plan;
     cublasLtMatmulDesc_t operation = nullptr;
     check(cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
           "cublasLtMatmulDescCreate");
     plan.operation.reset(operation);
-    const cublasOperation_t transposed = CUBLAS_OP_T;
-    check(cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
-                                         sizeof transposed),
-          "cublasLtMatmulDescSetAttribute");
+    set_attribute(operation, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
+    if (product.dtype == DType::f8_e4m3) {
+#if CUBLAS_VERSION >= 120900
+      const auto by_row = static_cast<std::int32_t>(CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
+      set_attribute(operation, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, by_row);
+      set_attribute(operation, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, by_row);
+      set_attribute(operation, CUBLASLT_MATMUL_DESC_FAST_ACCUM, std::int8_t{1});
+      set_scales(operation, scales);
+#else
+      return plan;  // the library knows no scales of rows
+#endif
+    }
     plan.w = layout(product.dtype, product.in, product.out, product.w_stride);
     plan.x = layout(product.dtype, product.in, product.tokens, product.x_stride);
     plan.y = layout(product.y_dtype, product.out, product.tokens, product.y_stride);
