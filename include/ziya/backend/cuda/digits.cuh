@@ -8,6 +8,7 @@
 
 #include "ziya/backend/cuda/device.cuh"
 #include "ziya/backend/cuda/matvec.cuh"
+#include "ziya/backend/cuda/mma.cuh"
 #include "ziya/backend/cuda/panel.cuh"
 
 ZIYA_NAMESPACE_BEGIN
@@ -25,29 +26,28 @@ class Digits {
   static constexpr int digits = joined ? 2 : 3, slots = joined ? 2 : 4, tokens_at_once = 8 / slots;
   static constexpr int values =
       joined ? 1 : 2;  ///< numbers of a lane per row: its tokens or digits
+  using Sums = float[2][values];
   static constexpr int units = 4 * Form::groups;  ///< lanes that a panel occupies
   static constexpr int chunk = 8 * Form::groups;  ///< bytes of a column for one t
-  static constexpr int sums_per_panel = Form::steps * Form::groups;
+  /// Minima want sums of digits over their columns: of one number where they are floats, of 16
+  /// columns of an operand where they are integers.
+  static constexpr bool float_sums = Form::minimum && !Form::Scales::integers,
+                        integer_sums = Form::minimum && Form::Scales::integers;
 
   /// Shared memory for `panels` panels.
   __host__ __device__ static int bytes(int panels, int tokens) {
-    const int sums = Form::minimum ? tokens * (joined ? 1 : slots) * sums_per_panel * 4 : 0;
+    const int sums = float_sums     ? tokens * (joined ? 1 : slots) * Form::groups * 4
+                     : integer_sums ? tokens * slots * 32
+                                    : 0;
     return panels * (4 * slots * tokens * chunk + sums + tokens * 4);
   }
   __device__ Digits(std::byte* memory, int panels, int tokens)
       : operands_(memory),
-        sums_(reinterpret_cast<std::uint32_t*>(memory + panels * 4 * slots * tokens * chunk)),
+        sums_(reinterpret_cast<float*>(memory + panels * 4 * slots * tokens * chunk)),
         scales_(reinterpret_cast<float*>(memory + bytes(panels, tokens)) - panels * tokens),
-        columns_(slots * tokens),
-        sum_slots_(joined ? tokens : columns_),
         tokens_(tokens) {
     const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
-    own_ = t * columns_ + min(g, columns_ - 1);
-#pragma unroll
-    for (int i = 0; i < values; ++i) {
-      own_sum_[i] = min(joined ? t : 2 * t + i, sum_slots_ - 1);
-    }
-    own_token_ = min(joined ? t : t / 2, tokens - 1);
+    own_ = 4 * min(g, slots * tokens - 1) + t;
   }
 
   /// Writes the digits of panels [begin, end), whose only reader is this warp.
@@ -72,29 +72,132 @@ class Digits {
     __syncwarp();
   }
 
-  /// The lane's bytes of groups 2 pair and 2 pair + 1: two words each.
-  __device__ uint4 operand(int panel, int pair) const {
-    return *reinterpret_cast<const uint4*>(operands_ + place(panel, own_, pair));
+  /// What a lane has of x beside a panel: bytes of two groups at a time, two words each.
+  struct Ahead {
+    uint4 pairs[Form::groups / 2];
+  };
+  __device__ Ahead ahead(int panel) const {
+    Ahead result;
+#pragma unroll
+    for (int pair = 0; pair < pairs; ++pair) {
+      result.pairs[pair] = *reinterpret_cast<const uint4*>(operands_ + place(panel, own_, pair));
+    }
+    return result;
   }
-  /// Σ n of the columns of a minimum, of which a panel has `sums_per_panel`: as an integer where
-  /// scales are, else 2^below Σ n as a float.
-  __device__ std::uint32_t sum(int panel, int index, int value) const {
-    return sums_[(panel * sum_slots_ + own_sum_[value]) * sums_per_panel + index];
+
+  /// Adds w · x of a panel to `sums`: integers of a group exactly, those of a super-block too.
+  __device__ void add(Sums& sums, const Panel<Block>& w, const Ahead& x, int panel) const {
+    constexpr bool integers = Form::Scales::integers, sign = Form::offset > 0;
+    float panel_sums[2][values] = {};
+    int scaled[4] = {}, minima[4] = {};  // as the tensor cores leave them
+#pragma unroll
+    for (int group = 0; group < Form::groups; ++group) {
+      const uint4 pair = x.pairs[group / 2];
+      const unsigned b[2] = {group % 2 == 0 ? pair.x : pair.z, group % 2 == 0 ? pair.y : pair.w};
+      std::uint32_t rows[2][2];
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        if constexpr (Form::scaled_bytes) {
+          w.scaled_integers(rows[r], r, group);
+        } else {
+          w.integers(rows[r], r, group);
+        }
+      }
+      const unsigned a[4] = {rows[0][0], rows[1][0], rows[0][1], rows[1][1]};
+      if constexpr (Form::scaled_bytes) {
+        add_bytes(scaled, a, b[0], b[1]);
+      } else {
+#pragma unroll
+        for (int step = 0; step < Form::steps; ++step) {
+          int c[4];
+          if constexpr (Form::steps == 1) {
+            multiply_bytes<sign>(c, a, b[0], b[1]);
+          } else {
+            multiply_half_bytes<sign>(c, rows[0][step], rows[1][step], b[step]);
+          }
+#pragma unroll
+          for (int r = 0; r < 2; ++r) {
+            if constexpr (integers) {
+              const int scale = w.scales.integer(r, 2 * group + step);
+              scaled[2 * r] += scale * c[2 * r];
+              scaled[2 * r + 1] += scale * c[2 * r + 1];
+            } else {
+              const float scale = w.scales.scale(r, 2 * group);
+#pragma unroll
+              for (int i = 0; i < values; ++i) {
+                const int value = joined ? 256 * c[2 * r] + c[2 * r + 1] : c[2 * r + i];
+                panel_sums[r][i] = fmaf(scale, static_cast<float>(value), panel_sums[r][i]);
+              }
+            }
+          }
+        }
+      }
+      if constexpr (float_sums) {
+#pragma unroll
+        for (int i = 0; i < values; ++i) {
+          const float sum = this->sum(panel, group, i);
+#pragma unroll
+          for (int r = 0; r < 2; ++r) {
+            panel_sums[r][i] = fmaf(-w.scales.min(r, 2 * group), sum, panel_sums[r][i]);
+          }
+        }
+      }
+    }
+    if constexpr (integer_sums) {
+      const uint2 b = *reinterpret_cast<const uint2*>(reinterpret_cast<const std::byte*>(sums_) +
+                                                      sum_place(panel, own_));
+      unsigned a[2];
+      w.scales.integer_minima(a, static_cast<int>(threadIdx.x) % 4);
+      int high[4];
+      multiply_half_bytes<false>(high, a[0], a[1], b.x);
+      multiply_half_bytes<false>(minima, a[0], a[1], b.y);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) minima[i] += 128 * high[i];
+    }
+    const float scale = this->scale(panel);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+#pragma unroll
+      for (int i = 0; i < values; ++i) {
+        if constexpr (integers) {
+          const auto value = [&](const int(&c)[4]) {
+            return joined ? fmaf(256.0f, static_cast<float>(c[2 * r]),
+                                 static_cast<float>(c[2 * r + 1]))
+                          : static_cast<float>(c[2 * r + i]);
+          };
+          panel_sums[r][i] = w.scales.factor(r) * value(scaled);
+          if constexpr (Form::minimum) {
+            panel_sums[r][i] = fmaf(-w.scales.min_factor(r) * static_cast<float>(1 << Form::below),
+                                    value(minima), panel_sums[r][i]);
+          }
+        }
+        sums[r][i] = fmaf(scale, panel_sums[r][i], sums[r][i]);
+      }
+    }
   }
-  /// What turns integers of a panel into numbers, of the lane's token.
-  __device__ float scale(int panel) const { return scales_[panel * tokens_ + own_token_]; }
 
  private:
   struct Elements {
     float at[8];
   };
-  static constexpr int columns_per_panel = Form::columns;
+  static constexpr int pairs = Form::groups / 2;
+
+  /// What turns integers of a panel into numbers, of the lane's token.
+  __device__ float scale(int panel) const {
+    const int t = static_cast<int>(threadIdx.x) % 4;
+    return scales_[panel * tokens_ + min(joined ? t : t / 2, tokens_ - 1)];
+  }
+  /// 2^below Σ n of a group.
+  __device__ float sum(int panel, int group, int value) const {
+    const int t = static_cast<int>(threadIdx.x) % 4, of_panel = joined ? tokens_ : slots * tokens_;
+    const int slot = min(joined ? t : 2 * t + value, of_panel - 1);
+    return sums_[(panel * of_panel + slot) * Form::groups + group];
+  }
 
   /// 16 bytes for two groups, so that eight neighbours lie in different banks.
   __device__ int place(int panel, int index, int pair) const {
-    constexpr int pairs = Form::groups / 2;
     const int turned = pair ^ (index / (8 / pairs) % pairs);
-    return (panel * 4 * columns_ + index) * chunk + turned * 16;
+    return (panel * 4 * slots * tokens_ + index) * chunk + turned * 16;
   }
   __device__ static Elements elements(const T* x, int columns, int unit, int end) {
     Elements result{};
@@ -112,6 +215,11 @@ class Digits {
     }
     return result;
   }
+  /// Bytes `byte` of four numbers.
+  __device__ static std::uint32_t bytes_of_four(const std::uint32_t (&n)[4], int byte) {
+    const auto choose = static_cast<unsigned>(byte | (4 + byte) << 4);
+    return __byte_perm(__byte_perm(n[0], n[1], choose), __byte_perm(n[2], n[3], choose), 0x5410);
+  }
   __device__ void write(const Elements& v, int token, int unit, int end) {
     constexpr float most = digits == 2 ? 127.0f * 256 : 127.0f * 65536;
     unsigned bits = 0;  // of the greatest; of not a number where there is one
@@ -126,60 +234,88 @@ class Digits {
     const int panel = unit / units, group = unit / 4 % Form::groups, t = unit % 4;
     const bool present = unit < end;
     std::uint32_t words[slots][2] = {};
-    int sums[Form::steps][digits] = {};
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
+      // n + 128 (+ 128 · 256): its bytes are the digits, all but the first with another sign.
+      std::uint32_t n[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        int rest = __float2int_rn(v.at[Form::element_of(k, i)] * inverse);
+        const float value = v.at[Form::element_of(k, i)];
+        n[i] = joined ? __float_as_uint(fmaf(value, inverse, 0x1.8p23f + 128))
+                      : static_cast<std::uint32_t>(__float2int_rn(value * inverse) + 0x8080);
+      }
 #pragma unroll
-        for (int digit = digits - 1; digit >= 0; --digit) {
-          const int value = digit == 0 ? rest : static_cast<std::int8_t>(rest);
-          words[digit][k] |= (static_cast<std::uint32_t>(value) & 255u) << (8 * i);
-          sums[Form::element_of(k, i) / 4 % Form::steps][digit] += value;
-          rest = (rest - value) >> 8;
-        }
+      for (int digit = 0; digit < digits; ++digit) {
+        words[digit][k] = bytes_of_four(n, digits - 1 - digit) ^ (digit == 0 ? 0u : 0x80808080u);
       }
     }
 #pragma unroll
     for (int slot = 0; slot < slots; ++slot) {
       if (present) {
-        *reinterpret_cast<uint2*>(operands_ +
-                                  place(panel, t * columns_ + slots * token + slot, group / 2) +
-                                  group % 2 * 8) = make_uint2(words[slot][0], words[slot][1]);
+        *reinterpret_cast<uint2*>(
+            operands_ + place(panel, 4 * (slots * token + slot) + t, group / 2) + group % 2 * 8) =
+            make_uint2(words[slot][0], words[slot][1]);
       }
     }
-    if constexpr (Form::minimum) {
+    if constexpr (float_sums) {
+      int sums[digits];
 #pragma unroll
-      for (int step = 0; step < Form::steps; ++step) {
-        if constexpr (joined) sums[step][0] = 256 * sums[step][0] + sums[step][1];
+      for (int i = 0; i < digits; ++i) {
+        sums[i] = __dp4a(static_cast<int>(words[i][0]), 0x01010101,
+                         __dp4a(static_cast<int>(words[i][1]), 0x01010101, 0));
+      }
+      if constexpr (joined) sums[0] = 256 * sums[0] + sums[1];
 #pragma unroll
-        for (int i = 0; i < (joined ? 1 : digits); ++i) {
-          sums[step][i] += __shfl_xor_sync(~0u, sums[step][i], 1);
-          sums[step][i] += __shfl_xor_sync(~0u, sums[step][i], 2);
-        }
-        if (t > 0 || !present) continue;
+      for (int i = 0; i < (joined ? 1 : digits); ++i) {
+        sums[i] += __shfl_xor_sync(~0u, sums[i], 1);
+        sums[i] += __shfl_xor_sync(~0u, sums[i], 2);
+      }
+      if (t == 0 && present) {
+        constexpr int of_token = joined ? 1 : slots;
 #pragma unroll
-        for (int i = 0; i < (joined ? 1 : slots); ++i) {
-          const int sum = i < digits ? sums[step][i < digits ? i : 0] : 0;
-          const int slot = joined ? token : slots * token + i;
-          sums_[(panel * sum_slots_ + slot) * sums_per_panel + Form::steps * group + step] =
-              Form::Scales::integers
-                  ? static_cast<std::uint32_t>(sum)
-                  : __float_as_uint(static_cast<float>(sum) * static_cast<float>(1 << Form::below));
+        for (int i = 0; i < of_token; ++i) {
+          const int sum = i < digits ? sums[i < digits ? i : 0] : 0;
+          sums_[((panel * tokens_ + token) * of_token + i) * Form::groups + group] =
+              static_cast<float>(sum) * static_cast<float>(1 << Form::below);
         }
       }
     }
+    if constexpr (integer_sums) write_sums(words, panel, token, unit, present);
     if (unit % units == 0 && present) {
-      scales_[panel * tokens_ + token] = greatest / (most * static_cast<float>(1 << Form::below));
+      constexpr auto of_one = static_cast<float>(Form::Scales::unit << Form::below);
+      scales_[panel * tokens_ + token] = greatest / (most * of_one);
     }
   }
 
+  /// Sums of digits over the columns of each minimum, in two bytes: 128 high + low.
+  __device__ void write_sums(const std::uint32_t (&words)[slots][2], int panel, int token, int unit,
+                             bool present) {
+#pragma unroll
+    for (int slot = 0; slot < slots; ++slot) {
+#pragma unroll
+      for (int step = 0; step < Form::steps; ++step) {
+        int sum = __dp4a(static_cast<int>(words[slot][step]), 0x01010101, 0);
+        if (Form::steps == 1) sum = __dp4a(static_cast<int>(words[slot][1]), 0x01010101, sum);
+        sum += __shfl_xor_sync(~0u, sum, 1);
+        sum += __shfl_xor_sync(~0u, sum, 2);
+        if (unit % 4 > 0 || !present) continue;
+        const int high = (sum + 64) >> 7, k = Form::steps * (unit / 4 % Form::groups) + step;
+        auto* to = reinterpret_cast<std::int8_t*>(sums_) +
+                   sum_place(panel, 4 * (slots * token + slot) + k / 4) + k % 4;
+        to[0] = static_cast<std::int8_t>(high);
+        to[4] = static_cast<std::int8_t>(sum - 128 * high);
+      }
+    }
+  }
+  __device__ int sum_place(int panel, int index) const {
+    return (panel * 4 * slots * tokens_ + index) * 8;
+  }
+
   std::byte* operands_;
-  std::uint32_t* sums_;
+  float* sums_;
   float* scales_;
-  int columns_, sum_slots_, tokens_;
-  int own_, own_sum_[values], own_token_;
+  int tokens_;
+  int own_;
 };
 
 }  // namespace cuda

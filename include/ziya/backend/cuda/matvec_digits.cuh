@@ -7,7 +7,6 @@
 #include "ziya/backend/cuda/device.cuh"
 #include "ziya/backend/cuda/digits.cuh"
 #include "ziya/backend/cuda/matvec.cuh"
-#include "ziya/backend/cuda/mma.cuh"
 #include "ziya/backend/cuda/panel.cuh"
 #include "ziya/backend/cuda/panel_stream.cuh"
 
@@ -15,88 +14,6 @@ ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
 inline constexpr int digit_warps = 20;  // of a block, the only one on its multiprocessor
-
-/// Adds w · x of a panel to `sums`, in units of the scale of x: integers of a group exactly, those
-/// of a super-block too.
-template <class T, class Block>
-__device__ inline void add_panel(float (&sums)[2][Digits<T, Block>::values], const Panel<Block>& w,
-                                 const Digits<T, Block>& x, int panel) {
-  using Form = Panel<Block>;
-  using X = Digits<T, Block>;
-  constexpr int values = X::values, steps = Form::steps;
-  constexpr bool integers = Form::Scales::integers;
-  float panel_sums[2][values] = {};
-  int scaled[2][2] = {}, minima[2][values] = {};
-#pragma unroll
-  for (int pair = 0; pair < Form::groups / 2; ++pair) {
-    const uint4 operand = x.operand(panel, pair);
-#pragma unroll
-    for (int group = 2 * pair; group < 2 * pair + 2; ++group) {
-      std::uint32_t rows[2][2];
-      w.integers(rows[0], 0, group);
-      w.integers(rows[1], 1, group);
-      const unsigned a[4] = {rows[0][0], rows[1][0], rows[0][1], rows[1][1]};
-      const unsigned b0 = group % 2 == 0 ? operand.x : operand.z,
-                     b1 = group % 2 == 0 ? operand.y : operand.w;
-#pragma unroll
-      for (int step = 0; step < steps; ++step) {
-        // Where scales belong to 16 columns, those are every other byte.
-        const unsigned mask = steps == 1 ? ~0u : step == 0 ? 0x00ff00ffu : 0xff00ff00u;
-        int c[4];
-        multiply_bytes<(Form::offset > 0)>(c, a, b0 & mask, b1 & mask);
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          if constexpr (integers) {
-            const int scale = w.scales.integer(r, 2 * group + step);
-            scaled[r][0] += scale * c[2 * r];
-            scaled[r][1] += scale * c[2 * r + 1];
-          } else {
-            const float scale = w.scales.scale(r, 2 * group);
-#pragma unroll
-            for (int i = 0; i < values; ++i) {
-              const int value = X::joined ? 256 * c[2 * r] + c[2 * r + 1] : c[2 * r + i];
-              panel_sums[r][i] = fmaf(scale, static_cast<float>(value), panel_sums[r][i]);
-            }
-          }
-        }
-      }
-      if constexpr (Form::minimum) {
-#pragma unroll
-        for (int n = 0; n < steps * values; ++n) {
-          const int i = n / steps, step = n % steps;
-          const std::uint32_t sum = x.sum(panel, steps * group + step, i);
-#pragma unroll
-          for (int r = 0; r < 2; ++r) {
-            if constexpr (integers) {
-              minima[r][i] += w.scales.integer_min(r, 2 * group + step) * static_cast<int>(sum);
-            } else {
-              panel_sums[r][i] =
-                  fmaf(-w.scales.min(r, 2 * group), __uint_as_float(sum), panel_sums[r][i]);
-            }
-          }
-        }
-      }
-    }
-  }
-  const float scale = x.scale(panel);
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-#pragma unroll
-    for (int i = 0; i < values; ++i) {
-      if constexpr (integers) {
-        const float value = X::joined ? fmaf(256.0f, static_cast<float>(scaled[r][0]),
-                                             static_cast<float>(scaled[r][1]))
-                                      : static_cast<float>(scaled[r][i]);
-        panel_sums[r][i] = w.scales.factor(r) * value;
-        if constexpr (Form::minimum) {
-          panel_sums[r][i] = fmaf(-w.scales.min_factor(r) * static_cast<float>(1 << Form::below),
-                                  static_cast<float>(minima[r][i]), panel_sums[r][i]);
-        }
-      }
-      sums[r][i] = fmaf(scale, panel_sums[r][i], sums[r][i]);
-    }
-  }
-}
 
 /// y = x · wᵀ for several weights, one after another; gated: of `up` too.
 template <class T, class Block>
@@ -121,11 +38,12 @@ ZIYA_KERNEL void __launch_bounds__(32 * digit_warps)
   for (int band = static_cast<int>(blockIdx.x); band < stream.bands;
        band += static_cast<int>(gridDim.x)) {
     for (int weight = 0; weight < stream.weights; ++weight) {
-      float sums[2][X::values] = {};
+      typename X::Sums sums = {};
       for (int panel = stream.begin; panel < stream.end; ++panel) {
+        const auto ahead = x.ahead(panel);
         Panel<Block> now;
         stream.take(now);
-        add_panel<T, Block>(sums, now, x, panel);
+        x.add(sums, now, ahead, panel);
       }
 #pragma unroll
       for (int r = 0; r < 2; ++r) {

@@ -22,6 +22,10 @@ template <int LowBits, int HighBits, int Offset, bool Minimum, int Run, class Sc
 struct PanelFormat {
   static constexpr int low_bits = LowBits, high_bits = HighBits, offset = Offset, run = Run;
   static constexpr bool minimum = Minimum, table = Table;
+  /// Whether q times the integer of its scale fits into 8 bits.
+  static constexpr bool scaled_bytes = std::is_same_v<ScalesType, FourBitScales> && LowBits == 2;
+  /// Whether the product is a whole number of 11 bits.
+  static constexpr bool exact_products = ScalesType::small;
   using Scales = ScalesType;
 };
 template <class Block>
@@ -84,7 +88,7 @@ template <class Block>
 struct Panel : FormatOf<Block> {
   using Format = FormatOf<Block>;
   using Format::high_bits, Format::low_bits, Format::minimum, Format::offset, Format::run,
-      Format::table;
+      Format::table, Format::scaled_bytes;
   using Scales = typename Format::Scales;
   static constexpr bool super = sizeof(Block) > 64;
   static constexpr int elements = super ? 256 : 32, columns = super ? 256 : 128;
@@ -141,7 +145,7 @@ struct Panel : FormatOf<Block> {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         bytes_to<T>(out[2 * i], out[2 * i + 1],
-                    __byte_perm(even_odd[0], even_odd[1], i == 0 ? 0x5140 : 0x7362) ^ 0x80808080u);
+                    __byte_perm(even_odd[0], even_odd[1], i == 0 ? 0x6240 : 0x7351) ^ 0x80808080u);
       }
     } else {
       const std::uint32_t word = low_word(r, group);
@@ -149,25 +153,29 @@ struct Panel : FormatOf<Block> {
       for (int j = 0; j < 4; ++j) {
         if constexpr (low_bits == 4 && high_bits == 0 && std::is_same_v<T, Half>) {
           // 1024 + q, or 1024 + 16 q: no shift for half of them.
-          const std::uint32_t shifted = j < 2 ? word : word >> 8;
-          if (j % 2 == 0) {
+          const std::uint32_t shifted = j % 2 == 0 ? word : word >> 8;
+          if (j < 2) {
             out[j] = minus<T>(and_or(shifted, 0x000f000fu, 0x64006400u), 0x6400u + offset);
           } else {
             out[j] = sixteenth(and_or(shifted, 0x00f000f0u, 0x64006400u));
           }
         } else {
           constexpr std::uint32_t one = std::is_same_v<T, Half> ? 0x6400u : 0x4300u;
-          const int byte = j / 2 * 8;
-          std::uint32_t q = and_or(word >> (place(low_bits, group, j % 2) + byte),
-                                   ones(low_bits) * 0x00010001u, one * 0x00010001u);
-          if constexpr (high_bits > 0) {
-            q = and_or(
-                shifted(high_word(r, group), low_bits - place(high_bits, group, j % 2) - byte),
-                (ones(high_bits) << low_bits) * 0x00010001u, q);
-          }
-          out[j] = minus<T>(q, one + offset);
+          out[j] = minus<T>(biased<one>(j, r, group), one + offset);
         }
       }
+    }
+  }
+
+  /// Pairs of (q - offset) times their integer scale, as `unpack` has them.
+  __device__ void scaled_pairs(std::uint32_t (&out)[4], int r, int group) const {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const __half2 scale = scales.pair(r, 2 * group + (steps == 1 ? 0 : j / 2));
+      const __half2 q = as<__half2>(biased<0x6400u>(j, r, group));
+      const __half2 w = offset == 0 ? __hfma2(q, scale, __hmul2(scale, __float2half2_rn(-1024)))
+                                    : __hmul2(__hadd2(q, __float2half2_rn(-1024 - offset)), scale);
+      out[j] = *reinterpret_cast<const std::uint32_t*>(&w);
     }
   }
 
@@ -198,12 +206,12 @@ struct Panel : FormatOf<Block> {
   }
 
   /// Bits of a byte below an integer that `integers` gives.
-  static constexpr int below = table ? 0 : 8 - low_bits - high_bits;
+  static constexpr int below = table || scaled_bytes ? 0 : 8 - low_bits - high_bits;
   /// The element in byte `i` of word k of `integers`.
   __device__ static constexpr int element_of(int k, int i) {
     if (low_bits == 8) return 4 * k + i;
-    if (table) return 2 * i + k;
-    return (2 * i + k) % 4 * 2 + (2 * i + k) / 4;
+    if (table) return i % 2 * 4 + i / 2 * 2 + k;
+    return 4 * k + i % 2 * 2 + i / 2;
   }
   /// (q − offset) 2^below, with a sign where there is an offset: it is half of what q can be. Or
   /// the table's numbers.
@@ -237,6 +245,16 @@ struct Panel : FormatOf<Block> {
     }
   }
 
+  /// q times its scale, in the order of `integers`, where that fits into bytes.
+  __device__ void scaled_integers(std::uint32_t (&out)[2], int r, int group) const {
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      const std::uint32_t q =
+          low_word(r, group) >> place(low_bits, group, k) & ones(low_bits) * 0x01010101u;
+      out[k] = q * static_cast<std::uint32_t>(scales.integer(r, 2 * group + k));
+    }
+  }
+
   /// The lane's eight elements of a group as floats, rounded once at most.
   __device__ void values(float (&out)[8], int r, int group) const {
     std::uint32_t pairs[4];
@@ -260,16 +278,16 @@ struct Panel : FormatOf<Block> {
         for (int e = 0; e < 8; ++e) {
           const int in_block = column(group, lane % 4, e) % elements;
           const auto q = static_cast<std::uint32_t>(b == nullptr ? offset : quant_of(*b, in_block));
-          const int byte = e % 2 * 16 + e / 4 * 8;
+          const int byte = e % 2 * 16 + e / 2 % 2 * 8;
           if constexpr (low_bits == 8) {
             low_words[r * words + 2 * group + e / 4] |= q << (e % 4 * 8);
           } else {
             low_words[r * words + group * low_bits / 4] |=
-                (q & ones(low_bits)) << (place(low_bits, group, e / 2 % 2) + byte);
+                (q & ones(low_bits)) << (place(low_bits, group, e / 4) + byte);
           }
           if constexpr (high_bits > 0) {
             high_bits_of[r * high_words + group * high_bits / 4] |=
-                (q >> low_bits) << (place(high_bits, group, e / 2 % 2) + byte);
+                (q >> low_bits) << (place(high_bits, group, e / 4) + byte);
           }
         }
       }
@@ -285,8 +303,8 @@ struct Panel : FormatOf<Block> {
   }
 
  private:
-  // Fields of less than 8 bits: bytes 0 … 3 of a word belong to elements e, e + 4, e + 1 and e + 5
-  // of one or more groups, first those of e = 0, then those of e = 2 (k = 1).
+  // Fields of less than 8 bits: bytes 0 … 3 of a word belong to elements 4 k, 4 k + 2, 4 k + 1 and
+  // 4 k + 3 of one or more groups, first those of k = 0, then those of k = 1.
   __device__ static constexpr int place(int bits, int group, int k) {
     return bits * (group % (4 / bits) * 2 + k);
   }
@@ -297,6 +315,18 @@ struct Panel : FormatOf<Block> {
   }
   __device__ std::uint32_t high_word(int r, int group) const {
     return high[r * high_words + group * high_bits / 4];
+  }
+  /// q of elements 2 j and 2 j + 1 of fields of less than 8 bits, each in the lower bits of `One`.
+  template <std::uint32_t One>
+  __device__ std::uint32_t biased(int j, int r, int group) const {
+    const int byte = j % 2 * 8;
+    std::uint32_t q = and_or(low_word(r, group) >> (place(low_bits, group, j / 2) + byte),
+                             ones(low_bits) * 0x00010001u, One * 0x00010001u);
+    if constexpr (high_bits > 0) {
+      q = and_or(shifted(high_word(r, group), low_bits - place(high_bits, group, j / 2) - byte),
+                 (ones(high_bits) << low_bits) * 0x00010001u, q);
+    }
+    return q;
   }
   __device__ static std::uint32_t& word_at(std::byte* to, int offset_in_bytes) {
     return *reinterpret_cast<std::uint32_t*>(to + offset_in_bytes);

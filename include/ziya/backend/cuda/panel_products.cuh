@@ -12,22 +12,25 @@
 #include "ziya/backend/cuda/device.cuh"
 #include "ziya/backend/cuda/matvec.cuh"
 #include "ziya/backend/cuda/panel.cuh"
+#include "ziya/backend/cuda/panel_rows.cuh"
 #include "ziya/backend/cuda/warpgroup.cuh"
 
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
-/// A block's share: 64 rows of each of its groups of four warps × N tokens, 128 columns at a time.
+/// A block's share: 64 rows of each of its groups of four warps × N tokens, 128 columns at a time;
+/// of up to 16 tokens, those of a panel.
 template <class Block, int N>
 struct PanelTile {
   using Form = Panel<Block>;
-  static constexpr int columns = 128, steps = Form::columns / columns;  // of a panel
-  static constexpr int groups = N == 16 ? 2 : N == 128 && Form::bytes > 3000 ? 3 : 4;
+  static constexpr bool few = N <= 16;
+  static constexpr int steps = few ? 1 : Form::columns / 128;  // of a panel
+  static constexpr int groups = few ? 2 : N == 128 && Form::bytes > 3000 ? 3 : 4;
   static constexpr int warps = 4 * groups, threads = 32 * warps, rows = 64 * groups;
-  static constexpr int x_bytes = N * columns * 2;
-  static constexpr int x_stages = N == 16 ? 6 : N == 64 ? 5 : 4;
+  static constexpr int x_bytes = few ? PanelRows<Block, std::min(N, 16) / 8>::bytes : N * 128 * 2;
+  static constexpr int x_stages = N == 64 ? 5 : 4;
   /// Two blocks share a multiprocessor where there are few tokens.
-  static constexpr int budget = N == 16 ? 110 * 1024 : 225 * 1024;
+  static constexpr int budget = few ? 110 * 1024 : 225 * 1024;
   static constexpr int fitting = (budget - x_stages * x_bytes) / (warps * Form::bytes);
   static constexpr int w_stages = std::clamp(fitting, 2, 6);
   static constexpr int shared =
@@ -91,7 +94,8 @@ ZIYA_KERNEL void __launch_bounds__(PanelTile<Block, N>::threads)
   const int bands = static_cast<int>((part.rows + panel_rows - 1) / panel_rows);
   const int band = min(tile * Tile::warps + warp, bands - 1);  // of rows past the end: any
   const std::byte* const w = part.w + (std::int64_t{band} * panels + begin) * Form::bytes;
-  const Half* const x = a.x + (std::int64_t{blockIdx.x} * panels + begin) * N * Form::columns;
+  const auto* const x = reinterpret_cast<const std::byte*>(a.x) +
+                        (std::int64_t{blockIdx.x} * panels + begin) * Tile::steps * Tile::x_bytes;
 
   const auto fetch_w = [&](int panel) {
     if (panel >= count) return;
@@ -102,7 +106,7 @@ ZIYA_KERNEL void __launch_bounds__(PanelTile<Block, N>::threads)
   const auto fetch_x = [&](int step) {
     if (step >= all_steps) return;
     x_full[step % Tile::x_stages].fetch(shared + step % Tile::x_stages * Tile::x_bytes,
-                                        x + std::int64_t{step} * N * Tile::columns, Tile::x_bytes);
+                                        x + std::int64_t{step} * Tile::x_bytes, Tile::x_bytes);
   };
   if (lane == 0) {
     for (int i = 0; i < Tile::w_stages; ++i) w_full[warp][i].init(1);
@@ -120,7 +124,7 @@ ZIYA_KERNEL void __launch_bounds__(PanelTile<Block, N>::threads)
   }
 
   float sums[N / 2] = {};
-  unsigned operands[2][2][4];
+  [[maybe_unused]] unsigned operands[2][2][4];
   int step = 0;
   for (int panel = 0; panel < count; ++panel) {
     Form form;
@@ -133,21 +137,26 @@ ZIYA_KERNEL void __launch_bounds__(PanelTile<Block, N>::threads)
     for (int part_of = 0; part_of < Tile::steps; ++part_of, ++step) {
       const int stage = step % Tile::x_stages;
       x_full[stage].wait(step / Tile::x_stages % 2);
-      const std::uint64_t tokens = describe(shared + stage * Tile::x_bytes);
+      if constexpr (Tile::few) {
+        PanelRows<Block, N / 8>::add(sums, form, shared + stage * Tile::x_bytes);
+        __syncwarp();
+      } else {
+        const std::uint64_t tokens = describe(shared + stage * Tile::x_bytes);
 #pragma unroll
-      for (int g = 0; g < 4; ++g) {
-        unsigned(&now)[2][4] = operands[g % 2];
-        form.operands(now, 4 * part_of + g);
-        begin_products();
+        for (int g = 0; g < 4; ++g) {
+          unsigned(&now)[2][4] = operands[g % 2];
+          form.operands(now, 4 * part_of + g);
+          begin_products();
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int bytes = g / 2 * N * 128 + g % 2 * 64 + half * 32;
-          multiply_registers<N>(sums, now[half], tokens + (bytes >> 4));
+          for (int half = 0; half < 2; ++half) {
+            const int bytes = g / 2 * N * 128 + g % 2 * 64 + half * 32;
+            multiply_registers<N>(sums, now[half], tokens + (bytes >> 4));
+          }
+          commit_products();
+          if (g < 3) wait_for_products<1>();
         }
-        commit_products();
-        if (g < 3) wait_for_products<1>();
+        wait_for_products<0>();
       }
-      wait_for_products<0>();
       if (lane > 0) continue;
       x_empty[stage].arrive();  // the tile may be replaced when all warps are done with it
       const int free = step - 1;
@@ -248,20 +257,36 @@ ZIYA_HIDDEN void launch_panel_products(Context<Cuda>& ctx, MatvecArguments<Half,
          ctx.counters());
 }
 
+/// At most N tokens, 8 or 16.
+template <class Block, int N>
+ZIYA_HIDDEN void run_few(Context<Cuda>& ctx, MatvecArguments<Half, std::byte> a,
+                         std::int64_t padded) {
+  using Rows = PanelRows<Block, N / 8>;
+  const std::int64_t panels = padded / Panel<Block>::columns;
+  const auto x = ctx.workspace().template take<std::byte>(Shape{panels * Rows::bytes});
+  launch(ctx, "matmul", make_panel_rows<Block, N / 8>, dim3(static_cast<unsigned>(panels)),
+         dim3(static_cast<unsigned>(4 * Panel<Block>::groups * N)), 0, x.data(), a.x, a.x_stride,
+         a.tokens, a.columns);
+  a.x = reinterpret_cast<const Half*>(x.data());
+  a.x_stride = padded;
+  launch_panel_products<Block, N>(ctx, a);
+}
+
 /// Any number of tokens.   @param a x in whole packs, not gated
 template <class Block>
 ZIYA_HIDDEN void run_panel_products(Context<Cuda>& ctx, MatvecArguments<Half, std::byte> a) {
   using Form = Panel<Block>;
   Workspace<Cuda>::Scope scope(ctx.workspace());
   const std::int64_t padded = (a.columns + Form::columns - 1) / Form::columns * Form::columns;
-  const int tile = a.tokens <= 16 ? 16 : a.tokens <= 64 ? 64 : 128;
+  if (a.tokens <= 8) return run_few<Block, 8>(ctx, a, padded);
+  if (a.tokens <= 16) return run_few<Block, 16>(ctx, a, padded);
+  const int tile = a.tokens <= 64 ? 64 : 128;
   const std::int64_t rows = (a.tokens + tile - 1) / tile * tile;
   const auto tiles = ctx.workspace().template take<Half>(Shape{rows, padded});
   launch(ctx, "matmul", make_tiles<Form::run>, dim3(static_cast<unsigned>(rows)), dim3(256), 0,
          tiles.data(), a.x, a.x_stride, a.tokens, a.columns, padded, tile);
   a.x = tiles.data();
   a.x_stride = padded;
-  if (tile == 16) return launch_panel_products<Block, 16>(ctx, a);
   if (tile == 64) return launch_panel_products<Block, 64>(ctx, a);
   launch_panel_products<Block, 128>(ctx, a);
 }
@@ -271,10 +296,12 @@ ZIYA_HIDDEN void run_panel_products(Context<Cuda>& ctx, MatvecArguments<Half, st
 /// (measured on an H100).
 ZIYA_HIDDEN inline bool takes_panel_products(const Context<Cuda>& ctx, DType dtype,
                                              std::int64_t tokens) {
+  const bool exact = dtype == DType::q2_k || dtype == DType::q3_k || dtype == DType::q4_k ||
+                     dtype == DType::q5_k;  // `exact_products` of their panels
   const std::int64_t most = info(dtype).block_elements == 32 ? 768
                             : dtype == DType::q5_k           ? 384
                                                              : 512;
-  if (tokens <= 8 || tokens > most || ctx.capability() != 9) return false;
+  if (tokens <= (exact ? 4 : 8) || tokens > most || ctx.capability() != 9) return false;
   cudaFuncAttributes attributes{};
   check(cudaFuncGetAttributes(&attributes, panel_products<blocks::Q4_0, 16>), "matmul");
   return attributes.sharedSizeBytes > 0;

@@ -24,6 +24,19 @@ __device__ inline float half_at(std::uint32_t word, int high) {
 __device__ inline int byte_at(std::uint32_t word, int index) {
   return static_cast<int>(__byte_perm(word, 0u, 0x4440u | static_cast<unsigned>(index)));
 }
+/// With its sign.
+__device__ inline int signed_byte_at(std::uint32_t word, int index) {
+  int result;
+  asm("prmt.b32 %0, %1, 0, %2;"
+      : "=r"(result)
+      : "r"(word), "r"(0x8880u + static_cast<unsigned>(index) * 0x1111u));
+  return result;
+}
+/// 1024 + byte as a pair of 16 bits, twice the same or of two bytes in a row.
+__device__ inline __half2 biased_pair(std::uint32_t word, unsigned index, unsigned second) {
+  const std::uint32_t bits = __byte_perm(word, 0x64646464u, 0x4040u | index | second << 8);
+  return *reinterpret_cast<const __half2*>(&bits);
+}
 /// 2^23 + byte `index` of a word.
 __device__ inline float biased_byte(std::uint32_t word, int index) {
   return __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440u | static_cast<unsigned>(index)));
@@ -32,13 +45,14 @@ __device__ inline float biased_byte(std::uint32_t word, int index) {
 // Each has: bytes of one row; `load`, and `open` where something is left to do when what it loads
 // has arrived; `scale`, and where there are minima `min`, of columns [16 step, 16 step + 16) of row
 // g + 8 r; and `store`, given block(r, i), the i-th block of a row or null. Scales that are
-// integers times a factor of the row's block give them as `integer`, `integer_min`, `factor` and
-// `min_factor`.
+// integers times a factor of the row's block give them as `integer`, `factor` and `min_factor`, all
+// integers `unit` times greater. `integer_minima` are those of a lane as the first operand of an
+// integer product of 16 columns, of which one is a minimum; `minima` the same in 16 bits.
 
 /// One 16-bit scale per 32 columns.
 struct HalfScales {
-  static constexpr bool integers = false;
-  static constexpr int row_bytes = 8;
+  static constexpr bool integers = false, small = false;
+  static constexpr int row_bytes = 8, unit = 1;
   Words words;
 
   __device__ void load(const std::byte* from, int g) { words = load_words(from + g * 16); }
@@ -58,8 +72,8 @@ struct HalfScales {
 
 /// One 16-bit scale and one addend per 32 columns.
 struct HalfPairScales {
-  static constexpr bool integers = false;
-  static constexpr int row_bytes = 16;
+  static constexpr bool integers = false, small = false;
+  static constexpr int row_bytes = 16, unit = 1;
   Words words[2];
 
   __device__ void load(const std::byte* from, int g) {
@@ -67,6 +81,16 @@ struct HalfPairScales {
   }
   __device__ float scale(int r, int step) const { return half_at(words[r].at[step / 2], 0); }
   __device__ float min(int r, int step) const { return -half_at(words[r].at[step / 2], 1); }
+  __device__ void minima(unsigned (&a)[4], int t) const {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const Words& w = words[r];
+      a[r] =
+          t > 1 ? 0u : __byte_perm(t == 0 ? w.at[0] : w.at[2], t == 0 ? w.at[1] : w.at[3], 0x7632);
+      a[2 + r] = 0;
+    }
+  }
+  __device__ float min_factor(int) const { return -1; }
   template <class GetBlock>
   __device__ static void store(std::byte* to, int g, const GetBlock& block) {
     auto* pairs = reinterpret_cast<std::uint32_t*>(to + g * 32);
@@ -77,23 +101,26 @@ struct HalfPairScales {
   }
 };
 
-// Sixteen fields of 6 bits in three words: 0 … 3, 4 … 7, 8 … 11 in the lower bits of their bytes;
-// their upper bits, in pairs, are the fields 12 … 15.
+// Sixteen fields of 6 bits in three words: 0 … 3, 4 … 7, 8 … 11 in the upper bits of their bytes;
+// their lower bits, in pairs, are the fields 12 … 15.
 
-/// To a byte each.
+/// To the upper bits of a byte each: four times the fields, with their signs if they have some.
 __device__ inline void open_fields(std::uint32_t (&to)[4], const std::uint32_t (&from)[3]) {
 #pragma unroll
-  for (int i = 0; i < 3; ++i) to[i] = from[i] & 0x3f3f3f3fu;
+  for (int i = 0; i < 3; ++i) to[i] = from[i] & 0xfcfcfcfcu;
   to[3] =
-      (from[0] >> 6 & 0x03030303u) | (from[1] >> 4 & 0x0c0c0c0cu) | (from[2] >> 2 & 0x30303030u);
+      (from[0] << 2 & 0x0c0c0c0cu) | (from[1] << 4 & 0x30303030u) | (from[2] << 6 & 0xc0c0c0c0u);
 }
 __device__ inline void store_field(std::uint32_t (&to)[3], int i, int field) {
   const auto v = static_cast<std::uint32_t>(field);
   if (i < 12) {
-    to[i / 4] |= v << (i % 4 * 8);
+    to[i / 4] |= (v & 63u) << (i % 4 * 8 + 2);
   } else {
-    for (int part = 0; part < 3; ++part) to[part] |= (v >> (2 * part) & 3u) << (i % 4 * 8 + 6);
+    for (int part = 0; part < 3; ++part) to[part] |= (v >> (2 * part) & 3u) << (i % 4 * 8);
   }
+}
+__device__ inline float signed_float(std::uint32_t word, int index) {
+  return biased_byte(word ^ 0x80808080u, index) - (0x1p23f + 128);
 }
 /// (2^23 + v) d − 2^23 d: exact before the one rounding, which v d does not need.
 __device__ inline float times(std::uint32_t word, int index, float d) {
@@ -102,8 +129,8 @@ __device__ inline float times(std::uint32_t word, int index, float d) {
 
 /// d · scale and dmin · min per 32 columns, scale (fields 0 … 7) and min (8 … 15) of 6 bits.
 struct SixBitPairScales {
-  static constexpr bool integers = true;
-  static constexpr int row_bytes = 16;
+  static constexpr bool integers = true, small = true;
+  static constexpr int row_bytes = 16, unit = 4;
   std::uint32_t fields[2][4];
   float d[2], dmin[2];
 
@@ -124,16 +151,31 @@ struct SixBitPairScales {
   __device__ int integer(int r, int step) const {
     return byte_at(fields[r][step / 8], step / 2 % 4);
   }
-  __device__ int integer_min(int r, int step) const {
-    return byte_at(fields[r][2 + step / 8], step / 2 % 4);
+  __device__ void integer_minima(unsigned (&a)[2], int t) const {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) a[r] = t > 1 ? 0u : t == 0 ? fields[r][2] : fields[r][3];
+  }
+  __device__ __half2 pair(int r, int step) const {
+    return __hfma2(biased_pair(fields[r][step / 8], step / 2 % 4, step / 2 % 4),
+                   __float2half2_rn(1.0f / unit), __float2half2_rn(-1024.0f / unit));
+  }
+  __device__ void minima(unsigned (&a)[4], int t) const {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const __half2 both =
+          __hfma2(biased_pair(t < 2 ? fields[r][2] : fields[r][3], t % 2 * 2, t % 2 * 2 + 1),
+                  __float2half2_rn(1.0f / unit), __float2half2_rn(-1024.0f / unit));
+      a[r] = *reinterpret_cast<const unsigned*>(&both);
+      a[2 + r] = 0;
+    }
   }
   __device__ float factor(int r) const { return d[r]; }
   __device__ float min_factor(int r) const { return dmin[r]; }
   __device__ float scale(int r, int step) const {
-    return times(fields[r][step / 8], step / 2 % 4, d[r]);
+    return times(fields[r][step / 8], step / 2 % 4, d[r] / unit);
   }
   __device__ float min(int r, int step) const {
-    return times(fields[r][2 + step / 8], step / 2 % 4, dmin[r]);
+    return times(fields[r][2 + step / 8], step / 2 % 4, dmin[r] / unit);
   }
   template <class GetBlock>
   __device__ static void store(std::byte* to, int g, const GetBlock& block) {
@@ -150,10 +192,10 @@ struct SixBitPairScales {
   }
 };
 
-/// d · (scale − 32) per 16 columns, scale of 6 bits.
+/// d · scale per 16 columns, scale of 6 bits with a sign.
 struct SixBitScales {
-  static constexpr bool integers = true;
-  static constexpr int row_bytes = 14;
+  static constexpr bool integers = true, small = true;
+  static constexpr int row_bytes = 14, unit = 4;
   std::uint32_t fields[2][4];
   std::uint32_t d;
 
@@ -172,11 +214,15 @@ struct SixBitScales {
     }
   }
   __device__ int integer(int r, int step) const {
-    return byte_at(fields[r][step / 4], step % 4) - 32;
+    return signed_byte_at(fields[r][step / 4], step % 4);
+  }
+  __device__ __half2 pair(int r, int step) const {
+    return __hfma2(biased_pair(fields[r][step / 4] ^ 0x80808080u, step % 4, step % 4),
+                   __float2half2_rn(1.0f / unit), __float2half2_rn(-1152.0f / unit));
   }
   __device__ float factor(int r) const { return half_at(d, r); }
   __device__ float scale(int r, int step) const {
-    return (biased_byte(fields[r][step / 4], step % 4) - (0x1p23f + 32)) * half_at(d, r);
+    return signed_float(fields[r][step / 4], step % 4) * (half_at(d, r) / unit);
   }
   __device__ float min(int, int) const { return 0; }
   template <class GetBlock>
@@ -185,7 +231,7 @@ struct SixBitScales {
       const auto* b = block(r, 0);
       std::uint32_t packed[3] = {};
       for (int i = 0; i < 16 && b != nullptr; ++i) {
-        store_field(packed, i, step_scale(b->scales, i));
+        store_field(packed, i, step_scale(b->scales, i) - 32);
       }
       for (int i = 0; i < 3; ++i)
         reinterpret_cast<std::uint32_t*>(to)[6 * g + 3 * r + i] = packed[i];
@@ -197,35 +243,45 @@ struct SixBitScales {
 
 /// d · scale and dmin · min per 16 columns, scale and min of 4 bits.
 struct FourBitScales {
-  static constexpr bool integers = true;
-  static constexpr int row_bytes = 20;
-  Words words[2];  ///< scales and minima, then scales
-  std::uint32_t minima[2][4];
-  uint2 d;  ///< d and dmin of both rows
+  static constexpr bool integers = true, small = true;
+  static constexpr int row_bytes = 20, unit = 1;
+  Words words[2];        ///< minima and scales
+  std::uint32_t own[2];  ///< the lane's word of each
+  uint2 d;               ///< d and dmin of both rows
 
   __device__ void load(const std::byte* from, int g) {
-    for (int r = 0; r < 2; ++r) words[r] = load_words(from + (2 * g + r) * 16);
+    const int t = static_cast<int>(threadIdx.x) % 4;
+    for (int r = 0; r < 2; ++r) {
+      words[r] = load_words(from + (2 * g + r) * 16);
+      own[r] = *reinterpret_cast<const std::uint32_t*>(from + (2 * g + r) * 16 + 4 * t);
+    }
     d = reinterpret_cast<const uint2*>(from + 256)[g];
   }
-  __device__ void open() {
-    for (int r = 0; r < 2; ++r) {
-      for (int i = 0; i < 4; ++i) {
-        minima[r][i] = words[r].at[i] >> 4 & 0x0f0f0f0fu;
-        words[r].at[i] &= 0x0f0f0f0fu;
-      }
-    }
+  __device__ int integer(int r, int step) const { return byte_at(scales(r, step), step % 4); }
+  __device__ void integer_minima(unsigned (&a)[2], int) const {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) a[r] = own[r] >> 4 & 0x0f0f0f0fu;
   }
-  __device__ int integer(int r, int step) const { return byte_at(words[r].at[step / 4], step % 4); }
-  __device__ int integer_min(int r, int step) const {
-    return byte_at(minima[r][step / 4], step % 4);
+  __device__ __half2 pair(int r, int step) const {
+    return __hadd2(biased_pair(scales(r, step), step % 4, step % 4), __float2half2_rn(-1024));
+  }
+  __device__ void minima(unsigned (&a)[4], int t) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int r = i % 2, step = 8 * (i / 2);
+      const std::uint32_t word = t < 2 ? minima(r, step) : minima(r, step + 4);
+      const __half2 both =
+          __hadd2(biased_pair(word, t % 2 * 2, t % 2 * 2 + 1), __float2half2_rn(-1024));
+      a[i] = *reinterpret_cast<const unsigned*>(&both);
+    }
   }
   __device__ float factor(int r) const { return half_at(r == 0 ? d.x : d.y, 0); }
   __device__ float min_factor(int r) const { return half_at(r == 0 ? d.x : d.y, 1); }
   __device__ float scale(int r, int step) const {
-    return times(words[r].at[step / 4], step % 4, factor(r));
+    return times(scales(r, step), step % 4, factor(r));
   }
   __device__ float min(int r, int step) const {
-    return times(minima[r][step / 4], step % 4, min_factor(r));
+    return times(minima(r, step), step % 4, min_factor(r));
   }
   template <class GetBlock>
   __device__ static void store(std::byte* to, int g, const GetBlock& block) {
@@ -237,12 +293,20 @@ struct FourBitScales {
           b == nullptr ? 0u : b->d.bits | static_cast<std::uint32_t>(b->dmin.bits) << 16;
     }
   }
+
+ private:
+  __device__ std::uint32_t scales(int r, int step) const {
+    return words[r].at[step / 4] & 0x0f0f0f0fu;
+  }
+  __device__ std::uint32_t minima(int r, int step) const {
+    return words[r].at[step / 4] >> 4 & 0x0f0f0f0fu;
+  }
 };
 
 /// d · scale per 16 columns, scale of 8 bits.
 struct ByteScales {
-  static constexpr bool integers = true;
-  static constexpr int row_bytes = 18;
+  static constexpr bool integers = true, small = false;
+  static constexpr int row_bytes = 18, unit = 1;
   Words words[2];
   std::uint32_t d;
 
@@ -251,11 +315,11 @@ struct ByteScales {
     d = reinterpret_cast<const std::uint32_t*>(from + 256)[g];
   }
   __device__ int integer(int r, int step) const {
-    return byte_at(words[r].at[step / 4], step % 4) - 128;
+    return signed_byte_at(words[r].at[step / 4], step % 4);
   }
   __device__ float factor(int r) const { return half_at(d, r); }
   __device__ float scale(int r, int step) const {
-    return (biased_byte(words[r].at[step / 4], step % 4) - (0x1p23f + 128)) * half_at(d, r);
+    return signed_float(words[r].at[step / 4], step % 4) * half_at(d, r);
   }
   __device__ float min(int, int) const { return 0; }
   template <class GetBlock>
@@ -264,7 +328,7 @@ struct ByteScales {
       const auto* b = block(r, 0);
       auto* scales = reinterpret_cast<std::uint8_t*>(to + (2 * g + r) * 16);
       for (int i = 0; i < 16; ++i) {
-        scales[i] = static_cast<std::uint8_t>((b == nullptr ? 0 : b->scales[i]) + 128);
+        scales[i] = static_cast<std::uint8_t>(b == nullptr ? 0 : b->scales[i]);
       }
       reinterpret_cast<std::uint16_t*>(to + 256)[2 * g + r] =
           b == nullptr ? std::uint16_t{0} : b->d.bits;

@@ -80,11 +80,24 @@ class PanelStream {
 
  private:
   __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
+  /// To the first panel of a band.
   __device__ void seek() {
     int band = band_;
     const int index = Bands<T>{a_}.locate(band);
-    source_ = (weight_ == 0 ? a_.parts[index].w : a_.up) +
-              (std::int64_t{band} * panels + begin) * Form::bytes;
+    last_ = band_ - band + Bands<T>{a_}.of_part(index);
+    source_ = a_.parts[index].w + (std::int64_t{band} * panels + begin) * Form::bytes;
+  }
+  /// From behind a warp's last panel of a band to its first one of the next.
+  __device__ void next_band() {
+    if (weights == 2 && !up_) {
+      up_ = true;
+      source_ += (a_.up - a_.parts[0].w) - std::int64_t{end - begin} * Form::bytes;
+      return;
+    }
+    band_ += static_cast<int>(gridDim.x);
+    if (band_ >= last_ && band_ < bands) return seek();
+    source_ += std::int64_t{static_cast<int>(gridDim.x) * panels - (end - begin)} * Form::bytes;
+    if (weights == 2) up_ = false, source_ -= a_.up - a_.parts[0].w;
   }
   __device__ void fetch(int stage) {
     if (band_ < bands && begin < end) {
@@ -96,11 +109,7 @@ class PanelStream {
       source_ += Form::bytes;
       if (++panel_ == end) {
         panel_ = begin;
-        if (++weight_ == weights) {
-          weight_ = 0;
-          band_ += static_cast<int>(gridDim.x);
-        }
-        if (band_ < bands) seek();
+        next_band();
       }
     }
     commit_copies();
@@ -108,7 +117,9 @@ class PanelStream {
 
   const MatvecArguments<T, std::byte>& a_;
   std::byte* ring_;
-  int band_, panel_, weight_ = 0, stage_ = 0;
+  int band_, panel_, stage_ = 0;
+  int last_ = 0;     ///< the band behind the part's last one
+  bool up_ = false;  ///< the band under way is of `up`
   const std::byte* source_ = nullptr;
 };
 
