@@ -118,9 +118,4 @@ void on_device(Body&& body, std::optional<ziya::Isa> isa = {}) {
   }
 }
 
-template <class Device>
-Device device_of(const Context<Device>&) {
-  return {};
-}
-
 }  // namespace test
