@@ -137,26 +137,20 @@ SHAPES = {"1b": (2048, 5632, 22, 16, 32000), "7b": (4096, 11008, 32, 32, 32000),
           "13b": (5120, 13824, 40, 40, 39424)}
 
 
-def processor_has(flag):
-    try:
-        return flag in pathlib.Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
-
-
 def build(folder):
-    """With AMX compiled in, this version ends in an illegal instruction (tileloadd) with quantised
-    types on a processor that has it, so the peer is built without."""
     environment = folder / "peer"
-    native = "-DGGML_NATIVE=ON"
-    if processor_has("amx_tile"):
-        without = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
-        native += f" '-DCMAKE_C_FLAGS={without}' '-DCMAKE_CXX_FLAGS={without}'"
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
     subprocess.run(
         [str(environment / "bin/python"), "-m", "pip", "install", "--no-binary", "llama-cpp-python",
          f"llama-cpp-python=={PEER_VERSION}", f"gguf=={GGUF_VERSION}"],
-        check=True, env={**os.environ, "CMAKE_ARGS": native})
+        check=True, env={**os.environ, "CMAKE_ARGS": "-DGGML_NATIVE=ON"})
+
+
+def processor_has_vnni():
+    try:
+        return "avx512_vnni" in pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
 
 
 def ziya_rates(program, file, options):
@@ -174,7 +168,7 @@ def peer_rates(python, file, options):
     if run.returncode != 0:
         sys.exit(f"llama.cpp: {run.stderr.strip().splitlines()[-1:]}")
     result = json.loads(run.stdout)
-    if processor_has("avx512_vnni") and "AVX512_VNNI = 1" not in result["system"]:
+    if processor_has_vnni() and "AVX512_VNNI = 1" not in result["system"]:
         sys.exit("llama.cpp was built without AVX512_VNNI: " + result["system"])
     return result
 
