@@ -570,6 +570,13 @@ int main(int count, char** arguments) {
       decode_alone(model, ctx, in8, 2048);
       for (const int sequences : {2, 4, 8, 16}) decode_together(model, ctx, in8, sequences);
     }
+    if (wanted("kernels")) {
+      LlamaShape shape = shape_13b();
+      shape.layers = 8;  // more than the second-level cache holds
+      const auto model = gpu_random_model::make<CudaConfig>(shape);
+      std::printf("fp32\n");
+      for (const std::int64_t rows : {1, 2048}) kernels(model, ctx, most, rows, 0);
+    }
     if (wanted("prefill") || wanted("kernels")) {
       const auto model = gpu_random_model::make<CudaBFloat16Config>(shape_13b());
       std::printf("bf16\n");
