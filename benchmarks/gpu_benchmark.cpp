@@ -301,7 +301,8 @@ void kernels(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings
   Tensor<T, Cuda> x(Shape{rows, s.hidden}), y(Shape{rows, s.hidden}), z(Shape{rows, s.hidden}),
       wide(Shape{rows, s.intermediate}), wide2(Shape{rows, s.intermediate}),
       q(Shape{rows, s.hidden});
-  const auto noise = gpu_random_model::random_bytes(dtype_of<T>, rows * s.intermediate * 2);
+  const auto noise = gpu_random_model::random_bytes(
+      dtype_of<T>, rows * s.intermediate * static_cast<std::int64_t>(sizeof(T)));
   for (auto* tensor : {&x, &y, &z, &q, &wide, &wide2}) {
     copy(Cuda{}, tensor->data(), Cuda{}, noise->data(),
          static_cast<std::size_t>(tensor->elements()) * sizeof(T));

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "cuda/devices.hpp"
@@ -211,21 +212,20 @@ std::vector<double> product(const std::vector<double>& x, const std::vector<doub
   return y;
 }
 
-TEST_CASE("cuda: products with 8-bit floats, plain, added, many, gated", "[cuda][small]") {
-  // A few tokens, with 16-bit activations up to 16; the library's products; odd widths.
-  constexpr std::array cases{Case{1, 64, 16},      Case{1, 5120, 40},   Case{3, 65, 7},
-                             Case{4, 256, 48},     Case{5, 512, 64},    Case{8, 2064, 33},
-                             Case{9, 416, 37},     Case{16, 1008, 160}, Case{33, 48, 96},
-                             Case{130, 5120, 272}, Case{17, 129, 33},   Case{70, 88, 72}};
+/// Tokens that meet 8-bit floats as they are; more become 8-bit floats for the library.
+template <class T>
+constexpr std::int64_t as_they_are = sizeof(T) == 2 ? 16 : 4;
+
+void check_products(std::span<const Case> cases, bool of_library) {
   for_each_type([&]<class T>(Context<Cuda>& ctx, T) {
     for (const Case& c : cases) {
+      if ((c.tokens > as_they_are<T>) != of_library) continue;
       INFO(c.tokens << " x " << c.in << " x " << c.out);
       auto values = random_values(c.tokens * c.in, 1);
       const auto x = on<T, Cuda>(values, {c.tokens, c.in});
       const auto w = random_float8(c.out, c.in, 2), w2 = random_float8(c.out, c.in, 3);
       std::vector<double> rows(values.begin(), values.end());
-      const std::int64_t as_they_are = sizeof(T) == 2 ? 16 : 4;
-      const bool in_8_bits = c.tokens > as_they_are && c.in % 16 == 0 && c.out % 16 == 0;
+      const bool in_8_bits = of_library && c.in % 16 == 0 && c.out % 16 == 0;
       if (in_8_bits) rows = rounded(values, c.in).numbers;
       // The tensor cores keep 14 bits of a sum of 8-bit floats.
       const double plain = std::max(tolerance<T>, in_8_bits ? 1e-2 : 0.0);
@@ -236,7 +236,21 @@ TEST_CASE("cuda: products with 8-bit floats, plain, added, many, gated", "[cuda]
   });
 }
 
-TEST_CASE("cuda: a gated layer of 8-bit floats is its parts", "[cuda][small]") {
+// Odd widths among them.
+constexpr std::array product_cases{Case{1, 64, 16},      Case{1, 5120, 40},   Case{3, 65, 7},
+                                   Case{4, 256, 48},     Case{5, 512, 64},    Case{8, 2064, 33},
+                                   Case{9, 416, 37},     Case{16, 1008, 160}, Case{33, 48, 96},
+                                   Case{130, 5120, 272}, Case{17, 129, 33},   Case{70, 88, 72}};
+
+TEST_CASE("cuda: products of a few tokens with 8-bit floats, plain, added, many, gated",
+          "[cuda][small]") {
+  check_products(product_cases, false);
+}
+TEST_CASE("cuda: products with 8-bit floats, plain, added, many, gated", "[cuda][small][library]") {
+  check_products(product_cases, true);
+}
+
+TEST_CASE("cuda: a gated layer of 8-bit floats is its parts", "[cuda][small][library]") {
   for_each_type([]<class T>(Context<Cuda>& ctx, T) {
     for (const std::int64_t tokens : {1, 5, 16, 40}) {
       for (const auto [width, between] : {std::array<std::int64_t, 2>{64, 176}, {40, 72}}) {
@@ -265,7 +279,7 @@ TEST_CASE("cuda: a gated layer of 8-bit floats is its parts", "[cuda][small]") {
   });
 }
 
-ZIYA_TEST_ON_DEVICES("cuda: a norm before products is its parts", "[cuda][small]") {
+ZIYA_TEST_ON_DEVICES("cuda: a norm before products is its parts", "[cuda][small][library]") {
   on_device<TestType>([]<class Device, class T>(Context<Device>& ctx, T) {
     const auto check = [&](std::int64_t tokens, const Weight<Device>& gate,
                            const Weight<Device>& up, const Weight<Device>& down, double most) {
