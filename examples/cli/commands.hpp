@@ -30,7 +30,7 @@ struct ModelOptions {
   int threads = 0;                       // 0: what the machine grants
   std::string prompt_template = "auto";  // auto, a name, or a .json file
   std::vector<std::string> adapters{};   // folders of LoRA adapters beside the model
-  bool strict = false;                   // refuse an adapter that records another base
+  bool any_base = false;                 // take an adapter that records another base
   std::int64_t prompt_lookup = 0;        // tokens guessed ahead from what the text repeats; 0: none
   std::string draft{};                   // a smaller model that guesses ahead; empty: none
 };
@@ -151,7 +151,7 @@ struct ConvertOptions {
   bool resume = false;
   std::string max_shard_size;  // of safetensors; empty: the library's default
   std::string adapter;         // folder of a LoRA adapter to merge on the way; empty: none
-  bool strict = false;         // refuse an adapter that records another base
+  bool any_base = false;       // take an adapter that records another base
   int threads = 0;
 };
 

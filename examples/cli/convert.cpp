@@ -146,11 +146,8 @@ std::optional<ziya::DType> type_of(const ConvertOptions& options, const Reader& 
 
 ziya::ModelSource with_adapter(const ziya::ModelSource& model, const ConvertOptions& options) {
   auto adapter = ziya::LoraAdapter::open(ziya::path_from_utf8(options.adapter));
-  const std::string mismatch = adapter.base_mismatch(ziya::base_names(model));
-  if (!mismatch.empty() && options.strict) {
-    throw ziya::FormatError("ZIYA-624", adapter.name() + ": " + mismatch);
-  }
-  if (!mismatch.empty()) note("note: " + printable(mismatch) + "; its shapes fit");
+  check_base(adapter, ziya::base_names(model.name, model.files.at("config.json")),
+             options.any_base);
   note("adapter: " + std::to_string(adapter.pairs().size()) + " low-rank updates, " +
        std::to_string(adapter.replacements().size()) + " whole tensors");
   return ziya::merge_lora(model, std::move(adapter));

@@ -70,7 +70,7 @@ CLI::App* add_merge_lora(CLI::App& app, ConvertOptions& options) {
   option(*command, "--parts", options.parts, "tensor-parallel parts of a Fengshen output", "N")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{4096}).description(""))
       ->capture_default_str();
-  flag(*command, "--strict", options.strict, "refuse an adapter that records another base");
+  flag(*command, "--any-base", options.any_base, "take an adapter that records another base");
   flag(*command, "--overwrite", options.overwrite, "replace an output that exists");
   flag(*command, "--resume", options.resume, "go on where an interrupted run has left off");
   option(*command, "--max-shard-size", options.max_shard_size, "largest file, e.g. 4GB or 500MB",

@@ -115,7 +115,7 @@ inline void running_options(CLI::App& command, ModelOptions& options) {
   repeated(command, "--adapter", options.adapters,
            "a LoRA adapter (PEFT) to hold beside the model; may be repeated", "DIR")
       ->group("Running");
-  flag(command, "--strict", options.strict, "refuse an adapter that records another base")
+  flag(command, "--any-base", options.any_base, "take an adapter that records another base")
       ->group("Running");
 }
 

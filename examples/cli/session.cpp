@@ -7,6 +7,7 @@
 #include <new>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include "conversion.hpp"
@@ -17,6 +18,7 @@
 #include "session_parts.hpp"
 #include "terminal.hpp"
 #include "ziya/convert/forward_check.hpp"
+#include "ziya/convert/lora_merge.hpp"
 #include "ziya/convert/merge_check.hpp"
 #include "ziya/convert/merge_pair.hpp"
 #include "ziya/convert/model_files.hpp"
@@ -102,11 +104,13 @@ ziya::LoadOptions load_options(const ModelOptions& options, const std::filesyste
     const auto adapter = ziya::LoraAdapter::open(ziya::path_from_utf8(path));
     note("adapter: " + path + ", " + std::to_string(adapter.pairs().size()) +
          " low-rank updates beside the model");
-    const std::string mismatch = adapter.base_mismatch({ziya::model_name(folder)});
-    if (!mismatch.empty() && options.strict) {
-      throw ziya::FormatError("ZIYA-624", adapter.name() + ": " + mismatch);
-    }
-    if (!mismatch.empty()) note("note: " + printable(mismatch) + "; shapes decide");
+    std::error_code ignored;
+    const auto file = folder / "config.json";
+    const bool has_config = std::filesystem::is_regular_file(file, ignored);
+    check_base(
+        adapter,
+        ziya::base_names(ziya::model_name(folder), has_config ? ziya::read_text_file(file) : ""),
+        options.any_base);
     load.adapters.push_back(adapter.folder());
   }
   return load;

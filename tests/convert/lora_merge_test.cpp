@@ -117,7 +117,9 @@ TEST_CASE("a merged vocabulary is the adapter's, in the weights and in config.js
   REQUIRE(nlohmann::json::parse(model.files.at("config.json"))["vocab_size"] == 43);
   const auto other = merged("base", "plain");
   REQUIRE(other.files.at("config.json") == test::read_file(golden / "base" / "config.json"));
-  REQUIRE(ziya::base_names(other).front() == "base");
+  REQUIRE(ziya::base_names(other.name, "") == std::vector<std::string>{"base"});
+  REQUIRE(ziya::base_names("base", R"({"_name_or_path": "hub/llama"})") ==
+          std::vector<std::string>{"base", "hub/llama"});
 }
 
 TEST_CASE("a tied head becomes its own where the adapter changes one of the two", "[lora]") {

@@ -1372,7 +1372,7 @@ class Layouts(Case):
         """One step from LLAMA is two steps by way of a Hugging Face folder, byte for byte."""
         meta, hf = LLAMA / "3M", self.folder / "3M"  # GGUF files hold the name
         self.good("convert", "--input", meta, "--output", hf)
-        adapter = self.adapter(0.5)
+        adapter = ["--adapter", self.adapter(0.5), "--any-base"]
         merge = ["merge-delta", "--no-check", "--delta", DELTA, "--base"]
         for name, *command in [
                 ("safetensors", *merge, "BASE", "--max-shard-size", "3MB"),
@@ -1385,8 +1385,8 @@ class Layouts(Case):
                 ("delta", "make-delta", "--target", TINY, "--base", "BASE", "--delta"),
                 ("converted.gguf", "convert", "--type", "f16", "--input", "BASE"),
                 ("fengshen", "convert", "--type", "f16", "--to", "fengshen", "--parts", "2", "--input", "BASE"),
-                ("adapted", "merge-lora", "--type", "f16", "--adapter", adapter, "--base", "BASE"),
-                ("adapted.gguf", "merge-lora", "--type", "f16", "--adapter", adapter, "--base", "BASE")]:
+                ("adapted", "merge-lora", "--type", "f16", *adapter, "--base", "BASE"),
+                ("adapted.gguf", "merge-lora", "--type", "f16", *adapter, "--base", "BASE")]:
             written = []
             for base in [meta, hf]:
                 target = self.folder / ("one" if base == meta else "two") / name
@@ -1470,21 +1470,22 @@ class Layouts(Case):
     def test_adapters_merged_and_beside(self):
         plain = self.ids("-p", CAPITAL)["generated_ids"]
         nothing, much = self.adapter(0.0), self.adapter(0.5)
-        self.assertEqual(self.ids("-p", CAPITAL, "--adapter", nothing)["generated_ids"], plain)
-        beside = self.ids("-p", CAPITAL, "--adapter", much, "--max-new-tokens", 8)["generated_ids"]
+        other = ["--adapter", much, "--any-base"]  # it records another base
+        self.assertEqual(self.ids("-p", CAPITAL, "--adapter", nothing, "--any-base")["generated_ids"], plain)
+        beside = self.ids("-p", CAPITAL, *other, "--max-new-tokens", 8)["generated_ids"]
         self.assertNotEqual(beside, plain[:8])
         run = self.good("generate", "--base", BASE, "--delta", DELTA, "--ids", "--greedy", "-p", CAPITAL,
-                        "--adapter", much, "--max-new-tokens", 8)  # beside what is merged while loading
+                        *other, "--max-new-tokens", 8)  # beside what is merged while loading
         self.assertEqual(json.loads(run.out)["generated_ids"], beside)
         merged = self.folder / "merged"
-        run = self.good("merge-lora", "--base", TINY, "--adapter", much, "--output", merged,
+        run = self.good("merge-lora", "--base", TINY, *other, "--output", merged,
                         "--type", "f32")
         self.assertIn("somebody/else", run.err)
         result = json.loads(self.good("generate", merged, "--ids", "--greedy", "-p", CAPITAL,
                                       "--max-new-tokens", 8).out)
         self.assertEqual(result["generated_ids"], beside)
         parts, joined = self.folder / "parts", self.folder / "joined"
-        self.good("merge-lora", "--base", TINY, "--adapter", much, "--output", parts, "--type", "f32",
+        self.good("merge-lora", "--base", TINY, *other, "--output", parts, "--type", "f32",
                   "--to", "fengshen", "--parts", 2)
         self.good("convert", "--input", parts, "--output", joined)
         self.assertEqual(self.good("fingerprint", joined).out.splitlines()[-1],
@@ -1492,14 +1493,15 @@ class Layouts(Case):
         for again in [merged, self.folder / "merged.gguf"]:
             if again.suffix:
                 self.good("convert", "--input", merged, "--output", again)
-            self.bad("merge-lora", "--base", again, "--adapter", much, "--output",
+            self.bad("merge-lora", "--base", again, *other, "--output",
                      self.folder / "x", has=["ZIYA-625", "already"])
         self.bad("merge-lora", "--base", TINY, "--adapter", much, "--output", self.folder / "x",
-                 "--strict", has=["ZIYA-624", "somebody/else"])
-        self.bad("merge-lora", "--base", SOURCE / "tests/data/lora/base", "--adapter", much,
+                 has=["ZIYA-624", "somebody/else", "--any-base"])
+        self.assertFalse((self.folder / "x").exists())
+        self.bad("merge-lora", "--base", SOURCE / "tests/data/lora/base", *other,
                  "--output", self.folder / "x", has=["ZIYA-622"])
         self.bad("generate", TINY, "-p", "x", "--adapter", self.folder, has=["adapter_model"])
-        self.bad("generate", TINY, "-p", "x", "--adapter", much, "--strict", has=["ZIYA-624", "somebody/else"])
+        self.bad("generate", TINY, "-p", "x", "--adapter", much, has=["ZIYA-624", "somebody/else", "--any-base"])
 
 
 class BadInput(Case):

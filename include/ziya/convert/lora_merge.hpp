@@ -289,13 +289,14 @@ inline ModelSource merge_lora(const ModelSource& model, LoraAdapter adapter) {
   return result;
 }
 
-/// By what names the base of an adapter may know this model: its folder and what its config says.
-inline std::vector<std::string> base_names(const ModelSource& model) {
-  std::vector<std::string> names{model.name};
-  const auto config = parse_json(model.files.at("config.json"), model.name + ": config.json");
-  if (config.is_object() && config.contains("_name_or_path") &&
-      config.at("_name_or_path").is_string()) {
-    names.push_back(config.at("_name_or_path").get<std::string>());
+/// By what names an adapter may know a model: that of its folder or file, and what its config says.
+/// @param config text of its config.json, or empty
+inline std::vector<std::string> base_names(const std::string& name, const std::string& config) {
+  std::vector<std::string> names{name};
+  if (config.empty()) return names;
+  const auto json = parse_json(config, name + ": config.json");
+  if (json.is_object() && json.contains("_name_or_path") && json.at("_name_or_path").is_string()) {
+    names.push_back(json.at("_name_or_path").get<std::string>());
   }
   return names;
 }
