@@ -194,7 +194,7 @@ def run(command):
                 if line.startswith("Anonymous:"):
                     peak = max(peak, int(line.split()[1]) * 1024)
             samples += 1
-            time.sleep(0.08)
+            time.sleep(0.05)
     sampler = threading.Thread(target=sample)
     sampler.start()
     status = process.wait()
