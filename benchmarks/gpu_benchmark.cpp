@@ -355,10 +355,6 @@ void kernels(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings
   copy(Cuda{}, bias.data(), Cuda{}, noise->data(), static_cast<std::size_t>(s.hidden) * 4);
   say("bias", 2 * row_bytes, 0,
       time_of(ctx, [&](int) { ops::add_bias(ctx, y.view(), bias.view()); }));
-  say("norm + residual", 4 * row_bytes, 0, time_of(ctx, [&](int i) {
-        ops::rms_norm_add(ctx, y.view(), z.view(), x.view(), layer(i).input_norm.weight.view(),
-                          1e-6f);
-      }));
   say("rotation + cache", 7 * row_bytes, 0, time_of(ctx, [&](int i) {
         ops::rope_append(ctx, cache.layer(i % s.layers), heads(q), heads(z), heads(x), positions,
                          table, RopePairing::halves, {slots, places});

@@ -255,25 +255,23 @@ TEST_CASE("cuda: a gated layer of 8-bit floats is its parts", "[cuda][small][lib
     for (const std::int64_t tokens : {1, 5, 16, 40}) {
       for (const auto [width, between] : {std::array<std::int64_t, 2>{64, 176}, {40, 72}}) {
         CAPTURE(tokens, width, between);
-        auto values = random_values(tokens * width, 1);
+        // Whole numbers, whose squares add up to the same sum in any order.
+        auto values = random_values(tokens * width, 1), factors = random_values(width, 5);
+        for (float& value : values) value = std::round(4 * value);
         const auto x = on<T, Cuda>(values, {tokens, width});
+        const auto norm = on<float, Cuda>(factors, {width});
         const auto gate = random_float8(between, width, 2), up = random_float8(between, width, 3),
                    down = random_float8(width, between, 4);
         auto product = poisoned<T, Cuda>({tokens, between});
-        auto expected = poisoned<T, Cuda>({tokens, width}), y = poisoned<T, Cuda>({tokens, width});
-        ops::matmul_silu_mul(ctx, product.view(), x.view(), gate.weight, up.weight);
-        const auto apart = [&](bool add) {
-          if (add) {
-            ops::matmul_add(ctx, expected.view(), product.view(), down.weight);
-          } else {
-            ops::matmul(ctx, expected.view(), product.view(), down.weight);
-          }
-        };
-        for (const bool add : {false, true}) {
-          apart(add);
-          ops::gated_mlp(ctx, y.view(), x.view(), {}, 0, gate.weight, up.weight, down.weight, add);
-          CHECK(values_of(y) == values_of(expected));
-        }
+        auto n = poisoned<T, Cuda>({tokens, width});
+        auto expected = on<T, Cuda>(values, {tokens, width});
+        auto y = on<T, Cuda>(values, {tokens, width});
+        ops::rms_norm(ctx, n.view(), x.view(), norm.view(), 1e-5f);
+        ops::matmul_silu_mul(ctx, product.view(), n.view(), gate.weight, up.weight);
+        ops::matmul_add(ctx, expected.view(), product.view(), down.weight);
+        ops::gated_mlp(ctx, y.view(), x.view(), norm.view(), 1e-5f, gate.weight, up.weight,
+                       down.weight);
+        CHECK(values_of(y) == values_of(expected));
       }
     }
   });
@@ -288,7 +286,8 @@ ZIYA_TEST_ON_DEVICES("cuda: a norm before products is its parts", "[cuda][small]
       const auto x = on<T, Device>(values, {tokens, gate.columns});
       const auto norm = on<float, Device>(factors, {gate.columns});
       const Shape in = x.shape(), wide{tokens, gate.rows};
-      auto n = poisoned<T, Device>(in), y = poisoned<T, Device>(in), z = poisoned<T, Device>(in);
+      auto n = poisoned<T, Device>(in);
+      auto y = on<T, Device>(values, in), z = on<T, Device>(values, in);
       auto g = poisoned<T, Device>(wide), u = poisoned<T, Device>(wide);
       auto g2 = poisoned<T, Device>(wide), u2 = poisoned<T, Device>(wide);
       const std::array<View<T, Device>, 2> ys{g.view(), u.view()}, ys2{g2.view(), u2.view()};
@@ -302,8 +301,9 @@ ZIYA_TEST_ON_DEVICES("cuda: a norm before products is its parts", "[cuda][small]
       ops::norm_matmul_many<Device, T>(ctx, ys2, x.view(), norm.view(), 1e-5f, ws);
       close(g2, g);
       close(u2, u);
-      ops::gated_mlp(ctx, y.view(), n.view(), {}, 0, gate, up, down, true);
-      ops::gated_mlp(ctx, z.view(), x.view(), norm.view(), 1e-5f, gate, up, down, true);
+      ops::matmul_silu_mul(ctx, g.view(), n.view(), gate, up);
+      ops::matmul_add(ctx, y.view(), g.view(), down);
+      ops::gated_mlp(ctx, z.view(), x.view(), norm.view(), 1e-5f, gate, up, down);
       close(z, y);
     };
     const auto matrix = [](std::int64_t rows, std::int64_t columns, std::uint64_t seed) {

@@ -67,6 +67,12 @@ TEST_CASE("a linear layer adds its bias and its low-rank update", "[linear]") {
       REQUIRE(f.y.data()[t * out + o] == Approx(expected).margin(1e-4));
     }
   }
+  auto sum = random_values(tokens * out, 5);
+  const auto before = sum;
+  linear.add_to<float>(f.ctx, {sum.data(), Shape{tokens, out}}, f.input());
+  for (std::size_t i = 0; i < sum.size(); ++i) {
+    REQUIRE(sum[i] == Approx(before[i] + f.y.data()[i]).margin(1e-5));
+  }
   std::map<std::string, std::int64_t> parameters;
   linear.visit("q_proj", [&](const std::string& name, const Weight<Cpu>& weight) {
     parameters[name] = weight.rows * weight.columns;
@@ -117,6 +123,19 @@ TEST_CASE("the parts of a weight split by columns add up over ranks", "[linear]"
   for (int t = 0; t < tokens; ++t) {
     for (int o = 0; o < out; ++o) {
       REQUIRE(f.y.data()[t * out + o] == Approx(product(f.x, f.w, t, o, in)).margin(1e-4));
+    }
+  }
+  // What a part adds to, each rank has: it counts once, with rank 0.
+  for (const int of : {0, 1}) {
+    CAPTURE(of);
+    communicator.rank = of;
+    peer.calls = 0;
+    auto sum = random_values(tokens * out, 5);
+    const auto before = sum;
+    linear.add_to<float>(f.ctx, {sum.data(), Shape{tokens, out}}, f.input().column_range(0, half));
+    for (std::size_t i = 0; i < sum.size(); ++i) {
+      const float there = of == 0 ? before[i] : 0.0f;
+      REQUIRE(sum[i] == Approx(there + f.y.data()[i]).margin(1e-5));
     }
   }
 }

@@ -108,79 +108,37 @@ class LlamaModel {
            LlamaSaved<T, Device>* saved) const {
     typename Workspace<Device>::Scope scope(ctx.workspace());
     const Shape shape{batch.rows(), shape_.hidden};
-    const auto x = ctx.workspace().template take<T>(shape);      // residual stream
-    const auto y = ctx.workspace().template take<T>(shape);      // its normalised form
-    const auto delta = ctx.workspace().template take<T>(shape);  // what a block adds to it
+    const auto x = ctx.workspace().template take<T>(shape);  // residual stream
+    const auto y = ctx.workspace().template take<T>(shape);  // its normalised form
     const Rotary rotary = rotary_runs(batch);
     rows.rotary = rotary.runs;
 
     const bool every_row = wants_every_row(batch);
     embed(ctx, x, batch);
-    through_layers(ctx, x, y, delta, every_row ? hidden : y, rows, cache, saved);
+    through_layers(ctx, x, every_row ? hidden : y, rows, cache, saved);
     if (saved != nullptr) saved->output = clone(x);
     if (!every_row) gather(ctx, hidden, y, batch.outputs);
   }
 
-  /// x ← x after every layer.   @param last its normalised form: y, or where it is wanted
-  void through_layers(Context<Device>& ctx, View<T, Device> x, View<T, Device> y,
-                      View<T, Device> delta, View<T, Device> last,
+  /// x ← x after every layer, last ← its normalised form.
+  void through_layers(Context<Device>& ctx, View<T, Device> x, View<T, Device> last,
                       const typename nn::Attention<Device>::Rows& rows,
                       const KvCache<Device>* cache, LlamaSaved<T, Device>* saved) const {
-    if (saved == nullptr && nn::adds_in_products<Device>(x.rows()) && plain()) {
-      return through_plain_layers(ctx, x, last, rows, cache);
-    }
     if (saved != nullptr) saved->layers.resize(weights_.layers.size());
-    weights_.layers.front().input_norm.forward(ctx, y, View<const T, Device>(x));
     for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
       const LlamaLayer<Device>& layer = weights_.layers[i];
       auto* keep = saved != nullptr ? &saved->layers[i] : nullptr;
-      if (keep) keep->input = clone(x);
       CachedKeysValues<Device> past;
       if (cache != nullptr) past = cache->layer(static_cast<std::int64_t>(i));
-      // What a block adds to x: as part of its last product, or with the norm that follows.
-      const bool many = saved == nullptr && nn::adds_in_products<Device>(x.rows());
-      const bool attention_adds = many && layer.attention.o.plain();
-      layer.attention.template forward<T>(ctx, attention_adds ? x : delta, y, rows,
-                                          cache != nullptr ? &past : nullptr,
-                                          keep ? &keep->attention : nullptr, attention_adds);
-      const auto norm = [&](const nn::RmsNorm<Device>& by, View<T, Device> to, bool added) {
-        if (added) {
-          by.template forward<T>(ctx, to, x);
-        } else {
-          by.template forward_add<T>(ctx, to, x, delta);
-        }
-      };
-      norm(layer.post_attention_norm, y, attention_adds);
+      if (keep) keep->input = clone(x);
+      layer.attention.add_to(ctx, x, layer.input_norm, rows, cache != nullptr ? &past : nullptr,
+                             keep ? &keep->attention : nullptr);
       if (keep) keep->middle = clone(x);
-      const bool mlp_adds = many && layer.mlp.down.plain();
-      layer.mlp.template forward<T>(ctx, mlp_adds ? x : delta, y, keep ? &keep->mlp : nullptr,
-                                    mlp_adds);
-      const bool ends = i + 1 == weights_.layers.size();
-      norm(ends ? weights_.final_norm : weights_.layers[i + 1].input_norm, ends ? last : y,
-           mlp_adds);
+      layer.mlp.add_to(ctx, x, layer.post_attention_norm, keep ? &keep->mlp : nullptr);
       if (keep && saved->consume) {
         saved->consume(i, *keep);
         *keep = {};
       }
-    }
-  }
-
-  [[nodiscard]] bool plain() const {
-    return std::all_of(weights_.layers.begin(), weights_.layers.end(), [](const auto& layer) {
-      return layer.attention.plain() && layer.mlp.plain();
-    });
-  }
-  /// The same where blocks normalise x and add to it within their products.
-  void through_plain_layers(Context<Device>& ctx, View<T, Device> x, View<T, Device> last,
-                            const typename nn::Attention<Device>::Rows& rows,
-                            const KvCache<Device>* cache) const {
-    for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
-      const LlamaLayer<Device>& layer = weights_.layers[i];
-      CachedKeysValues<Device> past;
-      if (cache != nullptr) past = cache->layer(static_cast<std::int64_t>(i));
-      layer.attention.template forward<T>(ctx, x, x, rows, cache != nullptr ? &past : nullptr,
-                                          nullptr, true, &layer.input_norm);
-      layer.mlp.template add_normed<T>(ctx, x, x, layer.post_attention_norm);
     }
     weights_.final_norm.template forward<T>(ctx, last, x);
   }
@@ -320,7 +278,6 @@ void LlamaModel<Config>::run_layers(Context<Device>& ctx, View<T, Device> x, Vie
                                     const Batch<T, Device>& batch, const KvCache<Device>& cache,
                                     const typename KvCache<Device>::Step& step) const {
   typename Workspace<Device>::Scope scope(ctx.workspace());
-  const auto delta = ctx.workspace().template take<T>(x.shape());
   const Rotary rotary = rotary_runs(batch);
   typename nn::Attention<Device>::Rows rows;
   rows.positions = batch.positions;
@@ -328,7 +285,7 @@ void LlamaModel<Config>::run_layers(Context<Device>& ctx, View<T, Device> x, Vie
   rows.indices = step.indices;
   rows.visible = step.visible;
   rows.rotary = rotary.runs;
-  through_layers(ctx, x, y, delta, y, rows, &cache, nullptr);
+  through_layers(ctx, x, y, rows, &cache, nullptr);
 }
 
 template <class Config>

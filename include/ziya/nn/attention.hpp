@@ -34,7 +34,7 @@ struct RotaryRun {
   const RopeTable<Device>* table = nullptr;
 };
 
-/// y = o(attend(rope(q(x)), rope(k(x)), v(x))).
+/// x += o(attend(rope(q(n)), rope(k(n)), v(n))), n = norm(x).
 /// Source: Vaswani et al., arXiv 1706.03762, eq. 1; Su et al., arXiv 2104.09864; Ainslie et al.,
 /// arXiv 2305.13245 (grouped queries)
 template <class Device>
@@ -55,12 +55,11 @@ struct Attention {
 
   /// Appends keys and values to the cache and attends to everything a row sees there; with a null
   /// cache, causally within each segment.
-  /// @param y (tokens, hidden)   @param x (tokens, hidden)   @param add to y, where `o` is plain
-  /// @param norm of x, which is not yet normalised, where q, k and v are plain; or null
+  /// @param x (tokens, hidden)
   template <class T>
-  void forward(Context<Device>& ctx, View<T, Device> y, In<T, Device> x, const Rows& rows,
-               const CachedKeysValues<Device>* cache, AttentionSaved<T, Device>* saved = nullptr,
-               bool add = false, const RmsNorm<Device>* norm = nullptr) const {
+  void add_to(Context<Device>& ctx, View<T, Device> x, const RmsNorm<Device>& norm,
+              const Rows& rows, const CachedKeysValues<Device>* cache,
+              AttentionSaved<T, Device>* saved = nullptr) const {
     typename Workspace<Device>::Scope scope(ctx.workspace());
     const std::int64_t tokens = x.rows();
     const Shape query_shape{tokens, query_heads, head_dim}, key_shape{tokens, kv_heads, head_dim};
@@ -82,7 +81,7 @@ struct Attention {
       ops::rope_append(ctx, *cache, queries, keys, values, rows.positions,
                        *rows.rotary.front().table, pairing, {rows.slots, rows.indices});
       ops::attention(ctx, heads, queries, *cache, {rows.slots, rows.visible}, {});
-      o.forward(ctx, y, flat(heads), add);
+      o.template add_to<T>(ctx, x, flat(heads));
       return;
     }
     for (const RotaryRun<Device>& run : rows.rotary) {
@@ -97,11 +96,8 @@ struct Attention {
     } else {
       ops::attention(ctx, heads, queries, keys, values, rows.segments, {.causal = true});
     }
-    o.forward(ctx, y, flat(heads), add);
+    o.template add_to<T>(ctx, x, flat(heads));
   }
-
-  /// Whether products with the stored weights are all that its linear layers do.
-  [[nodiscard]] bool plain() const { return q.plain() && k.plain() && v.plain() && o.plain(); }
 
   template <class F>
   void visit(const std::string& name, F&& f) const {
@@ -116,21 +112,23 @@ struct Attention {
   static View<T, Device> flat(View<T, Device> heads) {
     return heads.reshape(Shape{heads.rows(), heads.columns()});
   }
-  /// q, k and v in one pass over x.
+  /// q, k and v of norm(x) in one pass.
   template <class T>
   void project(Context<Device>& ctx, const std::array<View<T, Device>, 3>& outputs, In<T, Device> x,
-               const RmsNorm<Device>* norm) const {
+               const RmsNorm<Device>& norm) const {
     const std::array<View<T, Device>, 3> flats{flat(outputs[0]), flat(outputs[1]),
                                                flat(outputs[2])};
     const std::array<const Weight<Device>*, 3> weights{&q.weight, &k.weight, &v.weight};
-    if (norm != nullptr) {
-      return ops::norm_matmul_many<Device, T>(ctx, flats, x, norm->weight.view(), norm->eps,
-                                              weights);
+    if (q.plain() && k.plain() && v.plain()) {
+      return ops::norm_matmul_many<Device, T>(ctx, flats, x, norm.weight.view(), norm.eps, weights);
     }
-    ops::matmul_many<Device, T>(ctx, flats, x, weights);
-    q.finish(ctx, flats[0], x);
-    k.finish(ctx, flats[1], x);
-    v.finish(ctx, flats[2], x);
+    typename Workspace<Device>::Scope scope(ctx.workspace());
+    const auto n = ctx.workspace().template take<T>(x.shape());
+    norm.template forward<T>(ctx, n, x);
+    ops::matmul_many<Device, T>(ctx, flats, n, weights);
+    q.template finish<T>(ctx, flats[0], n);
+    k.template finish<T>(ctx, flats[1], n);
+    v.template finish<T>(ctx, flats[2], n);
   }
 };
 

@@ -29,13 +29,6 @@ enum class Split {
   columns,  ///< row-parallel: every rank has some inputs, and the partial sums are added up
 };
 
-/// Whether a product that adds to the residual stream is quicker than one whose result is added
-/// later: for many rows on a GPU, where the result would travel to memory and back.
-template <class Device>
-constexpr bool adds_in_products(std::int64_t rows) {
-  return std::is_same_v<Device, Cuda> && rows >= 256;
-}
-
 /// y = x · weightᵀ + bias (+ low-rank update).
 template <class Device>
 struct Linear {
@@ -62,14 +55,16 @@ struct Linear {
   [[nodiscard]] bool plain() const {
     return lora == nullptr && bias.empty() && !summed_over_ranks();
   }
-  /// y = or, where asked for and `plain`, y += this layer's output.
+  /// y += this layer's output: the residual stream, of which every rank has all.
+  /// @param y (tokens, out)   @param x (tokens, in)   @throws ShapeError
   template <class T>
-  void forward(Context<Device>& ctx, View<T, Device> y, In<T, Device> x, bool add) const {
-    if (add) {
-      ops::matmul_add(ctx, y, x, weight);
+  void add_to(Context<Device>& ctx, View<T, Device> y, In<T, Device> x) const {
+    if (summed_over_ranks() && communicator->rank > 0) {  // what is there counts once in the sum
+      ops::matmul(ctx, y, x, weight);
     } else {
-      forward(ctx, y, x);
+      ops::matmul_add(ctx, y, x, weight);
     }
+    finish(ctx, y, x);
   }
 
   /// What follows the product with the stored weight: low-rank update, sum over ranks, bias.

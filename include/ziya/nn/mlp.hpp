@@ -22,24 +22,27 @@ struct MlpSaved {
   Tensor<T, Device> gate, up;
 };
 
-/// y = down(silu(gate(x)) * up(x)).  Source: Shazeer, arXiv 2002.05202, SwiGLU
+/// x += down(silu(gate(n)) * up(n)), n = norm(x).  Source: Shazeer, arXiv 2002.05202, SwiGLU
 template <class Device>
 struct Mlp {
   Linear<Device> gate, up, down;
 
-  /// @param y (tokens, hidden)   @param x (tokens, hidden)   @param add to y, where `down` is plain
+  /// @param x (tokens, hidden)
   template <class T>
-  void forward(Context<Device>& ctx, View<T, Device> y, In<T, Device> x,
-               MlpSaved<T, Device>* saved = nullptr, bool add = false) const {
-    const bool plain = !gate.lora && !up.lora && gate.bias.empty() && up.bias.empty();
-    if (plain && down.plain() && saved == nullptr) {
-      return ops::gated_mlp(ctx, y, x, {}, 0, gate.weight, up.weight, down.weight, add);
+  void add_to(Context<Device>& ctx, View<T, Device> x, const RmsNorm<Device>& norm,
+              MlpSaved<T, Device>* saved = nullptr) const {
+    const bool plain = gate.plain() && up.plain() && saved == nullptr;
+    if (plain && down.plain()) {
+      return ops::gated_mlp<Device, T>(ctx, x, x, norm.weight.view(), norm.eps, gate.weight,
+                                       up.weight, down.weight);
     }
     typename Workspace<Device>::Scope scope(ctx.workspace());
     const Shape shape{x.rows(), gate.out_features()};
+    const auto n = ctx.workspace().template take<T>(x.shape());
     const auto product = ctx.workspace().template take<T>(shape);
-    if (plain && saved == nullptr) {
-      ops::matmul_silu_mul(ctx, product, x, gate.weight, up.weight);
+    norm.template forward<T>(ctx, n, x);
+    if (plain) {
+      ops::matmul_silu_mul<Device, T>(ctx, product, n, gate.weight, up.weight);
     } else {
       View<T, Device> g, u;
       if (saved != nullptr) {
@@ -50,21 +53,11 @@ struct Mlp {
         g = ctx.workspace().template take<T>(shape);
         u = ctx.workspace().template take<T>(shape);
       }
-      gate.forward(ctx, g, x);
-      up.forward(ctx, u, x);
-      ops::silu_mul(ctx, product, g, u);
+      gate.template forward<T>(ctx, g, n);
+      up.template forward<T>(ctx, u, n);
+      ops::silu_mul<Device, T>(ctx, product, g, u);
     }
-    down.forward(ctx, y, product, add);
-  }
-
-  /// Whether products with the stored weights are all.
-  [[nodiscard]] bool plain() const { return gate.plain() && up.plain() && down.plain(); }
-  /// y += the layer's output for norm(x), where it is `plain`.
-  template <class T>
-  void add_normed(Context<Device>& ctx, View<T, Device> y, In<T, Device> x,
-                  const RmsNorm<Device>& norm) const {
-    ops::gated_mlp(ctx, y, x, norm.weight.view(), norm.eps, gate.weight, up.weight, down.weight,
-                   true);
+    down.template add_to<T>(ctx, x, product);
   }
 
   template <class F>

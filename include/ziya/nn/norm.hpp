@@ -22,12 +22,6 @@ struct RmsNorm {
   void forward(Context<Device>& ctx, View<T, Device> y, In<T, Device> x) const {
     ops::rms_norm(ctx, y, x, weight.view(), eps);
   }
-  /// residual += delta, then y = norm(residual).
-  template <class T>
-  void forward_add(Context<Device>& ctx, View<T, Device> y, View<T, Device> residual,
-                   In<T, Device> delta) const {
-    ops::rms_norm_add(ctx, y, residual, delta, weight.view(), eps);
-  }
   template <class F>
   void visit(const std::string& name, F&& f) const {
     f(name + ".weight", Weight<Device>{DType::f32, 1, weight.elements(),

@@ -92,26 +92,24 @@ void norm_matmul_many(Context<Device>& ctx, std::span<const View<T, Device>> ys,
   backend::norm_matmul_many(ctx, ys, x, norm, eps, ws);
 }
 
-/// y = or += (silu(n · gateᵀ) * (n · upᵀ)) · downᵀ with n = x or rms_norm(x): matmul_silu_mul, then
-/// matmul or matmul_add.
-/// @param y (tokens, hidden)   @param x (tokens, hidden)   @param norm (hidden), the norm's weight,
-/// or empty   @param gate, up (intermediate, hidden)   @param down (hidden, intermediate)
-/// @param add to y   @throws as matmul
+/// y += (silu(n · gateᵀ) * (n · upᵀ)) · downᵀ, n = rms_norm(x): rms_norm, matmul_silu_mul, then
+/// matmul_add.
+/// @param y (tokens, hidden), may be x   @param x (tokens, hidden)
+/// @param norm (hidden), the norm's weight   @param gate, up (intermediate, hidden)
+/// @param down (hidden, intermediate)   @throws as matmul
 template <class Device, class T>
 void gated_mlp(Context<Device>& ctx, View<T, Device> y, In<T, Device> x, In<float, Device> norm,
                float eps, const Weight<Device>& gate, const Weight<Device>& up,
-               const Weight<Device>& down, bool add) {
+               const Weight<Device>& down) {
   for (const Weight<Device>* w : {&gate, &up, &down}) check_weight("gated_mlp", *w);
-  if (!norm.empty()) {
-    check_extent("gated_mlp", "width of weight", norm.elements(), x.columns());
-  }
+  check_extent("gated_mlp", "width of weight", norm.elements(), x.columns());
   check_extent("gated_mlp", "width of x", x.columns(), gate.columns);
   check_extent("gated_mlp", "width of up", up.columns, gate.columns);
   check_extent("gated_mlp", "rows of up", up.rows, gate.rows);
   check_extent("gated_mlp", "width of down", down.columns, gate.rows);
   check_extent("gated_mlp", "width of y", y.columns(), down.rows);
   check_extent("gated_mlp", "rows of y", y.rows(), x.rows());
-  backend::gated_mlp(ctx, y, x, norm, eps, gate, up, down, add);
+  backend::gated_mlp(ctx, y, x, norm, eps, gate, up, down);
 }
 
 /// dx = dy · w and dw += dyᵀ · x; either result may be an empty view.

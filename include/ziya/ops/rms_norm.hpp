@@ -23,19 +23,6 @@ void rms_norm(Context<Device>& ctx, View<T, Device> y, In<T, Device> x, In<float
   backend::rms_norm(ctx, y, x, weight, eps);
 }
 
-/// residual += delta, then y = rms_norm(residual): one pass over both.
-/// @param y, residual, delta (tokens, hidden)   @param weight (hidden)   @throws ShapeError
-template <class Device, class T>
-void rms_norm_add(Context<Device>& ctx, View<T, Device> y, View<T, Device> residual,
-                  In<T, Device> delta, In<float, Device> weight, float eps) {
-  check_extent("rms_norm_add", "width of weight", weight.elements(), residual.columns());
-  check_extent("rms_norm_add", "width of y", y.columns(), residual.columns());
-  check_extent("rms_norm_add", "width of delta", delta.columns(), residual.columns());
-  check_extent("rms_norm_add", "rows of y", y.rows(), residual.rows());
-  check_extent("rms_norm_add", "rows of delta", delta.rows(), residual.rows());
-  backend::rms_norm_add(ctx, y, residual, delta, weight, eps);
-}
-
 /// With r = 1 / rms(x):  dx[j] = r · (w[j] dy[j] − x[j] r² mean_k(w[k] dy[k] x[k])),
 /// dweight[j] += Σ_i dy[i, j] x[i, j] r_i
 /// @param dx, dy, x (tokens, hidden)   @param dweight, weight (hidden)   @throws ShapeError

@@ -178,19 +178,15 @@ inline void norm_matmul_many(Context<Cpu>& ctx, std::span<const View<float>> ys,
   matmul_many(ctx, ys, y, ws);
 }
 
-/// @param norm empty: x is what it is
 inline void gated_mlp(Context<Cpu>& ctx, View<float> y, View<const float> x, View<const float> norm,
                       float eps, const Weight<Cpu>& gate, const Weight<Cpu>& up,
-                      const Weight<Cpu>& down, bool add) {
+                      const Weight<Cpu>& down) {
   Workspace<Cpu>::Scope scope(ctx.workspace());
-  if (!norm.empty()) {
-    const View<float> normed = ctx.workspace().take<float>({x.rows(), x.columns()});
-    rms_norm(ctx, normed, x, norm, eps);
-    x = normed;
-  }
+  const View<float> n = ctx.workspace().take<float>({x.rows(), x.columns()});
   const View<float> product = ctx.workspace().take<float>({x.rows(), gate.rows});
-  matmul_silu_mul(ctx, product, x, gate, up);
-  add ? matmul_add(ctx, y, product, down) : matmul(ctx, y, product, down);
+  rms_norm(ctx, n, x, norm, eps);
+  matmul_silu_mul(ctx, product, n, gate, up);
+  matmul_add(ctx, y, product, down);
 }
 
 /// y[i] += factor · w[row, i]

@@ -30,20 +30,6 @@ inline void rms_norm(Context<Cpu>& ctx, View<float> y, View<const float> x,
   });
 }
 
-inline void rms_norm_add(Context<Cpu>& ctx, View<float> y, View<float> residual,
-                         View<const float> delta, View<const float> weight, float eps) {
-  ctx.parallel_for(residual.rows(), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      float* x = residual.row(i);
-      for (std::int64_t j = 0; j < residual.columns(); ++j) x[j] += delta.row(i)[j];
-      const float scale = inverse_rms(ctx.kernels(), x, residual.columns(), eps);
-      for (std::int64_t j = 0; j < residual.columns(); ++j) {
-        y.row(i)[j] = x[j] * scale * weight.data()[j];
-      }
-    }
-  });
-}
-
 /// Rows one after another, so that dweight is summed in one order.
 inline void rms_norm_backward(Context<Cpu>& ctx, View<float> dx, View<float> dweight,
                               View<const float> dy, View<const float> x, View<const float> weight,

@@ -40,11 +40,9 @@
                                  std::span<const Weight<Cuda>* const>);                            \
   template void gated_mlp(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>,                      \
                           View<const float, Cuda>, float, const Weight<Cuda>&,                     \
-                          const Weight<Cuda>&, const Weight<Cuda>&, bool);                         \
+                          const Weight<Cuda>&, const Weight<Cuda>&);                               \
   template void rms_norm(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>,                       \
                          View<const float, Cuda>, float);                                          \
-  template void rms_norm_add(Context<Cuda>&, View<T, Cuda>, View<T, Cuda>, View<const T, Cuda>,    \
-                             View<const float, Cuda>, float);                                      \
   template void rope(Context<Cuda>&, View<T, Cuda>, std::span<const std::int32_t>,                 \
                      const RopeTable<Cuda>&, RopePairing, float);                                  \
   template void cache_append(Context<Cuda>&, const CachedKeysValues<Cuda>&, View<const T, Cuda>,   \

@@ -256,26 +256,22 @@ void norm_matmul_many(Context<Cuda>& ctx, std::span<const View<T, Cuda>> ys, Vie
 template <class T>
 void gated_mlp(Context<Cuda>& ctx, View<T, Cuda> y, View<const T, Cuda> x,
                View<const float, Cuda> norm, float eps, const Weight<Cuda>& gate,
-               const Weight<Cuda>& up, const Weight<Cuda>& down, bool add) {
+               const Weight<Cuda>& up, const Weight<Cuda>& down) {
   Workspace<Cuda>::Scope scope(ctx.workspace());
   const Weight<Cuda>* const all[] = {&gate, &up, &down};
   const View<T, Cuda> g = ctx.workspace().template take<T>({x.rows(), gate.rows});
   if (cuda::float8_takes<T>(x.rows(), all)) {
     const std::array<View<T, Cuda>, 2> ys{g, ctx.workspace().template take<T>(g.shape())};
-    const auto rows = norm.empty() ? cuda::float8_rows<T>(ctx, x)
-                                   : cuda::float8_norm<T>(ctx, x, norm, eps);
+    const auto rows = cuda::float8_norm<T>(ctx, x, norm, eps);
     if (cuda::float8_products<T>(ctx, ys, rows, std::span(all).first(2)) &&
-        cuda::float8_product<T>(ctx, y, cuda::float8_silu_mul<T>(ctx, g, ys[1]), down, add)) {
+        cuda::float8_product<T>(ctx, y, cuda::float8_silu_mul<T>(ctx, g, ys[1]), down, true)) {
       return;
     }
   }
-  if (!norm.empty()) {
-    const View<T, Cuda> normed = ctx.workspace().template take<T>({x.rows(), x.columns()});
-    rms_norm<T>(ctx, normed, x, norm, eps);
-    x = normed;
-  }
-  matmul_silu_mul<T>(ctx, g, x, gate, up);
-  cuda::product<T, T>(ctx, y, g, down, add);
+  const View<T, Cuda> n = ctx.workspace().template take<T>({x.rows(), x.columns()});
+  rms_norm<T>(ctx, n, x, norm, eps);
+  matmul_silu_mul<T>(ctx, g, n, gate, up);
+  cuda::product<T, T>(ctx, y, g, down, true);
 }
 
 }  // namespace backend

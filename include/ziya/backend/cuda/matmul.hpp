@@ -28,11 +28,10 @@ template <class T>
 void norm_matmul_many(Context<Cuda>& ctx, std::span<const View<T, Cuda>> ys, View<const T, Cuda> x,
                       View<const float, Cuda> norm, float eps,
                       std::span<const Weight<Cuda>* const> ws);
-/// @param norm empty: x is what it is
 template <class T>
 void gated_mlp(Context<Cuda>& ctx, View<T, Cuda> y, View<const T, Cuda> x,
                View<const float, Cuda> norm, float eps, const Weight<Cuda>& gate,
-               const Weight<Cuda>& up, const Weight<Cuda>& down, bool add);
+               const Weight<Cuda>& up, const Weight<Cuda>& down);
 
 #if !defined(__CUDACC__)
 #define ZIYA_INSTANCES(T)                                                                      \
@@ -49,7 +48,7 @@ void gated_mlp(Context<Cuda>& ctx, View<T, Cuda> y, View<const T, Cuda> x,
       View<const float, Cuda>, float, std::span<const Weight<Cuda>* const>);                   \
   extern template void gated_mlp(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>,           \
                                  View<const float, Cuda>, float, const Weight<Cuda>&,          \
-                                 const Weight<Cuda>&, const Weight<Cuda>&, bool);
+                                 const Weight<Cuda>&, const Weight<Cuda>&);
 ZIYA_INSTANCES(float)
 ZIYA_INSTANCES(Half)
 ZIYA_INSTANCES(BFloat16)

@@ -13,11 +13,9 @@ namespace cuda {
 template <class T>
 struct NormArguments {
   T* y;
-  const T* x;      ///< without a residual
-  T* residual;     ///< with one: residual += delta
-  const T* delta;  ///< null without a residual
+  const T* x;
   const float* weight;
-  std::int64_t y_stride, x_stride, residual_stride, delta_stride, columns;
+  std::int64_t y_stride, x_stride, columns;
   float eps;
 };
 
@@ -36,18 +34,7 @@ ZIYA_KERNEL void __launch_bounds__(norm_threads<Few>) norm_rows(NormArguments<T>
   const std::int64_t row = blockIdx.x;
   const auto packs = static_cast<int>(a.columns / N);
   const auto x_of = [&](int p) {
-    return *reinterpret_cast<const Pack<T, N>*>(
-        (a.delta == nullptr ? a.x + row * a.x_stride : a.residual + row * a.residual_stride) +
-        p * N);
-  };
-  const auto delta_of = [&](int p) {
-    return *reinterpret_cast<const Pack<T, N>*>(a.delta + row * a.delta_stride + p * N);
-  };
-  const auto add = [&](int p, Pack<T, N> x, const Pack<T, N>& delta) {  // becomes the residual
-#pragma unroll
-    for (int i = 0; i < N; ++i) x.at[i] = narrow<T>(widen(x.at[i]) + widen(delta.at[i]));
-    *reinterpret_cast<Pack<T, N>*>(a.residual + row * a.residual_stride + p * N) = x;
-    return x;
+    return *reinterpret_cast<const Pack<T, N>*>(a.x + row * a.x_stride + p * N);
   };
   const auto finish = [&](int p, const Pack<T, N>& x, const Pack<float, N>& weight, float scale) {
     Pack<T, N> y;
@@ -77,24 +64,16 @@ ZIYA_KERNEL void __launch_bounds__(norm_threads<Few>) norm_rows(NormArguments<T>
 #pragma unroll
     for (int i = 0; i < N; ++i) squares += widen(x.at[i]) * widen(x.at[i]);
   };
-  // All are asked for before the first is stored.
-  Pack<T, N> deltas[most];
 #pragma unroll
   for (int k = 0; k < most; ++k) {
     const int p = first + k * threads;
     if (p < packs) kept[k] = x_of(p);
-    if (p < packs && a.delta != nullptr) deltas[k] = delta_of(p);
   }
 #pragma unroll
   for (int k = 0; k < most; ++k) {
-    const int p = first + k * threads;
-    if (p >= packs) continue;
-    if (a.delta != nullptr) kept[k] = add(p, kept[k], deltas[k]);
-    add_squares(kept[k]);
+    if (first + k * threads < packs) add_squares(kept[k]);
   }
-  for (int p = first + most * threads; p < packs; p += threads) {
-    add_squares(a.delta == nullptr ? x_of(p) : add(p, x_of(p), delta_of(p)));
-  }
+  for (int p = first + most * threads; p < packs; p += threads) add_squares(x_of(p));
   const float scale = rsqrtf(block_sum(squares) / static_cast<float>(a.columns) + a.eps);
 #pragma unroll
   for (int k = 0; k < most; ++k) {
@@ -107,13 +86,10 @@ ZIYA_KERNEL void __launch_bounds__(norm_threads<Few>) norm_rows(NormArguments<T>
 }
 
 template <class T>
-ZIYA_HIDDEN void norm(Context<Cuda>& ctx, const char* name, const NormArguments<T>& a,
-                      std::int64_t rows) {
+ZIYA_HIDDEN void norm(Context<Cuda>& ctx, const NormArguments<T>& a, std::int64_t rows) {
   constexpr int wide = 16 / sizeof(T);
-  const bool whole = whole_packs(a.y, a.y_stride, a.columns) &&
-                     (a.delta == nullptr ? whole_packs(a.x, a.x_stride, a.columns)
-                                         : whole_packs(a.residual, a.residual_stride, a.columns) &&
-                                               whole_packs(a.delta, a.delta_stride, a.columns));
+  const bool whole =
+      whole_packs(a.y, a.y_stride, a.columns) && whole_packs(a.x, a.x_stride, a.columns);
   const std::int64_t packs = whole ? a.columns / wide : a.columns;
   const bool few = whole && rows <= 4 * ctx.multiprocessors();
   const std::int64_t each = few ? 1 : norm_packs<false>;
@@ -122,10 +98,10 @@ ZIYA_HIDDEN void norm(Context<Cuda>& ctx, const char* name, const NormArguments<
       std::clamp<std::int64_t>((packs + 32 * each - 1) / (32 * each), 1, warps) * 32);
   const dim3 grid(static_cast<unsigned>(rows));
   if (whole) {
-    launch(ctx, name, few ? norm_rows<T, wide, true> : norm_rows<T, wide, false>, grid,
+    launch(ctx, "rms_norm", few ? norm_rows<T, wide, true> : norm_rows<T, wide, false>, grid,
            dim3(threads), 0, a);
   } else {
-    launch(ctx, name, norm_rows<T, 1, false>, grid, dim3(threads), 0, a);
+    launch(ctx, "rms_norm", norm_rows<T, 1, false>, grid, dim3(threads), 0, a);
   }
 }
 
@@ -135,19 +111,9 @@ namespace backend {
 template <class T>
 void rms_norm(Context<Cuda>& ctx, View<T, Cuda> y, View<const T, Cuda> x,
               View<const float, Cuda> weight, float eps) {
-  cuda::norm<T>(ctx, "rms_norm",
-                {y.data(), x.data(), nullptr, nullptr, weight.data(), y.row_stride(),
-                 x.row_stride(), 0, 0, x.columns(), eps},
-                x.rows());
-}
-
-template <class T>
-void rms_norm_add(Context<Cuda>& ctx, View<T, Cuda> y, View<T, Cuda> residual,
-                  View<const T, Cuda> delta, View<const float, Cuda> weight, float eps) {
-  cuda::norm<T>(ctx, "rms_norm_add",
-                {y.data(), nullptr, residual.data(), delta.data(), weight.data(), y.row_stride(), 0,
-                 residual.row_stride(), delta.row_stride(), residual.columns(), eps},
-                residual.rows());
+  cuda::norm<T>(
+      ctx, {y.data(), x.data(), weight.data(), y.row_stride(), x.row_stride(), x.columns(), eps},
+      x.rows());
 }
 
 }  // namespace backend

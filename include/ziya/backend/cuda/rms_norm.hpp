@@ -15,16 +15,11 @@ namespace backend {
 template <class T>
 void rms_norm(Context<Cuda>& ctx, View<T, Cuda> y, View<const T, Cuda> x,
               View<const float, Cuda> weight, float eps);
-template <class T>
-void rms_norm_add(Context<Cuda>& ctx, View<T, Cuda> y, View<T, Cuda> residual,
-                  View<const T, Cuda> delta, View<const float, Cuda> weight, float eps);
 
 #if !defined(__CUDACC__)
 #define ZIYA_INSTANCES(T)                                                           \
   extern template void rms_norm(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>, \
-                                View<const float, Cuda>, float);                    \
-  extern template void rms_norm_add(Context<Cuda>&, View<T, Cuda>, View<T, Cuda>,   \
-                                    View<const T, Cuda>, View<const float, Cuda>, float);
+                                View<const float, Cuda>, float);
 ZIYA_INSTANCES(float)
 ZIYA_INSTANCES(Half)
 ZIYA_INSTANCES(BFloat16)
