@@ -88,6 +88,28 @@ ZIYA_TEST_ON_DEVICES("cuda: rms_norm", "[cuda][small][race]") {
   });
 }
 
+ZIYA_TEST_ON_DEVICES("cuda: a row is normalised to the same bits alone and among many",
+                     "[cuda][small][norm]") {
+  on_device<TestType>([]<class Device, class T>(Context<Device>& ctx, T) {
+    for (const std::int64_t columns : {65, 88, 256, 5120, 8456}) {
+      CAPTURE(columns);
+      constexpr std::int64_t rows = 600;  // more than a few
+      auto x = random_values(rows * columns, 1), weight = random_values(columns, 2);
+      const auto there = on<T, Device>(x, {rows, columns});
+      const auto w = on<float, Device>(weight, {columns});
+      auto y = poisoned<T, Device>({rows, columns}), alone = poisoned<T, Device>({1, columns});
+      ops::rms_norm(ctx, y.view(), there.view(), w.view(), 1e-6f);
+      const auto all = values_of(y);
+      for (const std::int64_t row : {0, 599}) {
+        ops::rms_norm<Device, T>(ctx, alone.view(), there.view().row_range(row, 1), w.view(),
+                                 1e-6f);
+        CHECK(values_of(alone) ==
+              std::vector<float>(all.begin() + row * columns, all.begin() + (row + 1) * columns));
+      }
+    }
+  });
+}
+
 ZIYA_TEST_ON_DEVICES("cuda: silu_mul, add_bias, softmax", "[cuda][small][race]") {
   on_device<TestType>([]<class Device, class T>(Context<Device>& ctx, T) {
     for (const Size& s : sizes) {

@@ -15,6 +15,7 @@
 #include "ziya/ops/embedding.hpp"
 #include "ziya/ops/matmul.hpp"
 #include "ziya/ops/quantize.hpp"
+#include "ziya/ops/rms_norm.hpp"
 
 namespace quantised_test {
 
@@ -164,6 +165,57 @@ ZIYA_TEST_ON_DEVICES("cuda: products with quantised weights, plain, added, many,
   });
 }
 
+/// Products of norm(x) and a gated layer against the norm and its products one by one.
+template <class T, class Device>
+void check_norm_within(Context<Device>& ctx, DType dtype, const Case& c) {
+  const std::int64_t in = columns_of(dtype, c.parts), out = columns_of(dtype, 1);
+  INFO(name(dtype) << " " << c.tokens << " x " << in << " x " << c.out);
+  auto values = random_values(c.tokens * in, 1), factors = random_values(in, 4);
+  const Shape wide{c.tokens, in}, narrow{c.tokens, c.out}, between{c.tokens, out};
+  const auto x = on<T, Device>(values, wide);
+  const auto norm = on<float, Device>(factors, {in});
+  const auto place = [&](std::int64_t rows, std::int64_t columns, std::uint64_t seed) {
+    return placed<Device>(quantised(dtype, rows, columns, seed).weight);
+  };
+  const auto q = place(c.out, in, 2), k = place(c.out, in, 3), gate = place(out, in, 5),
+             up = place(out, in, 6), down = place(in, out, 7);
+  const std::array<const Weight<Device>*, 2> ws{&q, &k};
+  constexpr float eps = 1e-5f;
+  auto n = poisoned<T, Device>(wide);
+  ops::rms_norm(ctx, n.view(), x.view(), norm.view(), eps);
+
+  auto a = poisoned<T, Device>(narrow), b = poisoned<T, Device>(narrow);
+  auto c1 = poisoned<T, Device>(narrow), c2 = poisoned<T, Device>(narrow);
+  const std::array<View<T, Device>, 2> apart{a.view(), b.view()}, together{c1.view(), c2.view()};
+  ops::matmul_many<Device, T>(ctx, apart, n.view(), ws);
+  ops::norm_matmul_many<Device, T>(ctx, together, x.view(), norm.view(), eps, ws);
+  CHECK(values_of(c1) == values_of(a));
+  CHECK(values_of(c2) == values_of(b));
+
+  auto g = poisoned<T, Device>(between);
+  auto expected = on<T, Device>(values, wide), y = on<T, Device>(values, wide);
+  ops::matmul_silu_mul(ctx, g.view(), n.view(), gate, up);
+  ops::matmul_add(ctx, expected.view(), g.view(), down);
+  ops::gated_mlp<Device, T>(ctx, y.view(), y.view(), norm.view(), eps, gate, up, down);
+  CHECK(values_of(y) == values_of(expected));
+}
+
+ZIYA_TEST_ON_DEVICES("cuda: a norm within products of quantised weights is the norm, bit for bit",
+                     "[cuda][small][norm]") {
+  with_quantised<TestType>([]<class Device, class T>(Context<Device>& ctx, T) {
+    for (const DType dtype : {DType::q4_0, DType::q8_0, DType::q5_1, DType::iq4_nl, DType::q2_k,
+                              DType::q4_k, DType::q6_k}) {
+      for (const Case& c : {Case{1, 1, 7}, Case{1, 20, 48}, Case{2, 5, 33}, Case{3, 33, 16},
+                            Case{4, 9, 40}, Case{5, 3, 16}}) {
+        check_norm_within<T>(ctx, dtype, c);
+      }
+    }
+    // A span and a half, and more spans than a warp has lanes.
+    check_norm_within<T>(ctx, DType::q4_0, {4, 12, 16});
+    check_norm_within<T>(ctx, DType::q4_0, {2, 300, 16});
+  });
+}
+
 // One type of each way to read scales, each kernel that shares memory between threads.
 TEST_CASE("cuda: products with quantised weights, few of them", "[cuda][small][race]") {
   if (!gpu()) return;
@@ -177,6 +229,7 @@ TEST_CASE("cuda: products with quantised weights, few of them", "[cuda][small][r
   check_products<Half>(ctx, DType::q4_0, {20, 24, 24});
   check_products<Half>(ctx, DType::q4_k, {66, 6, 24});
   check_products<float>(ctx, DType::q4_k, {1, 2, 24});
+  check_norm_within<Half>(ctx, DType::q4_0, {3, 11, 24});
 }
 
 TEST_CASE("cuda: rows that are too wide to be kept beside the weights", "[cuda][small]") {

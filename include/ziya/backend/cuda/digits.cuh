@@ -10,6 +10,7 @@
 #include "ziya/backend/cuda/matvec.cuh"
 #include "ziya/backend/cuda/mma.cuh"
 #include "ziya/backend/cuda/panel.cuh"
+#include "ziya/backend/cuda/row_norm.cuh"
 
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
@@ -50,22 +51,46 @@ class Digits {
     own_ = 4 * min(g, slots * tokens - 1) + t;
   }
 
-  /// Writes the digits of panels [begin, end), whose only reader is this warp.
-  __device__ void fill(const T* x, std::int64_t stride, int columns, int begin, int end) {
+  struct Elements {
+    float at[8];
+  };
+  /// The weight of a norm for what a lane fills first, so that it may be under way before x is
+  /// there.
+  __device__ Elements factors(const float* norm, int columns, int begin, int end) const {
     const int lane = static_cast<int>(threadIdx.x) % 32;
+    return norm == nullptr ? Elements{}
+                           : elements(norm, columns, begin * units + lane, end * units);
+  }
+  /// Writes the digits of panels [begin, end), whose only reader is this warp.
+  /// @param first of `factors`   @param spans sums of squares of the tokens' spans, with a norm
+  __device__ void fill(const MatvecArguments<T, std::byte>& a, int begin, int end,
+                       const Elements& first, const float* spans) {
+    const int lane = static_cast<int>(threadIdx.x) % 32, columns = static_cast<int>(a.columns);
     for (int token = 0; token < tokens_; ++token) {
       constexpr int at_once = 3;  // reads that are under way together
-      for (int first = begin * units; first < end * units; first += 32 * at_once) {
-        Elements loaded[at_once];
+      const float inverse =
+          a.norm == nullptr ? 1 : inverse_rms(spans + token * norm_spans(columns), columns, a.eps);
+      for (int unit = begin * units; unit < end * units; unit += 32 * at_once) {
+        Elements loaded[at_once], norm[at_once];
 #pragma unroll
         for (int n = 0; n < at_once; ++n) {
-          loaded[n] = elements(x + token * stride, columns, first + 32 * n + lane, end * units);
+          const int own = unit + 32 * n + lane;
+          loaded[n] = elements(a.x + token * a.x_stride, columns, own, end * units);
+          norm[n] = first;
+          if (a.norm != nullptr && own - lane > begin * units) {
+            norm[n] = elements(a.norm, columns, own, end * units);
+          }
         }
 #pragma unroll
         for (int n = 0; n < at_once; ++n) {
-          if (first + 32 * n < end * units) {
-            write(loaded[n], token, first + 32 * n + lane, end * units);
+          if (unit + 32 * n >= end * units) continue;
+          if (a.norm != nullptr) {
+#pragma unroll
+            for (int i = 0; i < 8; ++i) {
+              loaded[n].at[i] = widen(normalised<T>(loaded[n].at[i], inverse, norm[n].at[i]));
+            }
           }
+          write(loaded[n], token, unit + 32 * n + lane, end * units);
         }
       }
     }
@@ -177,9 +202,6 @@ class Digits {
   }
 
  private:
-  struct Elements {
-    float at[8];
-  };
   static constexpr int pairs = Form::groups / 2;
 
   /// What turns integers of a panel into numbers, of the lane's token.
@@ -199,17 +221,19 @@ class Digits {
     const int turned = pair ^ (index / (8 / pairs) % pairs);
     return (panel * 4 * slots * tokens_ + index) * chunk + turned * 16;
   }
-  __device__ static Elements elements(const T* x, int columns, int unit, int end) {
+  /// Of a row in any type.
+  template <class E>
+  __device__ static Elements elements(const E* x, int columns, int unit, int end) {
     Elements result{};
     const int first = unit / 4 * 32;
     if (unit >= end || first >= columns) return result;
-    constexpr int run = Form::run, wide = run < 16 / static_cast<int>(sizeof(T))
+    constexpr int run = Form::run, wide = run < 16 / static_cast<int>(sizeof(E))
                                               ? run
-                                              : 16 / static_cast<int>(sizeof(T));
+                                              : 16 / static_cast<int>(sizeof(E));
 #pragma unroll
     for (int e = 0; e < 8; e += wide) {
       const auto pack =
-          *reinterpret_cast<const Pack<T, wide>*>(x + first + Form::column(0, unit % 4, e));
+          *reinterpret_cast<const Pack<E, wide>*>(x + first + Form::column(0, unit % 4, e));
 #pragma unroll
       for (int i = 0; i < wide; ++i) result.at[e + i] = widen(pack.at[i]);
     }

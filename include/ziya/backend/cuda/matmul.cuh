@@ -85,6 +85,41 @@ ZIYA_HIDDEN bool panels_take(const Context<Cuda>& ctx, View<const T, Cuda> x,
          (std::is_same_v<T, Half> && takes_panel_products(ctx, ws[0]->dtype, x.rows()));
 }
 
+template <class T>
+ZIYA_HIDDEN MatvecArguments<T, std::byte> panel_arguments(
+    std::span<const View<T, Cuda>> ys, View<const T, Cuda> x,
+    std::span<const Weight<Cuda>* const> ws) {
+  auto a = matvec_arguments<T, std::byte, T>(ys[0], x, *ws[0]);
+  for (std::size_t n = 1; n < ws.size(); ++n) {
+    a.parts[n] = {ws[n]->data, ys[n].data(), ys[n].row_stride(), ws[n]->rows};
+  }
+  return a;
+}
+template <class T>
+ZIYA_HIDDEN MatvecArguments<T, std::byte> gated_arguments(View<T, Cuda> y, View<const T, Cuda> x,
+                                                          const Weight<Cuda>& gate,
+                                                          const Weight<Cuda>& up) {
+  auto a = matvec_arguments<T, std::byte, T>(y, x, gate);
+  a.up = up.data;
+  return a;
+}
+/// Does the products `a` of the normalised x with `ws`, if they are those of a few tokens in digits.
+template <class T>
+ZIYA_HIDDEN bool digits_take(Context<Cuda>& ctx, MatvecArguments<T, std::byte> a,
+                             View<const T, Cuda> x, std::span<const Weight<Cuda>* const> ws,
+                             View<const float, Cuda> norm, float eps) {
+  if (x.rows() == 0 || !panels_take<T>(ctx, x, ws) || alignment_of(norm.data()) < 16) return false;
+  a.norm = norm.data();
+  a.eps = eps;
+  bool taken = false;
+  with_panels(ws[0]->dtype, [&](auto block) {
+    const DigitPlan plan = digit_plan<T, decltype(block)>(ctx, a);
+    taken = plan.warps > 0;
+    if (taken) launch_digits<T, decltype(block)>(ctx, a, plan);
+  });
+  return taken;
+}
+
 /// Whether products of so many tokens with these weights are made of 8-bit floats on both sides.
 template <class T>
 ZIYA_HIDDEN bool float8_takes(std::int64_t tokens, std::span<const Weight<Cuda>* const> ws) {
@@ -171,11 +206,7 @@ void matmul_many(Context<Cuda>& ctx, std::span<const View<T, Cuda>> ys, View<con
                  std::span<const Weight<Cuda>* const> ws) {
   if (!ws.empty() && ws.size() <= cuda::matvec_parts && x.rows() >= 1 &&
       cuda::panels_take<T>(ctx, x, ws)) {
-    auto a = cuda::matvec_arguments<T, std::byte, T>(ys[0], x, *ws[0]);
-    for (std::size_t n = 1; n < ws.size(); ++n) {
-      a.parts[n] = {ws[n]->data, ys[n].data(), ys[n].row_stride(), ws[n]->rows};
-    }
-    return cuda::run_panels<T>(ctx, ws[0]->dtype, a);
+    return cuda::run_panels<T>(ctx, ws[0]->dtype, cuda::panel_arguments<T>(ys, x, ws));
   }
   const auto alike = [&](const Weight<Cuda>* w) { return w->dtype == ws[0]->dtype; };
   if (!ws.empty() && ws.size() <= cuda::matvec_parts && x.rows() >= 1 &&
@@ -214,9 +245,7 @@ void matmul_silu_mul(Context<Cuda>& ctx, View<T, Cuda> y, View<const T, Cuda> x,
       matmul_many<T>(ctx, ys, x, both);
       return silu_mul<T>(ctx, y, y, product);
     }
-    auto a = cuda::matvec_arguments<T, std::byte, T>(y, x, gate);
-    a.up = up.data;
-    return cuda::run_panels<T>(ctx, gate.dtype, a);
+    return cuda::run_panels<T>(ctx, gate.dtype, cuda::gated_arguments<T>(y, x, gate, up));
   }
   if (gate.dtype == up.dtype && cuda::reads<T>(gate.dtype) && x.rows() >= 1 &&
       x.rows() <= cuda::streamed_tokens<T>(gate.dtype)) {
@@ -243,6 +272,10 @@ template <class T>
 void norm_matmul_many(Context<Cuda>& ctx, std::span<const View<T, Cuda>> ys, View<const T, Cuda> x,
                       View<const float, Cuda> norm, float eps,
                       std::span<const Weight<Cuda>* const> ws) {
+  if (!ws.empty() && ws.size() <= cuda::matvec_parts &&
+      cuda::digits_take<T>(ctx, cuda::panel_arguments<T>(ys, x, ws), x, ws, norm, eps)) {
+    return;
+  }
   Workspace<Cuda>::Scope scope(ctx.workspace());
   if (cuda::float8_takes<T>(x.rows(), ws) &&
       cuda::float8_products<T>(ctx, ys, cuda::float8_norm<T>(ctx, x, norm, eps), ws)) {
@@ -268,9 +301,12 @@ void gated_mlp(Context<Cuda>& ctx, View<T, Cuda> y, View<const T, Cuda> x,
       return;
     }
   }
-  const View<T, Cuda> n = ctx.workspace().template take<T>({x.rows(), x.columns()});
-  rms_norm<T>(ctx, n, x, norm, eps);
-  matmul_silu_mul<T>(ctx, g, n, gate, up);
+  if (!cuda::digits_take<T>(ctx, cuda::gated_arguments<T>(g, x, gate, up), x,
+                            std::span(all).first(2), norm, eps)) {
+    const View<T, Cuda> n = ctx.workspace().template take<T>({x.rows(), x.columns()});
+    rms_norm<T>(ctx, n, x, norm, eps);
+    matmul_silu_mul<T>(ctx, g, n, gate, up);
+  }
   cuda::product<T, T>(ctx, y, g, down, true);
 }
 

@@ -27,21 +27,39 @@ struct MatvecArguments {
   const T* x;
   std::int64_t x_stride, columns, tokens;
   bool y_float, add;
-  bool made;  ///< the weights are a result of the work before
+  bool made;          ///< the weights are a result of the work before
+  const float* norm;  ///< weight of the norm of x, which is yet to be done; or null
+  float eps;
 };
 
+/// What y holds, where a product is added to it.
+template <class T, class W>
+__device__ inline float there_of(const MatvecArguments<T, W>& a,
+                                 const typename MatvecArguments<T, W>::Part& part, std::int64_t row,
+                                 std::int64_t token) {
+  if (!a.add) return 0;
+  const std::int64_t at = token * part.y_stride + row;
+  return a.y_float ? static_cast<const float*>(part.y)[at]
+                   : widen(static_cast<const T*>(part.y)[at]);
+}
+/// Writes a sum, or adds it to what is there, which is read by then or now.
+template <class T, class W>
+__device__ inline void finish_row(const MatvecArguments<T, W>& a,
+                                  const typename MatvecArguments<T, W>::Part& part,
+                                  std::int64_t row, std::int64_t token, float sum, float there) {
+  const std::int64_t at = token * part.y_stride + row;
+  if (a.add) sum = there + sum;
+  if (a.y_float) {
+    static_cast<float*>(part.y)[at] = sum;
+  } else {
+    static_cast<T*>(part.y)[at] = narrow<T>(sum);
+  }
+}
 template <class T, class W>
 __device__ inline void finish_row(const MatvecArguments<T, W>& a,
                                   const typename MatvecArguments<T, W>::Part& part,
                                   std::int64_t row, std::int64_t token, float sum) {
-  const std::int64_t at = token * part.y_stride + row;
-  if (a.y_float) {
-    float* y = static_cast<float*>(part.y) + at;
-    *y = a.add ? *y + sum : sum;
-  } else {
-    T* y = static_cast<T*>(part.y) + at;
-    *y = narrow<T>(a.add ? widen(*y) + sum : sum);
-  }
+  finish_row(a, part, row, token, sum, there_of(a, part, row, token));
 }
 
 template <class W>

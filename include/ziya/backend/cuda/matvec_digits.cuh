@@ -9,13 +9,41 @@
 #include "ziya/backend/cuda/matvec.cuh"
 #include "ziya/backend/cuda/panel.cuh"
 #include "ziya/backend/cuda/panel_stream.cuh"
+#include "ziya/backend/cuda/row_norm.cuh"
 
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
 inline constexpr int digit_warps = 20;  // of a block, the only one on its multiprocessor
 
-/// y = x · wᵀ for several weights, one after another; gated: of `up` too.
+/// Sums of squares of the tokens' spans, token after token, by all warps of a block.
+template <int AtOnce, class T>
+__device__ inline void add_squares(float* spans, const MatvecArguments<T, std::byte>& a, int warp,
+                                   int warps) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, columns = static_cast<int>(a.columns);
+  const int count = norm_spans(columns), all = count * static_cast<int>(a.tokens);
+  for (int first = warp; first < all; first += AtOnce * warps) {
+    Eight<T> x[AtOnce];  // under way together
+#pragma unroll
+    for (int n = 0; n < AtOnce; ++n) {
+      const int i = first + n * warps;
+      if (i < all) {
+        x[n] = load_eight<true>(a.x + i / count * a.x_stride, i % count * 32 + lane, columns);
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < AtOnce; ++n) {
+      const int i = first + n * warps;
+      if (i >= all) continue;
+      const float sum = span_squares(x[n]);
+      if (lane == 0) spans[i] = sum;
+    }
+  }
+  __syncthreads();
+}
+
+/// y = x · wᵀ for several weights, one after another; gated: of `up` too. With `a.norm`, every
+/// block normalises x for itself: the sums of squares lie in the second of its buffers meanwhile.
 template <class T, class Block>
 ZIYA_KERNEL void __launch_bounds__(32 * digit_warps)
     matvec_digits(MatvecArguments<T, std::byte> a) {
@@ -31,9 +59,12 @@ ZIYA_KERNEL void __launch_bounds__(32 * digit_warps)
   X x(reinterpret_cast<std::byte*>(buffers + 2 * stream.weights * warps), stream.panels,
       static_cast<int>(a.tokens));
   stream.start();
+  const auto factors = x.factors(a.norm, static_cast<int>(a.columns), stream.begin, stream.end);
   release_next();
   wait_for_previous();
-  x.fill(a.x, a.x_stride, static_cast<int>(a.columns), stream.begin, stream.end);
+  auto* const spans = reinterpret_cast<float*>(buffers + stream.weights * warps);
+  if (a.norm != nullptr) add_squares<X::tokens_at_once>(spans, a, warp, warps);
+  x.fill(a, stream.begin, stream.end, factors, spans);
 
   for (int band = static_cast<int>(blockIdx.x); band < stream.bands;
        band += static_cast<int>(gridDim.x)) {
@@ -88,6 +119,8 @@ DigitPlan digit_plan(const Context<Cuda>& ctx, const MatvecArguments<T, std::byt
   const int most = std::min(digit_warps, (ctx.shared_memory() - x_bytes) / per_warp);
   if (most < 4) return {};
   const int warps = panel_sharing(panels, (4 * most + 4) / 5, most);
+  const int room = weights * warps * static_cast<int>(sizeof(BandSums<4 * X::values>) / 4);
+  if (a.norm != nullptr && a.tokens * norm_spans(a.columns) > room) return {};
   return {warps, warps * per_warp + x_bytes};
 }
 

@@ -139,9 +139,10 @@ __device__ inline void finish_band(const MatvecArguments<T, std::byte>& a, int b
     const int token = i / rows, in_band = i % rows;
     const std::int64_t row = band * panel_rows + in_band;
     if (row >= part.rows) continue;
+    const float there = there_of(a, part, row, token);
     float sum = total(0, in_band, token);
     if (a.up != nullptr) sum = silu(sum) * total(warps, in_band, token);
-    finish_row(a, part, row, token, sum);
+    finish_row(a, part, row, token, sum, there);
   }
 }
 
