@@ -25,6 +25,7 @@
 #include "ziya/ops/add_bias.hpp"
 #include "ziya/ops/cross_entropy.hpp"
 #include "ziya/ops/draw_token.hpp"
+#include "ziya/ops/rope_append_attention.hpp"
 #include "ziya/ops/top_k.hpp"
 
 namespace {
@@ -355,14 +356,17 @@ void kernels(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings
   copy(Cuda{}, bias.data(), Cuda{}, noise->data(), static_cast<std::size_t>(s.hidden) * 4);
   say("bias", 2 * row_bytes, 0,
       time_of(ctx, [&](int) { ops::add_bias(ctx, y.view(), bias.view()); }));
-  say("rotation + cache", 7 * row_bytes, 0, time_of(ctx, [&](int i) {
-        ops::rope_append(ctx, cache.layer(i % s.layers), heads(q), heads(z), heads(x), positions,
-                         table, RopePairing::halves, {slots, places});
-      }));
   const double seen = r * static_cast<double>(context) + r * (r + 1) / 2;
   say("attention", 2 * static_cast<double>((context + rows) * s.hidden) * sizeof(T) + 2 * row_bytes,
       4 * seen * static_cast<double>(s.hidden), time_of(ctx, [&](int i) {
         ops::attention(ctx, heads(y), heads(q), cache.layer(i % s.layers), {slots, visible});
+      }));
+  say("rotation, cache, attention",
+      2 * static_cast<double>((context + rows) * s.hidden) * sizeof(T) + 5 * row_bytes,
+      4 * seen * static_cast<double>(s.hidden), time_of(ctx, [&](int i) {
+        ops::rope_append_attention<Cuda, T>(
+            ctx, heads(y), heads(q), heads(z), heads(x), cache.layer(i % s.layers),
+            {positions, slots, places, visible}, table, RopePairing::halves);
       }));
   say("q, k, v", 3 * weight * square + 4 * row_bytes, 6 * square * r, time_of(ctx, [&](int i) {
         const auto& a = layer(i).attention;

@@ -12,7 +12,7 @@
 #include "cuda/devices.hpp"
 #include "support/errors.hpp"
 #include "ziya/nn/kv_cache.hpp"
-#include "ziya/ops/rope_append.hpp"
+#include "ziya/ops/rope_append_attention.hpp"
 
 namespace attention_test {
 
@@ -22,8 +22,9 @@ namespace ops = ziya::ops;
 struct Heads {
   std::int64_t query, key, dim;
 };
-constexpr std::array head_cases{Heads{4, 4, 8}, Heads{4, 2, 64}, Heads{2, 2, 88}, Heads{4, 1, 128},
-                                Heads{1, 1, 10}};
+// So many heads that a block takes several parts of the keys are the last case.
+constexpr std::array head_cases{Heads{4, 4, 8},   Heads{4, 2, 64}, Heads{2, 2, 88},
+                                Heads{4, 1, 128}, Heads{1, 1, 10}, Heads{96, 8, 64}};
 
 double at(const std::vector<float>& values, std::int64_t i) {
   return static_cast<double>(values[static_cast<std::size_t>(i)]);
@@ -123,6 +124,13 @@ void check_paged(Context<Device>& ctx, T, std::span<const Heads> all,
         auto again = poisoned<T, Device>(shape);
         ops::attention(ctx, again.view(), queries.view(), layer, {batch.slots, batch.visible});
         CHECK(found == values_of(again));
+        for (std::int64_t t = 0; t < rows && rows < 16; ++t) {  // and alone, in other blocks
+          const auto row = static_cast<std::size_t>(t);
+          ops::attention(ctx, again.view().row_range(t, 1),
+                         ziya::View<const T, Device>(queries.view().row_range(t, 1)), layer,
+                         {std::span(&batch.slots[row], 1), std::span(&batch.visible[row], 1)});
+        }
+        CHECK(found == values_of(again));
       }
     }
   }
@@ -203,39 +211,118 @@ TEST_CASE("cuda: caches in blocks and head sizes that kernels do not take are re
   REQUIRE_ERROR(attend_with(7), "ZIYA-154", "head size 7");
 }
 
-ZIYA_TEST_ON_DEVICES("cuda: rope_append is rope and cache_append", "[cuda][small][race]") {
-  on_device<TestType>([&]<class Device, class T>(Context<Device>& ctx, T) {
-    for (const std::int64_t dim : {8, 88, 128}) {
-      CAPTURE(dim);
-      const std::vector<std::int32_t> positions{3, 4, 90}, slots{0, 0, 1};
-      const ziya::RopeTable<Device> table(
-          std::vector<float>(static_cast<std::size_t>(dim / 2), 0.3f));
-      auto q = random_values(3 * 4 * dim, 1), k = random_values(3 * 2 * dim, 2),
-           v = random_values(3 * 2 * dim, 3);
-      const auto values = on<T, Device>(v, {3, 2, dim});
-      const auto run = [&](bool fused) {
-        ziya::KvCache<Device> cache({1, 2, dim},
-                                    {.dtype = DType::f16, .slots = 2, .max_tokens = 4});
-        auto queries = on<T, Device>(q, {3, 4, dim}), keys = on<T, Device>(k, {3, 2, dim});
-        const auto step = cache.prepare(slots);
-        const auto layer = cache.layer(0);
-        if (fused) {
-          ops::rope_append(ctx, layer, queries.view(), keys.view(), values.view(), positions, table,
-                           ziya::RopePairing::halves, {slots, step.indices});
-        } else {
-          ops::rope(ctx, queries.view(), positions, table);
-          ops::rope(ctx, keys.view(), positions, table);
-          ops::cache_append(ctx, layer, keys.view(), values.view(), {slots, step.indices});
+/// The last `count` tokens of every slot as they are stored.
+template <class Device>
+std::vector<std::byte> stored_last(const ziya::KvCache<Device>& cache, std::int32_t slots,
+                                   std::int64_t count) {
+  const auto layer = cache.layer(0);
+  const std::int64_t width = layer.page_bytes / (layer.kv_heads * layer.page_tokens);
+  std::vector<std::byte> bytes;
+  for (std::int32_t slot = 0; slot < slots; ++slot) {
+    for (std::int64_t t = cache.length(slot) - count; t < cache.length(slot); ++t) {
+      for (std::int64_t head = 0; head < layer.kv_heads; ++head) {
+        for (const std::byte* from : {layer.keys, layer.values}) {
+          bytes.resize(bytes.size() + static_cast<std::size_t>(width));
+          ziya::copy(Cpu{}, &*(bytes.end() - width), Device{}, from + layer.offset(slot, head, t),
+                     static_cast<std::size_t>(width));
         }
-        auto out = poisoned<T, Device>({3, 4, dim});
-        ops::attention(ctx, out.view(), queries.view(), layer, {slots, step.visible});
-        auto result = values_of(out);
-        for (const auto& part : {values_of(queries), values_of(keys)}) {
-          result.insert(result.end(), part.begin(), part.end());
-        }
-        return result;
-      };
-      CHECK(run(true) == run(false));
+      }
+    }
+  }
+  return bytes;
+}
+
+struct Answer {
+  std::vector<float> out;
+  std::vector<std::byte> stored;
+  friend bool operator==(const Answer&, const Answer&) = default;
+};
+
+/// Tokens behind sequences of `past` tokens: `steps` times `each` tokens of every sequence, by one
+/// op or by its parts.
+template <class Device, class T>
+Answer continue_sequences(Context<Device>& ctx, T, const Heads& heads, DType dtype,
+                          ziya::RopePairing pairing, const std::vector<std::int64_t>& past,
+                          int steps, int each, bool by_parts) {
+  const auto slots = static_cast<std::int32_t>(past.size());
+  ziya::KvCache<Device> cache(
+      {1, heads.key, heads.dim},
+      {.dtype = dtype, .slots = slots, .max_tokens = 300, .page_tokens = 16});
+  std::vector<std::int32_t> rows;
+  for (std::int32_t slot = 0; slot < slots; ++slot) {
+    rows.insert(rows.end(), static_cast<std::size_t>(past[static_cast<std::size_t>(slot)]), slot);
+  }
+  const auto random = [&](std::int64_t count, std::int64_t of, unsigned seed) {
+    auto values = random_values(count * of * heads.dim, seed);
+    return on<T, Device>(values, {count, of, heads.dim});
+  };
+  const auto count = static_cast<std::int64_t>(rows.size());
+  auto k = random(count, heads.key, 1), v = random(count, heads.key, 2);
+  const auto before = cache.prepare(rows);
+  ops::cache_append(ctx, cache.layer(0), k.view(), v.view(), {rows, before.indices});
+  cache.commit();
+
+  std::vector<float> frequencies;
+  for (std::int64_t i = 0; i < heads.dim / 2; ++i) {
+    frequencies.push_back(1 / static_cast<float>(i + 1));
+  }
+  const ziya::RopeTable<Device> table(frequencies);
+  rows.clear();
+  for (std::int32_t slot = 0; slot < slots; ++slot) {
+    rows.insert(rows.end(), static_cast<std::size_t>(each), slot);
+  }
+  const auto tokens = static_cast<std::int64_t>(rows.size());
+  std::vector<Tensor<T, Device>> kept;  // made before, so that nothing waits between the steps
+  for (int step = 0; step < steps; ++step) {
+    const auto seed = static_cast<unsigned>(10 * step);
+    kept.push_back(random(tokens, heads.query, seed + 3));
+    kept.push_back(random(tokens, heads.key, seed + 4));
+    kept.push_back(random(tokens, heads.key, seed + 5));
+    kept.push_back(poisoned<T, Device>({tokens, heads.query, heads.dim}));
+  }
+  for (int step = 0; step < steps; ++step) {
+    auto* const at = &kept[4 * static_cast<std::size_t>(step)];
+    const auto places = cache.prepare(rows);
+    const auto layer = cache.layer(0);
+    const std::vector<std::int32_t> positions(places.indices.begin(), places.indices.end());
+    if (by_parts) {
+      ops::rope(ctx, at[0].view(), positions, table, pairing);
+      ops::rope(ctx, at[1].view(), positions, table, pairing);
+      ops::cache_append(ctx, layer, at[1].view(), at[2].view(), {rows, places.indices});
+      ops::attention(ctx, at[3].view(), at[0].view(), layer, {rows, places.visible});
+    } else {
+      ops::rope_append_attention(ctx, at[3].view(), at[0].view(), at[1].view(), at[2].view(), layer,
+                                 {positions, rows, places.indices, places.visible}, table, pairing);
+    }
+    cache.commit();
+  }
+  Answer answer{{}, stored_last(cache, slots, std::int64_t{steps} * each)};
+  for (std::size_t i = 3; i < kept.size(); i += 4) {
+    const auto values = values_of(kept[i]);
+    answer.out.insert(answer.out.end(), values.begin(), values.end());
+  }
+  return answer;
+}
+
+ZIYA_TEST_ON_DEVICES("cuda: rope_append_attention is its parts, to the bit",
+                     "[cuda][small][race]") {
+  on_device<TestType>([&](auto& ctx, auto t) {
+    const std::vector<std::int64_t> past{0, 126, 127, 128, 256};
+    for (const Heads& heads : head_cases) {
+      for (const DType dtype : cache_types<decltype(t)>()) {
+        const auto pairing =
+            heads.query == heads.key ? ziya::RopePairing::interleaved : ziya::RopePairing::halves;
+        CAPTURE(heads.query, heads.key, heads.dim, name(dtype));
+        const auto run = [&](const std::vector<std::int64_t>& lengths, int each, bool by_parts) {
+          return continue_sequences(ctx, t, heads, dtype, pairing, lengths, 3, each, by_parts);
+        };
+        const Answer one = run(past, 1, false);
+        CHECK(one ==
+              run(past, 1, true));  // the second and third step read what the ones before stored
+        CHECK(run({127, 0}, 4, false) ==
+              run({127, 0}, 4, true));  // rows see earlier ones of the batch
+        CHECK(one == run(past, 1, false));
+      }
     }
   });
 }

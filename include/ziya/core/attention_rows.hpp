@@ -21,6 +21,13 @@ struct AppendRows {
   std::span<const std::int64_t> indices;
 };
 
+/// Both, of rows that are not yet turned to their positions.
+struct RotaryRows {
+  std::span<const std::int32_t> positions;
+  std::span<const std::int32_t> slots;
+  std::span<const std::int64_t> indices, visible;
+};
+
 /// Without a cache: rows of queries and the rows of keys that they may see.
 struct Segment {
   std::int64_t query_begin = 0, query_count = 0;

@@ -15,7 +15,7 @@
 #include "ziya/ops/attention.hpp"
 #include "ziya/ops/matmul.hpp"
 #include "ziya/ops/rope.hpp"
-#include "ziya/ops/rope_append.hpp"
+#include "ziya/ops/rope_append_attention.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 namespace nn {
@@ -77,12 +77,12 @@ struct Attention {
     }
     project<T>(ctx, {queries, keys, values}, x, norm);
     const bool one_rotation = rows.rotary.size() == 1 && rows.rotary.front().count == tokens;
-    if (cache != nullptr && one_rotation) {
-      ops::rope_append(ctx, *cache, queries, keys, values, rows.positions,
-                       *rows.rotary.front().table, pairing, {rows.slots, rows.indices});
-      ops::attention(ctx, heads, queries, *cache, {rows.slots, rows.visible}, {});
-      o.template add_to<T>(ctx, x, flat(heads));
-      return;
+    if (cache != nullptr && one_rotation && saved == nullptr) {
+      ops::rope_append_attention<Device, T>(
+          ctx, heads, queries, keys, values, *cache,
+          {rows.positions, rows.slots, rows.indices, rows.visible}, *rows.rotary.front().table,
+          pairing);
+      return o.template add_to<T>(ctx, x, flat(heads));
     }
     for (const RotaryRun<Device>& run : rows.rotary) {
       const auto positions = rows.positions.subspan(static_cast<std::size_t>(run.begin),

@@ -79,6 +79,15 @@ void check_segments(const char* op, const View<const T, Device>& q, const View<c
   }
 }
 
+template <class Device, class T>
+void check_visible(const char* op, const View<T, Device>& out, const View<const T, Device>& q,
+                   const CachedKeysValues<Device>& cache, const AttentionRows& rows) {
+  check_heads(op, out, q, cache.kv_heads, cache.head_dim);
+  check_extent(op, "number of slots", static_cast<std::int64_t>(rows.slots.size()), q.rows());
+  check_extent(op, "number of lengths", static_cast<std::int64_t>(rows.visible.size()), q.rows());
+  check_places(op, cache, rows.slots, rows.visible, cache.table_stride * cache.page_tokens);
+}
+
 /// out[t, h] = Σ_j softmax_j(scale · q[t, h] · k[j, g]) v[j, g] over the first visible[t] tokens of
 /// slot slots[t]; g = h / (heads / kv_heads); zeros where nothing is visible. A row's result does
 /// not depend on the other rows.
@@ -90,13 +99,7 @@ template <class Device, class T>
 void attention(Context<Device>& ctx, View<T, Device> out, In<T, Device> q,
                const CachedKeysValues<Device>& cache, const AttentionRows& rows,
                const AttentionOptions& options = {}) {
-  check_heads("attention", out, q, cache.kv_heads, cache.head_dim);
-  check_extent("attention", "number of slots", static_cast<std::int64_t>(rows.slots.size()),
-               q.rows());
-  check_extent("attention", "number of lengths", static_cast<std::int64_t>(rows.visible.size()),
-               q.rows());
-  check_places("attention", cache, rows.slots, rows.visible,
-               cache.table_stride * cache.page_tokens);
+  check_visible("attention", out, q, cache, rows);
   backend::attention(ctx, out, q, cache, rows, attention_scale(options, cache.head_dim));
 }
 

@@ -29,7 +29,7 @@ inline constexpr std::int64_t most_part_floats = std::int64_t{1} << 24;
 template <class T>
 ZIYA_HIDDEN void run_rows(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q,
                           const KeyPlaces& places, DType dtype, const RowPlaces& rows,
-                          std::int64_t group, float scale) {
+                          std::int64_t group, float scale, const NewTokens<T>& fresh = {}) {
   const std::int64_t heads = q.extent(1), head_dim = q.extent(2);
   if (head_dim > most_head_dim) {
     throw ArgumentError("ZIYA-154", "cuda: attention: head size " + std::to_string(head_dim) +
@@ -41,9 +41,10 @@ ZIYA_HIDDEN void run_rows(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, C
   a.out_stride = out.row_stride();
   a.q_stride = q.row_stride();
   a.head_dim = static_cast<int>(head_dim);
-  a.group = static_cast<int>(group);
+  a.group = static_cast<unsigned>(group);
   a.scale = scale;
   a.places = places;
+  a.splits = static_cast<int>(splits);
   a.counters = ctx.counters();
   const auto* visible = ctx.uploads().get(ctx.stream(), Upload::visible, rows.visible);
   const std::int32_t* slots = nullptr;
@@ -58,13 +59,19 @@ ZIYA_HIDDEN void run_rows(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, C
                    most_part_floats / floats}));
   if (splits > 1) a.parts = ctx.workspace().template take<float>(Shape{at_once, floats}).data();
   for (std::int64_t begin = 0; begin < q.rows(); begin += at_once) {
-    const dim3 grid(static_cast<unsigned>(splits), static_cast<unsigned>(heads),
-                    static_cast<unsigned>(std::min(at_once, q.rows() - begin)));
+    const std::int64_t count = std::min(at_once, q.rows() - begin);
     a.out = out.row(begin);
     a.q = q.row(begin);
     a.visible = visible + begin;
     a.slots = slots == nullptr ? nullptr : slots + begin;
     a.first = first == nullptr ? nullptr : first + begin;
+    a.fresh = fresh;
+    if (fresh.k != nullptr) {
+      a.fresh.k += begin * fresh.k_stride;
+      a.fresh.v += begin * fresh.v_stride;
+      a.fresh.positions += begin;
+      a.fresh.places += begin;
+    }
     with_stored(dtype, [&](auto element) {
       using C = decltype(element);
       constexpr int wide = 16 / sizeof(C);
@@ -72,11 +79,17 @@ ZIYA_HIDDEN void run_rows(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, C
                          alignment_of(places.values) == 16 && places.key_stride % wide == 0 &&
                          places.value_stride % wide == 0 && places.page_bytes % 16 == 0;
       constexpr std::int64_t few = 16 * wide * (wide == 4 ? 2 : 1);  // elements of 16 lanes
-      launch(ctx, "attention",
-             !whole            ? attention_rows<T, C, 1, 32>
-             : head_dim <= few ? attention_rows<T, C, wide, 16>
-                               : attention_rows<T, C, wide, 32>,
-             grid, dim3(row_threads), 0, a);
+      const auto kernel = !whole            ? attention_rows<T, C, 1, 32>
+                          : head_dim <= few ? attention_rows<T, C, wide, 16>
+                                            : attention_rows<T, C, wide, 32>;
+      // No more blocks than there is room for: further parts are fetched while one is worked on.
+      const std::int64_t room =
+          std::int64_t{ctx.multiprocessors()} *
+          ctx.resident_blocks(reinterpret_cast<const void*>(kernel), row_threads, 0);
+      const std::int64_t blocks = std::clamp<std::int64_t>(room / (heads * count), 1, splits);
+      const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(heads),
+                      static_cast<unsigned>(count));
+      launch(ctx, "attention", kernel, grid, dim3(row_threads), 0, a);
     });
   }
 }
@@ -173,6 +186,30 @@ ZIYA_HIDDEN std::int64_t tile_height(const Context<Cuda>& ctx, View<const T, Cud
   return tiles < 4 * ctx.multiprocessors() ? tile_rows / 2 : tile_rows;
 }
 
+/// Where a cache has the tokens of the sequences in `slots`.
+inline KeyPlaces places_in(Context<Cuda>& ctx, const CachedKeysValues<Cuda>& cache,
+                           std::span<const std::int32_t> slots) {
+  const CachedKeysValues<Cuda> placed = on_device(ctx, cache, slots);
+  return {.keys = placed.keys,
+          .values = placed.values,
+          .table = placed.block_table,
+          .table_stride = placed.table_stride,
+          .page_tokens = static_cast<unsigned>(placed.page_tokens),
+          .page_bytes = placed.page_bytes,
+          .head_stride = placed.page_tokens * placed.head_dim,
+          .key_stride = placed.head_dim,
+          .value_stride = placed.head_dim};
+}
+
+/// Whether each row is the only one of its sequence, and sees its own token last.
+inline bool one_token_each(const RotaryRows& rows) {
+  for (std::size_t t = 0; t < rows.slots.size(); ++t) {
+    if (rows.visible[t] != rows.indices[t] + 1) return false;
+    if (t > 0 && rows.slots[t] <= rows.slots[t - 1]) return false;
+  }
+  return true;
+}
+
 }  // namespace cuda
 namespace backend {
 
@@ -180,16 +217,7 @@ template <class T>
 void attention(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q,
                const CachedKeysValues<Cuda>& cache, const AttentionRows& rows, float scale) {
   if (q.rows() == 0) return;
-  const CachedKeysValues<Cuda> placed = cuda::on_device(ctx, cache, rows.slots);
-  const cuda::KeyPlaces places{.keys = placed.keys,
-                               .values = placed.values,
-                               .table = placed.block_table,
-                               .table_stride = placed.table_stride,
-                               .page_tokens = static_cast<unsigned>(placed.page_tokens),
-                               .page_bytes = placed.page_bytes,
-                               .head_stride = placed.page_tokens * placed.head_dim,
-                               .key_stride = placed.head_dim,
-                               .value_stride = placed.head_dim};
+  const cuda::KeyPlaces places = cuda::places_in(ctx, cache, rows.slots);
   const std::int64_t group = q.extent(1) / cache.kv_heads;
   std::vector<cuda::Tile> tiles;
   std::int64_t longest = 0;
@@ -245,6 +273,29 @@ void attention(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q, Vie
   } else {
     cuda::run_rows<T>(ctx, out, q, places, dtype_of<T>, {{}, visible, first}, group, scale);
   }
+}
+
+template <class T>
+void rope_append_attention(Context<Cuda>& ctx, View<T, Cuda> out, View<T, Cuda> q, View<T, Cuda> k,
+                           View<const T, Cuda> v, const CachedKeysValues<Cuda>& cache,
+                           const RotaryRows& rows, const RopeTable<Cuda>& table,
+                           RopePairing pairing, float scale) {
+  if (q.rows() == 0) return;
+  if (!cuda::one_token_each(rows)) {
+    cuda::rope_append<T>(ctx, q, k, v, cache, rows, table, pairing);
+    return attention<T>(ctx, out, q, cache, {rows.slots, rows.visible}, scale);
+  }
+  const cuda::NewTokens<T> fresh{
+      .k = k.data(),
+      .v = v.data(),
+      .k_stride = k.row_stride(),
+      .v_stride = v.row_stride(),
+      .positions = ctx.uploads().get(ctx.stream(), cuda::Upload::positions, rows.positions),
+      .places = ctx.uploads().get(ctx.stream(), cuda::Upload::places, rows.indices),
+      .frequencies = table.frequencies(),
+      .interleaved = pairing == RopePairing::interleaved};
+  cuda::run_rows<T>(ctx, out, q, cuda::places_in(ctx, cache, rows.slots), cache.dtype,
+                    {rows.slots, rows.visible, {}}, q.extent(1) / cache.kv_heads, scale, fresh);
 }
 
 }  // namespace backend

@@ -9,6 +9,7 @@
 #include "ziya/backend/cuda/context.hpp"
 #include "ziya/core/attention_rows.hpp"
 #include "ziya/core/paged_cache.hpp"
+#include "ziya/core/rope_table.hpp"
 #include "ziya/core/view.hpp"
 
 ZIYA_NAMESPACE_BEGIN
@@ -20,14 +21,24 @@ void attention(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q,
 template <class T>
 void attention(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q, View<const T, Cuda> k,
                View<const T, Cuda> v, std::span<const Segment> segments, bool causal, float scale);
+/// One kernel where every row is the only one of its sequence: `rope_append`, then attention.
+template <class T>
+void rope_append_attention(Context<Cuda>& ctx, View<T, Cuda> out, View<T, Cuda> q, View<T, Cuda> k,
+                           View<const T, Cuda> v, const CachedKeysValues<Cuda>& cache,
+                           const RotaryRows& rows, const RopeTable<Cuda>& table,
+                           RopePairing pairing, float scale);
 
 #if !defined(__CUDACC__)
-#define ZIYA_INSTANCES(T)                                                                     \
-  extern template void attention(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>,          \
-                                 const CachedKeysValues<Cuda>&, const AttentionRows&, float); \
-  extern template void attention(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>,          \
-                                 View<const T, Cuda>, View<const T, Cuda>,                    \
-                                 std::span<const Segment>, bool, float);
+#define ZIYA_INSTANCES(T)                                                                      \
+  extern template void attention(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>,           \
+                                 const CachedKeysValues<Cuda>&, const AttentionRows&, float);  \
+  extern template void attention(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>,           \
+                                 View<const T, Cuda>, View<const T, Cuda>,                     \
+                                 std::span<const Segment>, bool, float);                       \
+  extern template void rope_append_attention(Context<Cuda>&, View<T, Cuda>, View<T, Cuda>,     \
+                                             View<T, Cuda>, View<const T, Cuda>,               \
+                                             const CachedKeysValues<Cuda>&, const RotaryRows&, \
+                                             const RopeTable<Cuda>&, RopePairing, float);
 ZIYA_INSTANCES(float)
 ZIYA_INSTANCES(Half)
 ZIYA_INSTANCES(BFloat16)

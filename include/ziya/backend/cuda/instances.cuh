@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// ZIYA_INSTANCES(T): every op of the CUDA backend for activations of type T. A unit for each type, so
-// that they are compiled side by side.
+// ZIYA_INSTANCES(T): every op of the CUDA backend for activations of type T. A unit for each type,
+// so that they are compiled side by side.
 #pragma once
 
 #include "ziya/backend/cuda/add_bias.hpp"
@@ -47,8 +47,9 @@
                      const RopeTable<Cuda>&, RopePairing, float);                                  \
   template void cache_append(Context<Cuda>&, const CachedKeysValues<Cuda>&, View<const T, Cuda>,   \
                              View<const T, Cuda>, const AppendRows&);                              \
-  template void rope_append(Context<Cuda>&, const CachedKeysValues<Cuda>&, View<T, Cuda>,          \
-                            View<T, Cuda>, View<const T, Cuda>, std::span<const std::int32_t>,     \
-                            const RopeTable<Cuda>&, RopePairing, const AppendRows&);               \
+  template void rope_append_attention(Context<Cuda>&, View<T, Cuda>, View<T, Cuda>, View<T, Cuda>, \
+                                      View<const T, Cuda>, const CachedKeysValues<Cuda>&,          \
+                                      const RotaryRows&, const RopeTable<Cuda>&, RopePairing,      \
+                                      float);                                                      \
   template void silu_mul(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>, View<const T, Cuda>); \
   template void softmax(Context<Cuda>&, View<T, Cuda>, View<const T, Cuda>);

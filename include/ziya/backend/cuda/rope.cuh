@@ -29,9 +29,19 @@ struct RopeArguments {
 
 inline constexpr int rope_threads = 128;
 
-/// Angles are 32-bit products, as the reference computes them; a block takes some heads of one
-/// token: first those of q, then of k, then of v. A thread turns `N` pairs; more than one where the
-/// pairs are halves and their rows whole packs.
+/// Cosine and sine of a pair's angle, a 32-bit product, as the reference computes it.
+__device__ inline float2 turn_of(float position, float frequency) {
+  float s, c;
+  sincosf(position * frequency, &s, &c);
+  return make_float2(c, s);
+}
+/// (x cos θ − y sin θ, y cos θ + x sin θ), rounded alike in every kernel.
+__device__ inline float2 turned(float x, float y, float2 turn) {
+  return make_float2(fmaf(x, turn.x, -__fmul_rn(y, turn.y)), fmaf(y, turn.x, __fmul_rn(x, turn.y)));
+}
+
+/// A block takes some heads of one token: first those of q, then of k, then of v. A thread turns
+/// `N` pairs; more than one where the pairs are halves and their rows whole packs.
 template <class T, class C, int N>
 ZIYA_KERNEL void __launch_bounds__(rope_threads) rope_rows(RopeArguments<T> a, int block_heads) {
   extern __shared__ float2 turns[];
@@ -41,9 +51,8 @@ ZIYA_KERNEL void __launch_bounds__(rope_threads) rope_rows(RopeArguments<T> a, i
   if (a.positions != nullptr) {
     const auto position = static_cast<float>(a.positions[row]);
     for (int i = static_cast<int>(threadIdx.x); i < a.pairs; i += rope_threads) {
-      float s, c;
-      sincosf(position * a.frequencies[i], &s, &c);
-      turns[i] = make_float2(c, a.sign * s);
+      turns[i] = turn_of(position, a.frequencies[i]);
+      turns[i].y *= a.sign;
     }
     __syncthreads();
   }
@@ -62,7 +71,7 @@ ZIYA_KERNEL void __launch_bounds__(rope_threads) rope_rows(RopeArguments<T> a, i
     const int pair = i % units * N, at = a.interleaved ? 2 * pair : pair;
     T* from = nullptr;
     std::byte* to = nullptr;
-    bool turned = a.positions != nullptr;
+    bool turns_head = a.positions != nullptr;
     if (head < a.q_heads) {
       from = a.q + row * a.q_stride + head * 2 * a.pairs;
     } else if ((head -= a.q_heads) < a.k_heads) {
@@ -72,17 +81,16 @@ ZIYA_KERNEL void __launch_bounds__(rope_threads) rope_rows(RopeArguments<T> a, i
       head -= a.k_heads;
       from = const_cast<T*>(a.v) + row * a.v_stride + head * 2 * a.pairs;  // only read
       to = a.cache.values + place;
-      turned = false;
+      turns_head = false;
     }
     auto first = *reinterpret_cast<const Pack<T, N>*>(from + at);
     auto second = *reinterpret_cast<const Pack<T, N>*>(from + at + apart);
-    if (turned) {
+    if (turns_head) {
 #pragma unroll
       for (int e = 0; e < N; ++e) {
-        const float x = widen(first.at[e]), y = widen(second.at[e]);
-        const float c = turns[pair + e].x, s = turns[pair + e].y;
-        first.at[e] = narrow<T>(x * c - y * s);
-        second.at[e] = narrow<T>(y * c + x * s);
+        const float2 two = turned(widen(first.at[e]), widen(second.at[e]), turns[pair + e]);
+        first.at[e] = narrow<T>(two.x);
+        second.at[e] = narrow<T>(two.y);
       }
       *reinterpret_cast<Pack<T, N>*>(from + at) = first;
       *reinterpret_cast<Pack<T, N>*>(from + at + apart) = second;
@@ -119,6 +127,32 @@ ZIYA_HIDDEN void run_rope(Context<Cuda>& ctx, const char* name, const RopeArgume
     launch(ctx, name, whole ? rope_rows<T, C, wide> : rope_rows<T, C, 1>, grid, dim3(rope_threads),
            static_cast<std::size_t>(a.pairs) * sizeof(float2), a, block_heads);
   });
+}
+
+/// rope of q and k, then cache_append, in one pass.
+template <class T>
+ZIYA_HIDDEN void rope_append(Context<Cuda>& ctx, View<T, Cuda> q, View<T, Cuda> k,
+                             View<const T, Cuda> v, const CachedKeysValues<Cuda>& cache,
+                             const RotaryRows& rows, const RopeTable<Cuda>& table,
+                             RopePairing pairing) {
+  RopeArguments<T> a{};
+  a.q = q.data();
+  a.k = k.data();
+  a.v = v.data();
+  a.q_stride = q.row_stride();
+  a.k_stride = k.row_stride();
+  a.v_stride = v.row_stride();
+  a.q_heads = static_cast<int>(q.extent(1));
+  a.k_heads = static_cast<int>(k.extent(1));
+  a.pairs = static_cast<int>(table.pairs());
+  a.frequencies = table.frequencies();
+  a.positions = ctx.uploads().get(ctx.stream(), Upload::positions, rows.positions);
+  a.interleaved = pairing == RopePairing::interleaved;
+  a.sign = 1;
+  a.cache = on_device(ctx, cache, rows.slots);
+  a.slots = ctx.uploads().get(ctx.stream(), Upload::slots, rows.slots);
+  a.places = ctx.uploads().get(ctx.stream(), Upload::places, rows.indices);
+  run_rope(ctx, "rope_append", a, k.rows());
 }
 
 }  // namespace cuda
@@ -158,30 +192,6 @@ void cache_append(Context<Cuda>& ctx, const CachedKeysValues<Cuda>& cache, View<
   a.slots = ctx.uploads().get(ctx.stream(), cuda::Upload::slots, rows.slots);
   a.places = ctx.uploads().get(ctx.stream(), cuda::Upload::places, rows.indices);
   cuda::run_rope(ctx, "cache_append", a, k.rows());
-}
-
-template <class T>
-void rope_append(Context<Cuda>& ctx, const CachedKeysValues<Cuda>& cache, View<T, Cuda> q,
-                 View<T, Cuda> k, View<const T, Cuda> v, std::span<const std::int32_t> positions,
-                 const RopeTable<Cuda>& table, RopePairing pairing, const AppendRows& rows) {
-  cuda::RopeArguments<T> a{};
-  a.q = q.data();
-  a.k = k.data();
-  a.v = v.data();
-  a.q_stride = q.row_stride();
-  a.k_stride = k.row_stride();
-  a.v_stride = v.row_stride();
-  a.q_heads = static_cast<int>(q.extent(1));
-  a.k_heads = static_cast<int>(k.extent(1));
-  a.pairs = static_cast<int>(table.pairs());
-  a.frequencies = table.frequencies();
-  a.positions = ctx.uploads().get(ctx.stream(), cuda::Upload::positions, positions);
-  a.interleaved = pairing == RopePairing::interleaved;
-  a.sign = 1;
-  a.cache = cuda::on_device(ctx, cache, rows.slots);
-  a.slots = ctx.uploads().get(ctx.stream(), cuda::Upload::slots, rows.slots);
-  a.places = ctx.uploads().get(ctx.stream(), cuda::Upload::places, rows.indices);
-  cuda::run_rope(ctx, "rope_append", a, k.rows());
 }
 
 }  // namespace backend

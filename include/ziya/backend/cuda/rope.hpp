@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// rope on a GPU, alone and together with the cache.
+// rope on a GPU, and storing keys and values.
 #pragma once
 
 #include "ziya/config.hpp"
@@ -23,22 +23,13 @@ void rope(Context<Cuda>& ctx, View<T, Cuda> x, std::span<const std::int32_t> pos
 template <class T>
 void cache_append(Context<Cuda>& ctx, const CachedKeysValues<Cuda>& cache, View<const T, Cuda> k,
                   View<const T, Cuda> v, const AppendRows& rows);
-/// rope of q and k, then cache_append, in one pass.
-template <class T>
-void rope_append(Context<Cuda>& ctx, const CachedKeysValues<Cuda>& cache, View<T, Cuda> q,
-                 View<T, Cuda> k, View<const T, Cuda> v, std::span<const std::int32_t> positions,
-                 const RopeTable<Cuda>& table, RopePairing pairing, const AppendRows& rows);
 
 #if !defined(__CUDACC__)
-#define ZIYA_INSTANCES(T)                                                                         \
-  extern template void rope(Context<Cuda>&, View<T, Cuda>, std::span<const std::int32_t>,         \
-                            const RopeTable<Cuda>&, RopePairing, float);                          \
-  extern template void cache_append(Context<Cuda>&, const CachedKeysValues<Cuda>&,                \
-                                    View<const T, Cuda>, View<const T, Cuda>, const AppendRows&); \
-  extern template void rope_append(Context<Cuda>&, const CachedKeysValues<Cuda>&, View<T, Cuda>,  \
-                                   View<T, Cuda>, View<const T, Cuda>,                            \
-                                   std::span<const std::int32_t>, const RopeTable<Cuda>&,         \
-                                   RopePairing, const AppendRows&);
+#define ZIYA_INSTANCES(T)                                                                 \
+  extern template void rope(Context<Cuda>&, View<T, Cuda>, std::span<const std::int32_t>, \
+                            const RopeTable<Cuda>&, RopePairing, float);                  \
+  extern template void cache_append(Context<Cuda>&, const CachedKeysValues<Cuda>&,        \
+                                    View<const T, Cuda>, View<const T, Cuda>, const AppendRows&);
 ZIYA_INSTANCES(float)
 ZIYA_INSTANCES(Half)
 ZIYA_INSTANCES(BFloat16)
