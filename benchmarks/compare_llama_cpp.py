@@ -6,11 +6,12 @@ usage: compare_llama_cpp.py PROGRAM FOLDER --build              makes FOLDER/pee
                             [--layers N] [--files A.gguf …] [-p 512] [-n 128] [-r 5] [--threads 2]
 
 --build installs llama-cpp-python from its source on PyPI, compiled for this machine (without AMX,
-see peer_instructions). The peer has to use AVX512_VNNI where the processor has it. Without --files the models are random blocks, written to
-FOLDER and removed: a shape (1b: 2048 wide, 22 layers; 7b: 4096, 32; 13b: 5120, 40) in each type, of
-fewer layers with --layers. A repetition runs ziya, then llama.cpp, each in a process of its own that
-runs every test once before the one that counts; 16-bit cache on both sides. Printed per type and
-test: medians of tokens per second, and the median and the range of ziya / llama.cpp over the pairs.
+see peer_instructions). The peer has to use AVX512_VNNI where the processor has it. Without --files
+the models are random blocks, written to FOLDER and removed: a shape (1b: 2048 wide, 22 layers; 7b:
+4096, 32; 13b: 5120, 40) in each type, of fewer layers with --layers. A repetition runs ziya, then
+llama.cpp, each in a process of its own that runs every test once before the one that counts; 16-bit
+cache on both sides. Printed per type and test: medians of tokens per second, and the median and the
+range of ziya / llama.cpp over the pairs.
 """
 import argparse
 import json

@@ -54,13 +54,12 @@ ZIYA_TARGET_AVX512 inline __m512i repeat(const std::int32_t* four) {
 }
 /// Number i of four in lanes 4 i … 4 i + 3.
 ZIYA_TARGET_AVX512 inline __m512i spread(const std::int32_t* four) {
-  return _mm512_castps_si512(_mm512_maskz_permutevar_ps(
-      all, repeat(reinterpret_cast<const float*>(four)),
-      _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0)));
+  return _mm512_castps_si512(
+      _mm512_maskz_permutevar_ps(all, repeat(reinterpret_cast<const float*>(four)),
+                                 _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0)));
 }
 
-/// The sums of two neighbours of a (elements 0, 1) and b (2, 3) in every 128 bits: lanes 0 and 1,
-/// then 2 and 3.
+/// In every 128 bits a₀ + a₂, b₀ + b₂, a₁ + a₃, b₁ + b₃.
 ZIYA_TARGET_AVX512 inline __m512i sums_across(__m512i a, __m512i b) {
   return _mm512_add_epi32(_mm512_maskz_unpacklo_epi32(all, a, b),
                           _mm512_maskz_unpackhi_epi32(all, a, b));
@@ -74,8 +73,7 @@ ZIYA_TARGET_AVX512 inline __m512i sums_of_fours(const __m512i (&v)[4]) {
 /// Lane 4 r + i: the same.
 ZIYA_TARGET_AVX512 inline __m512i sums_by_rows(const __m512i (&v)[4]) {
   const __m512i ab = sums_across(v[0], v[1]), cd = sums_across(v[2], v[3]);
-  const __m512i first =
-      _mm512_set_epi32(29, 25, 21, 17, 28, 24, 20, 16, 13, 9, 5, 1, 12, 8, 4, 0);
+  const __m512i first = _mm512_set_epi32(29, 25, 21, 17, 28, 24, 20, 16, 13, 9, 5, 1, 12, 8, 4, 0);
   return _mm512_add_epi32(
       _mm512_maskz_permutex2var_epi32(all, ab, first, cd),
       _mm512_maskz_permutex2var_epi32(all, ab, _mm512_add_epi32(first, words(2)), cd));

@@ -68,12 +68,11 @@ ZIYA_TARGET_AVX512 inline __m128 add_scaled(__m128 y, __m512i heads, __m512i sum
   // halves of the sums, then of the minima, to the sums in lanes 0 … 3 and the minima in 8 … 11
   const __m512i halves = _mm512_add_epi32(_mm512_maskz_shuffle_i32x4(all, sums, minima, 0x44),
                                           _mm512_maskz_shuffle_i32x4(all, sums, minima, 0xee));
-  const __m512 whole = to_floats(
-      _mm512_add_epi32(halves, _mm512_maskz_shuffle_i32x4(all, halves, halves, 0xb1)));
-  const __m128 difference =
-      _mm_fmsub_ps(_mm256_castps256_ps128(factors), _mm512_maskz_extractf32x4_ps(0xf, whole, 0),
-                   _mm_mul_ps(_mm256_extractf128_ps(factors, 1),
-                              _mm512_maskz_extractf32x4_ps(0xf, whole, 2)));
+  const __m512 whole =
+      to_floats(_mm512_add_epi32(halves, _mm512_maskz_shuffle_i32x4(all, halves, halves, 0xb1)));
+  const __m128 difference = _mm_fmsub_ps(
+      _mm256_castps256_ps128(factors), _mm512_maskz_extractf32x4_ps(0xf, whole, 0),
+      _mm_mul_ps(_mm256_extractf128_ps(factors, 1), _mm512_maskz_extractf32x4_ps(0xf, whole, 2)));
   return _mm_fmadd_ps(difference, _mm_set1_ps(x.by_256.scale), y);
 }
 
@@ -143,10 +142,10 @@ struct DecodeScaledHalfBytes {
     // 16-bit words 8 i … 8 i + 3 and 8 i + 4 … 8 i + 7: byte {4, 6, 0, 2}[i] of the rows 0 and 1,
     // the even scales; lane 4 i + r: byte 16 r + 8 + 2 i, the even minima, and the odd ones after
     // them
-    const __m512i even_scales = _mm512_set_epi32(
-        0x00120012, 0x00120012, 0x00020002, 0x00020002, 0x00100010, 0x00100010, 0x00000000,
-        0x00000000, 0x00160016, 0x00160016, 0x00060006, 0x00060006, 0x00140014, 0x00140014,
-        0x00040004, 0x00040004);
+    const __m512i even_scales =
+        _mm512_set_epi32(0x00120012, 0x00120012, 0x00020002, 0x00020002, 0x00100010, 0x00100010,
+                         0x00000000, 0x00000000, 0x00160016, 0x00160016, 0x00060006, 0x00060006,
+                         0x00140014, 0x00140014, 0x00040004, 0x00040004);
     const __m512i pairs =
         _mm512_set_epi32(0x003f003e, 0x002f002e, 0x001f001e, 0x000f000e, 0x003d003c, 0x002d002c,
                          0x001d001c, 0x000d000c, 0x003b003a, 0x002b002a, 0x001b001a, 0x000b000a,

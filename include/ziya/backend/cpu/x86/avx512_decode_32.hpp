@@ -97,9 +97,8 @@ struct DecodeLongHeads : DecodeBlocks<DecodeLongHeads<Block, Fifth, Minimum>, Bl
       const __m512i head = four_places(p, p + size, p + 2 * size, p + 3 * size);
       const __m512i quants =
           four_places(p + first, p + size + first, p + 2 * size + first, p + 3 * size + first);
-      heads =
-          _mm512_mask_permutexvar_epi32(heads, static_cast<__mmask16>(0xf << (4 * r)),
-                                        _mm512_set4_epi32(12, 8, 4, 0), head);
+      heads = _mm512_mask_permutexvar_epi32(heads, static_cast<__mmask16>(0xf << (4 * r)),
+                                            _mm512_set4_epi32(12, 8, 4, 0), head);
       __m512i low = low_half(quants), up = high_half(quants);
       if constexpr (Fifth) {
         low = with_fifth_bits(low, head, high);
