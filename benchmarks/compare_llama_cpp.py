@@ -5,12 +5,13 @@ usage: compare_llama_cpp.py PROGRAM FOLDER --build              makes FOLDER/pee
        compare_llama_cpp.py PROGRAM FOLDER [--peer PYTHON] [--types q4_0 q4_k …] [--shape 1b]
                             [--layers N] [--files A.gguf …] [-p 512] [-n 128] [-r 5] [--threads 2]
 
---build installs llama-cpp-python from its source on PyPI, compiled for this machine. The peer has to
-use AVX512_VNNI where the processor has it. Without --files the models are random blocks, written to
-FOLDER and removed: a shape (1b: 2048 wide, 22 layers; 7b: 4096, 32; 13b: 5120, 40) in each type, of
-fewer layers with --layers. A repetition runs ziya, then llama.cpp, each in a process of its own that
-runs every test once before the one that counts; 16-bit cache on both sides. Printed per type and
-test: medians of tokens per second, and the median and the range of ziya / llama.cpp over the pairs.
+--build installs llama-cpp-python from its source on PyPI, compiled for this machine (without AMX,
+see peer_instructions). The peer has to use AVX512_VNNI where the processor has it. Without --files
+the models are random blocks, written to FOLDER and removed: a shape (1b: 2048 wide, 22 layers; 7b:
+4096, 32; 13b: 5120, 40) in each type, of fewer layers with --layers. A repetition runs ziya, then
+llama.cpp, each in a process of its own that runs every test once before the one that counts; 16-bit
+cache on both sides. Printed per type and test: medians of tokens per second, and the median and the
+range of ziya / llama.cpp over the pairs.
 """
 import argparse
 import json
@@ -141,16 +142,29 @@ def build(folder):
     environment = folder / "peer"
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
     subprocess.run(
-        [str(environment / "bin/python"), "-m", "pip", "install", "--no-binary", "llama-cpp-python",
-         f"llama-cpp-python=={PEER_VERSION}", f"gguf=={GGUF_VERSION}"],
-        check=True, env={**os.environ, "CMAKE_ARGS": "-DGGML_NATIVE=ON"})
+        [str(environment / "bin/python"), "-m", "pip", "install", "--no-cache-dir", "--no-binary",
+         "llama-cpp-python", f"llama-cpp-python=={PEER_VERSION}", f"gguf=={GGUF_VERSION}"],
+        check=True, env={**os.environ, "CMAKE_ARGS": peer_instructions()})
 
 
-def processor_has_vnni():
+def processor_has(flag):
     try:
-        return "avx512_vnni" in pathlib.Path("/proc/cpuinfo").read_text()
+        return flag in pathlib.Path("/proc/cpuinfo").read_text().split()
     except OSError:
         return False
+
+
+def peer_instructions():
+    """Compiled for a processor with AMX, this version ends prompts of quantised types in an illegal
+    instruction (tileloadd); there the peer gets everything else the processor has, by name."""
+    if not processor_has("amx_tile"):
+        return "-DGGML_NATIVE=ON"
+    sets = {"SSE42": "sse4_2", "AVX": "avx", "AVX2": "avx2", "BMI2": "bmi2", "FMA": "fma",
+            "F16C": "f16c", "AVX_VNNI": "avx_vnni", "AVX512": "avx512f",
+            "AVX512_VBMI": "avx512vbmi", "AVX512_VNNI": "avx512_vnni",
+            "AVX512_BF16": "avx512_bf16"}
+    return " ".join(["-DGGML_NATIVE=OFF"] + [f"-DGGML_{name}=ON" for name, flag in sets.items()
+                                             if processor_has(flag)])
 
 
 def ziya_rates(program, file, options):
@@ -168,7 +182,7 @@ def peer_rates(python, file, options):
     if run.returncode != 0:
         sys.exit(f"llama.cpp: {run.stderr.strip().splitlines()[-1:]}")
     result = json.loads(run.stdout)
-    if processor_has_vnni() and "AVX512_VNNI = 1" not in result["system"]:
+    if processor_has("avx512_vnni") and "AVX512_VNNI = 1" not in result["system"]:
         sys.exit("llama.cpp was built without AVX512_VNNI: " + result["system"])
     return result
 

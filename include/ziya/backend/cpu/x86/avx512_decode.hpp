@@ -22,14 +22,20 @@ namespace avx512 {
 /// Bytes of 256 columns of any format, at most.
 inline constexpr std::int64_t group_bytes = 272;
 
-/// Four rows at the same column. Vectors of 16 lanes hold four blocks of four rows: lane 4 i + r
-/// belongs to block i of row r.
+/// Four rows at the same column.
 struct FourRows {
   const std::byte* at[4];
 };
 
 ZIYA_TARGET_AVX512 inline __m128i load_16(const std::byte* p) {
   return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+}
+/// 64 bytes in a register, for several uses: as an operand of each they would be loaded again, and
+/// most of them lie in two lines.
+ZIYA_TARGET_AVX512 inline __m512i load_once(const std::byte* p) {
+  __m512i v = _mm512_loadu_si512(p);
+  asm("" : "+v"(v));
+  return v;
 }
 /// 16 bytes from each of four places.
 ZIYA_TARGET_AVX512 inline __m512i four_places(const std::byte* a, const std::byte* b,
@@ -39,31 +45,55 @@ ZIYA_TARGET_AVX512 inline __m512i four_places(const std::byte* a, const std::byt
   v = _mm512_mask_broadcast_i32x4(v, 0x0f00, load_16(c));
   return _mm512_mask_broadcast_i32x4(v, 0xf000, load_16(d));
 }
-/// Number i of four in lanes 4 i … 4 i + 3.
-ZIYA_TARGET_AVX512 inline __m512 spread(const float* four) {
-  return _mm512_maskz_permutevar_ps(
-      all, _mm512_maskz_broadcast_f32x4(all, _mm_loadu_ps(four)),
-      _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0));
+/// Number i of four in the lanes i, i + 4, i + 8 and i + 12.
+ZIYA_TARGET_AVX512 inline __m512 repeat(const float* four) {
+  return _mm512_maskz_broadcast_f32x4(all, _mm_loadu_ps(four));
 }
+ZIYA_TARGET_AVX512 inline __m512i repeat(const std::int32_t* four) {
+  return _mm512_castps_si512(repeat(reinterpret_cast<const float*>(four)));
+}
+/// Number i of four in lanes 4 i … 4 i + 3.
 ZIYA_TARGET_AVX512 inline __m512i spread(const std::int32_t* four) {
-  return _mm512_castps_si512(spread(reinterpret_cast<const float*>(four)));
+  return _mm512_castps_si512(
+      _mm512_maskz_permutevar_ps(all, repeat(reinterpret_cast<const float*>(four)),
+                                 _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0)));
 }
 
+/// In every 128 bits a₀ + a₂, b₀ + b₂, a₁ + a₃, b₁ + b₃.
+ZIYA_TARGET_AVX512 inline __m512i sums_across(__m512i a, __m512i b) {
+  return _mm512_add_epi32(_mm512_maskz_unpacklo_epi32(all, a, b),
+                          _mm512_maskz_unpackhi_epi32(all, a, b));
+}
 /// Lane 4 i + r: the sum of lanes 4 i … 4 i + 3 of v[r].
 ZIYA_TARGET_AVX512 inline __m512i sums_of_fours(const __m512i (&v)[4]) {
-  const __m512i ab = _mm512_add_epi32(_mm512_maskz_unpacklo_epi32(all, v[0], v[1]),
-                                      _mm512_maskz_unpackhi_epi32(all, v[0], v[1]));
-  const __m512i cd = _mm512_add_epi32(_mm512_maskz_unpacklo_epi32(all, v[2], v[3]),
-                                      _mm512_maskz_unpackhi_epi32(all, v[2], v[3]));
+  const __m512i ab = sums_across(v[0], v[1]), cd = sums_across(v[2], v[3]);
   return _mm512_add_epi32(_mm512_maskz_unpacklo_epi64(0xff, ab, cd),
                           _mm512_maskz_unpackhi_epi64(0xff, ab, cd));
 }
+/// Lane 4 r + i: the same.
+ZIYA_TARGET_AVX512 inline __m512i sums_by_rows(const __m512i (&v)[4]) {
+  const __m512i ab = sums_across(v[0], v[1]), cd = sums_across(v[2], v[3]);
+  const __m512i first = _mm512_set_epi32(29, 25, 21, 17, 28, 24, 20, 16, 13, 9, 5, 1, 12, 8, 4, 0);
+  return _mm512_add_epi32(
+      _mm512_maskz_permutex2var_epi32(all, ab, first, cd),
+      _mm512_maskz_permutex2var_epi32(all, ab, _mm512_add_epi32(first, words(2)), cd));
+}
+/// The same where lanes and sums of two of them fit 16 bits.
+ZIYA_TARGET_AVX512 inline __m512i narrow_sums_by_rows(const __m512i (&v)[4]) {
+  const __m512i one = _mm512_set1_epi16(1);
+  const __m512i ab = _mm512_madd_epi16(_mm512_packs_epi32(v[0], v[1]), one);
+  const __m512i cd = _mm512_madd_epi16(_mm512_packs_epi32(v[2], v[3]), one);
+  return _mm512_maskz_permutexvar_epi32(
+      all, _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0),
+      _mm512_madd_epi16(_mm512_packs_epi32(ab, cd), one));
+}
 
-/// sums + weight scale · (scale of x · dot) over blocks of 32 columns; dots start at `exponent`.
+/// sums + weight scale · (scale of x · dot) over blocks of 32 columns, lane 4 r + i of block i and
+/// row r; dots start at `exponent`.
 ZIYA_TARGET_AVX512 inline __m512 add_scaled_dots(__m512 sums, __m512i dots, __m512 weight_scales,
                                                  const ActivationGroup& x, int four) {
-  const __m512 scaled = fma(_mm512_castsi512_ps(dots), spread(x.by_32.scales + 4 * four),
-                            spread(x.by_32.shifts + 4 * four));
+  const __m512 scaled = fma(_mm512_castsi512_ps(dots), repeat(x.by_32.scales + 4 * four),
+                            repeat(x.by_32.shifts + 4 * four));
   return fma(scaled, weight_scales, sums);
 }
 
@@ -75,6 +105,17 @@ ZIYA_TARGET_AVX512 inline __m512i dot(__m512i sums, __m512i quants, const std::i
 ZIYA_TARGET_AVX512 inline __m128i fold(__m512i v) {
   const __m256i eight = _mm256_add_epi32(lower(v), upper(v));
   return _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+}
+
+/// Lanes 4 r … 4 r + 3: (v₀ + v₂) + (v₁ + v₃) of the four.
+ZIYA_TARGET_AVX512 inline __m512 sums_of_rows(__m512 v) {
+  const __m512 pairs = add(v, _mm512_maskz_permute_ps(all, v, 0x4e));
+  return add(pairs, _mm512_maskz_permute_ps(all, pairs, 0xb1));
+}
+/// Lanes 0, 4, 8 and 12.
+ZIYA_TARGET_AVX512 inline __m128 first_of_rows(__m512 v) {
+  return _mm512_maskz_extractf32x4_ps(
+      0xf, _mm512_maskz_permutexvar_ps(all, _mm512_set4_epi32(12, 8, 4, 0), v), 0);
 }
 
 /// How far ahead of the rows their lines are requested, in bytes: the processor's own requests stop
@@ -93,7 +134,7 @@ ZIYA_TARGET_AVX512 inline void decode_rows(const MatmulArguments& m, std::int64_
     rows.at[r] = m.weight + (row + std::min(r, count - 1) * apart) * row_bytes;
   __m128 y = _mm_setzero_ps();
   [[maybe_unused]] __m128 scales = y;
-  [[maybe_unused]] __m512 sums = zero();
+  [[maybe_unused]] __m512 sums = zero(), spans = sums;
   if constexpr (Format::row_scales) {
     alignas(16) float of_rows[4] = {};
     for (int r = 0; r < count; ++r) of_rows[r] = m.row_scales[row + r * apart];
@@ -111,7 +152,7 @@ ZIYA_TARGET_AVX512 inline void decode_rows(const MatmulArguments& m, std::int64_
     }
     if constexpr (Format::own_spans) {
       sums = Format::add_group(sums, rows, *x, *fours);
-      if (g % 2 == 1) y = _mm_add_ps(y, fold(sums)), sums = zero();
+      if (g % 2 == 1) spans = add(spans, sums_of_rows(sums)), sums = zero();
     } else {
       y = Format::add_group(y, rows, *x, *fours, scales);
     }
@@ -133,7 +174,8 @@ ZIYA_TARGET_AVX512 inline void decode_rows(const MatmulArguments& m, std::int64_
     }
   }
   if constexpr (Format::own_spans) {
-    if (whole % 2 == 1 || rest) y = _mm_add_ps(y, fold(sums));
+    if (whole % 2 == 1 || rest) spans = add(spans, sums_of_rows(sums));
+    y = first_of_rows(spans);
   }
   alignas(16) float outputs[4];
   _mm_store_ps(outputs, y);

@@ -59,6 +59,30 @@ ZIYA_TARGET_AVX512 inline __m128 add_scaled(__m128 y, __m128 factor, __m128i sum
   return _mm_fmadd_ps(_mm_mul_ps(factor, _mm_cvtepi32_ps(sums)), _mm_set1_ps(x.by_256.scale), y);
 }
 
+/// The same with the factors at the beginning of the rows, whose first 16 bytes are `heads`.
+ZIYA_TARGET_AVX512 inline __m128 add_scaled(__m128 y, __m512i heads, __m512i sums, __m512i minima,
+                                            const ActivationGroup& x) {
+  const __m512i places = _mm512_set_epi64(0, 0, 0, 0, 0, 0, 0x3332232213120302, 0x3130212011100100);
+  const __m256 factors = _mm256_cvtph_ps(_mm512_maskz_extracti32x4_epi32(
+      0xf, _mm512_maskz_permutexvar_epi8(~__mmask64{0}, places, heads), 0));
+  // halves of the sums, then of the minima, to the sums in lanes 0 … 3 and the minima in 8 … 11
+  const __m512i halves = _mm512_add_epi32(_mm512_maskz_shuffle_i32x4(all, sums, minima, 0x44),
+                                          _mm512_maskz_shuffle_i32x4(all, sums, minima, 0xee));
+  const __m512 whole =
+      to_floats(_mm512_add_epi32(halves, _mm512_maskz_shuffle_i32x4(all, halves, halves, 0xb1)));
+  const __m128 difference = _mm_fmsub_ps(
+      _mm256_castps256_ps128(factors), _mm512_maskz_extractf32x4_ps(0xf, whole, 0),
+      _mm_mul_ps(_mm256_extractf128_ps(factors, 1), _mm512_maskz_extractf32x4_ps(0xf, whole, 2)));
+  return _mm_fmadd_ps(difference, _mm_set1_ps(x.by_256.scale), y);
+}
+
+/// Lanes 4 i … 4 i + 3: the sums of lanes 4 i + {0, 1} and {2, 3} of a, then of b.
+ZIYA_TARGET_AVX512 inline __m512i pair_sums(__m512i a, __m512i b) {
+  const __m512 v = _mm512_castsi512_ps(a), w = _mm512_castsi512_ps(b);
+  return _mm512_add_epi32(_mm512_castps_si512(_mm512_maskz_shuffle_ps(all, v, w, 0x88)),
+                          _mm512_castps_si512(_mm512_maskz_shuffle_ps(all, v, w, 0xdd)));
+}
+
 /// Pair i of sums of x in the lanes 4 i … 4 i + 3.
 ZIYA_TARGET_AVX512 inline __m512i spread_pairs(const std::int16_t* sums) {
   return spread(reinterpret_cast<const std::int32_t*>(sums));
@@ -71,8 +95,7 @@ struct DecodeScaledHalfBytes {
   static constexpr bool row_scales = false, own_spans = false;
 
   /// Per row: scales 4 … 7, scales 0 … 3, minima 0 … 3, minima 4 … 7, a byte each.
-  ZIYA_TARGET_AVX512 static __m512i packed_scales(const FourRows& rows) {
-    const __m512i heads = four_places(rows.at[0], rows.at[1], rows.at[2], rows.at[3]);
+  ZIYA_TARGET_AVX512 static __m512i packed_scales(__m512i heads) {
     // dwords 1 and 2: the first four scales and minima; from dword 3: the low bits of the others
     const __m512i six = _mm512_and_si512(heads, bytes(63));
     const __m512i third = _mm512_maskz_shuffle_epi32(all, heads, static_cast<_MM_PERM_ENUM>(0xff));
@@ -116,23 +139,33 @@ struct DecodeScaledHalfBytes {
       even[r] = dot(dot(none, quants[0][0], fours.values[0][0]), quants[0][1], fours.values[0][1]);
       odd[r] = dot(dot(none, quants[1][0], fours.values[1][0]), quants[1][1], fours.values[1][1]);
     }
-    // lane 4 i + r: byte 16 r + {4, 6, 0, 2}[i], the even scales; byte 16 r + 8 + 2 i, the even
-    // minima, and the odd ones after them
-    const __m512i even_scales = _mm512_set_epi32(0x32, 0x22, 0x12, 0x02, 0x30, 0x20, 0x10, 0x00,
-                                                 0x36, 0x26, 0x16, 0x06, 0x34, 0x24, 0x14, 0x04);
+    // 16-bit words 8 i … 8 i + 3 and 8 i + 4 … 8 i + 7: byte {4, 6, 0, 2}[i] of the rows 0 and 1,
+    // the even scales; lane 4 i + r: byte 16 r + 8 + 2 i, the even minima, and the odd ones after
+    // them
+    const __m512i even_scales =
+        _mm512_set_epi32(0x00120012, 0x00120012, 0x00020002, 0x00020002, 0x00100010, 0x00100010,
+                         0x00000000, 0x00000000, 0x00160016, 0x00160016, 0x00060006, 0x00060006,
+                         0x00140014, 0x00140014, 0x00040004, 0x00040004);
     const __m512i pairs =
         _mm512_set_epi32(0x003f003e, 0x002f002e, 0x001f001e, 0x000f000e, 0x003d003c, 0x002d002c,
                          0x001d001c, 0x000d000c, 0x003b003a, 0x002b002a, 0x001b001a, 0x000b000a,
                          0x00390038, 0x00290028, 0x00190018, 0x00090008);
-    const __m512i packed = packed_scales(rows);
-    const __m512i scales[2] = {_mm512_maskz_permutexvar_epi8(lowest_bytes, even_scales, packed),
-                               _mm512_maskz_permutexvar_epi8(
-                                   lowest_bytes, _mm512_add_epi32(even_scales, words(1)), packed)};
+    const __m512i heads = four_places(rows.at[0], rows.at[1], rows.at[2], rows.at[3]);
+    const __m512i packed = packed_scales(heads);
+    __m512i sums[2];
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {
+      const __m512i of_even = _mm512_add_epi16(even_scales, _mm512_set1_epi16(0x20 * h));
+      const __m512i of_odd = _mm512_add_epi16(even_scales, _mm512_set1_epi16(0x20 * h + 1));
+      sums[h] = _mm512_dpwssd_epi32(
+          _mm512_madd_epi16(_mm512_packs_epi32(even[2 * h], even[2 * h + 1]),
+                            _mm512_maskz_permutexvar_epi8(even_bytes, of_even, packed)),
+          _mm512_packs_epi32(odd[2 * h], odd[2 * h + 1]),
+          _mm512_maskz_permutexvar_epi8(even_bytes, of_odd, packed));
+    }
     const __m512i minima = _mm512_maskz_permutexvar_epi8(even_bytes, pairs, packed);
-    const __m512i sums = _mm512_add_epi32(_mm512_mullo_epi32(sums_of_fours(even), scales[0]),
-                                          _mm512_mullo_epi32(sums_of_fours(odd), scales[1]));
     return add_scaled(
-        y, factors_of(rows, 0), sums,
+        y, heads, pair_sums(sums[0], sums[1]),
         _mm512_dpwssd_epi32(_mm512_setzero_si512(), minima, spread_pairs(x.by_256.sums_of_32)), x);
   }
 };

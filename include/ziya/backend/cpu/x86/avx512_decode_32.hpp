@@ -35,7 +35,7 @@ struct DecodeBlocks {
   }
 };
 
-inline constexpr __mmask64 words_of_row = 0x03030303;  // of 16-bit words 4 i + 0, shifted 4 i + r
+inline constexpr __mmask64 words_of_row = 0xff;  // of 16-bit words 4 · 0 + i, shifted 4 r + i
 
 /// Blocks of a 16-bit scale and 16 bytes of halves: Q4_0, and IQ4_NL with its table.
 template <class Block, bool Table>
@@ -49,16 +49,14 @@ struct DecodeHalfBytes : DecodeBlocks<DecodeHalfBytes<Block, Table>, Block> {
     const __m512i places =
         _mm512_set_epi64(0, 0, 0x3534333231302f2e, 0x2d2c2b2a29282726, 0x232221201f1e1d1c,
                          0x1b1a191817161514, 0x11100f0e0d0c0b0a, 0x0908070605040302);
-    // scales of all four
-    const __m512i head = _mm512_set_epi64(0, 0, 0, 0, 0x3736373637363736, 0x2524252425242524,
-                                          0x1312131213121312, 0x0100010001000100);
+    const __m512i head = _mm512_set1_epi64(0x3736252413120100);  // scales of all four
     const __m512i table = iq4_table();
     __m512i heads = _mm512_setzero_si512(), dots[4];
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r) {
       const std::byte* p = rows.at[r] + four * 72;
-      const __m512i v = _mm512_loadu_si512(p);
-      heads = _mm512_mask_permutexvar_epi8(heads, words_of_row << (2 * r), head, v);
+      const __m512i v = load_once(p);
+      heads = _mm512_mask_permutexvar_epi8(heads, words_of_row << (8 * r), head, v);
       const __m512i quants = _mm512_mask_broadcast_i32x4(
           _mm512_maskz_permutexvar_epi8(~__mmask64{0}, places, v), 0xf000, load_16(p + 56));
       __m512i low = low_half(quants), up = high_half(quants);
@@ -66,10 +64,10 @@ struct DecodeHalfBytes : DecodeBlocks<DecodeHalfBytes<Block, Table>, Block> {
       dots[r] =
           dot(dot(_mm512_setzero_si512(), low, fours.values[four][0]), up, fours.values[four][1]);
     }
-    const std::int32_t* start = x.by_32.starts[start_of_offset(Table ? 128 : 8)];
-    const __m512 scales = _mm512_maskz_cvtph_ps(all, lower(heads));
-    return add_scaled_dots(sums, _mm512_add_epi32(sums_of_fours(dots), spread(start + 4 * four)),
-                           scales, x, four);
+    const __m512i start = repeat(x.by_32.starts[start_of_offset(Table ? 128 : 8)] + 4 * four);
+    const __m512i sums_of_dots = Table ? sums_by_rows(dots) : narrow_sums_by_rows(dots);
+    return add_scaled_dots(sums, _mm512_add_epi32(sums_of_dots, start),
+                           _mm512_maskz_cvtph_ps(all, lower(heads)), x, four);
   }
 };
 
@@ -99,8 +97,8 @@ struct DecodeLongHeads : DecodeBlocks<DecodeLongHeads<Block, Fifth, Minimum>, Bl
       const __m512i head = four_places(p, p + size, p + 2 * size, p + 3 * size);
       const __m512i quants =
           four_places(p + first, p + size + first, p + 2 * size + first, p + 3 * size + first);
-      heads = _mm512_mask_shuffle_epi32(heads, static_cast<__mmask16>(0x1111 << r), head,
-                                        static_cast<_MM_PERM_ENUM>(0));
+      heads = _mm512_mask_permutexvar_epi32(heads, static_cast<__mmask16>(0xf << (4 * r)),
+                                            _mm512_set4_epi32(12, 8, 4, 0), head);
       __m512i low = low_half(quants), up = high_half(quants);
       if constexpr (Fifth) {
         low = with_fifth_bits(low, head, high);
@@ -110,11 +108,11 @@ struct DecodeLongHeads : DecodeBlocks<DecodeLongHeads<Block, Fifth, Minimum>, Bl
           dot(dot(_mm512_setzero_si512(), low, fours.values[four][0]), up, fours.values[four][1]);
     }
     const __m512i start = Minimum ? _mm512_castps_si512(set(ActivationGroup::exponent))
-                                  : spread(x.by_32.starts[start_of_offset(16)] + 4 * four);
-    sums = add_scaled_dots(sums, _mm512_add_epi32(sums_of_fours(dots), start),
+                                  : repeat(x.by_32.starts[start_of_offset(16)] + 4 * four);
+    sums = add_scaled_dots(sums, _mm512_add_epi32(sums_by_rows(dots), start),
                            halves_to_floats(heads), x, four);
     if constexpr (Minimum) {
-      sums = fma(halves_to_floats(shift_right(heads, 16)), spread(x.by_32.sums + 4 * four), sums);
+      sums = fma(halves_to_floats(shift_right(heads, 16)), repeat(x.by_32.sums + 4 * four), sums);
     }
     return sums;
   }
@@ -136,27 +134,24 @@ struct DecodeQ8_0 : DecodeBlocks<DecodeQ8_0, blocks::Q8_0> {
                                                                    const ActivationFours& fours,
                                                                    int four) {
     // scales of the blocks 0 and 1 within 64 bytes, and of 2 and 3
-    const __m512i places = _mm512_set_epi64(0, 0, 0, 0, 0x2322232223222322, 0x0100010001000100,
-                                            0x2322232223222322, 0x0100010001000100);
-    __m512i first = _mm512_setzero_si512(), second = first, dots[4];
+    const __m512i places = _mm512_set1_epi64(0x2322010023220100);
+    __m512i heads = _mm512_setzero_si512(), dots[4];
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r) {
       const std::byte* p = rows.at[r] + four * 136;
-      const __mmask64 words = words_of_row << (2 * r);
-      first = _mm512_mask_permutexvar_epi8(first, words, places, _mm512_loadu_si512(p));
-      second = _mm512_mask_permutexvar_epi8(second, words, places, _mm512_loadu_si512(p + 68));
+      heads = _mm512_mask_permutexvar_epi8(heads, __mmask64{0x0f} << (8 * r), places,
+                                           _mm512_loadu_si512(p));
+      heads = _mm512_mask_permutexvar_epi8(heads, __mmask64{0xf0} << (8 * r), places,
+                                           _mm512_loadu_si512(p + 68));
       const __m512i a = two_places(p + 2, p + 36), b = two_places(p + 70, p + 104);
       const __m512i low = _mm512_maskz_shuffle_i32x4(all, a, b, 0x88);
       const __m512i up = _mm512_maskz_shuffle_i32x4(all, a, b, 0xdd);
       dots[r] =
           dot(dot(_mm512_setzero_si512(), low, fours.values[four][0]), up, fours.values[four][1]);
     }
-    const __m256i heads = _mm256_blend_epi32(lower(first), lower(second), 0xf0);
-    return add_scaled_dots(
-        sums,
-        _mm512_add_epi32(sums_of_fours(dots),
-                         spread(x.by_32.starts[start_of_offset(128)] + 4 * four)),
-        _mm512_maskz_cvtph_ps(all, heads), x, four);
+    const __m512i start = repeat(x.by_32.starts[start_of_offset(128)] + 4 * four);
+    return add_scaled_dots(sums, _mm512_add_epi32(sums_by_rows(dots), start),
+                           _mm512_maskz_cvtph_ps(all, lower(heads)), x, four);
   }
 };
 
