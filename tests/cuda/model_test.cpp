@@ -226,7 +226,7 @@ Ids some_ids(std::size_t count) {
 }
 
 TEST_CASE("cuda: random models of every head size: logits, greedy tokens, graphs",
-          "[cuda][small]") {
+          "[cuda][small][library]") {
   if (!test::gpu()) return;
   Context<Cuda> ctx;
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
@@ -239,7 +239,7 @@ TEST_CASE("cuda: random models of every head size: logits, greedy tokens, graphs
 }
 
 TEST_CASE("cuda: random models in every quantised type: logits, greedy tokens, graphs",
-          "[cuda][small]") {
+          "[cuda][small][library]") {
   if (!test::gpu()) return;
   Context<Cuda> ctx;
   const CpuModel plain = random_model(64, 4, 2, DType::f32, 768);
@@ -301,7 +301,7 @@ void check_together(const LlamaShape& shape, const LlamaWeights<Cpu>& weights, C
   }
 }
 
-TEST_CASE("cuda: a row among others is near the row alone", "[cuda][small]") {
+TEST_CASE("cuda: a row among others is near the row alone", "[cuda][small][library]") {
   if (!test::gpu()) return;
   Context<Cuda> ctx;
   const CpuModel plain = random_model(64, 4, 2, DType::f16, 768);
