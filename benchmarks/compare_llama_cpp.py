@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same model file, the same threads: `ziya bench` beside llama.cpp, in turn, ratios of pairs.
 
-usage: compare_llama_cpp.py PROGRAM FOLDER --build              makes FOLDER/peer, the environment
+usage: compare_llama_cpp.py PROGRAM FOLDER --build [no-amx]     makes FOLDER/peer, the environment
        compare_llama_cpp.py PROGRAM FOLDER [--peer PYTHON] [--types q4_0 q4_k …] [--shape 1b]
                             [--layers N] [--files A.gguf …] [-p 512] [-n 128] [-r 5] [--threads 2]
 
---build installs llama-cpp-python from its source on PyPI, compiled for this machine (without AMX,
-see peer_instructions). The peer has to use AVX512_VNNI where the processor has it. Without --files
+--build installs llama-cpp-python from its source on PyPI, compiled for this machine. On a processor
+with AMX that version decodes Q4_0 and Q8_0 fastest, but ends prompts of quantised types in an illegal
+instruction (tileloadd); with no-amx it gets every other instruction set of the processor, by name,
+and prompts run. The peer has to use AVX512_VNNI where the processor has it. Without --files
 the models are random blocks, written to FOLDER and removed: a shape (1b: 2048 wide, 22 layers; 7b:
 4096, 32; 13b: 5120, 40) in each type, of fewer layers with --layers. A repetition runs ziya, then
 llama.cpp, each in a process of its own that runs every test once before the one that counts; 16-bit
@@ -138,13 +140,14 @@ SHAPES = {"1b": (2048, 5632, 22, 16, 32000), "7b": (4096, 11008, 32, 32, 32000),
           "13b": (5120, 13824, 40, 40, 39424)}
 
 
-def build(folder):
+def build(folder, kind):
     environment = folder / "peer"
+    arguments = instructions_without_amx() if kind == "no-amx" else "-DGGML_NATIVE=ON"
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
     subprocess.run(
         [str(environment / "bin/python"), "-m", "pip", "install", "--no-cache-dir", "--no-binary",
          "llama-cpp-python", f"llama-cpp-python=={PEER_VERSION}", f"gguf=={GGUF_VERSION}"],
-        check=True, env={**os.environ, "CMAKE_ARGS": peer_instructions()})
+        check=True, env={**os.environ, "CMAKE_ARGS": arguments})
 
 
 def processor_has(flag):
@@ -154,11 +157,7 @@ def processor_has(flag):
         return False
 
 
-def peer_instructions():
-    """Compiled for a processor with AMX, this version ends prompts of quantised types in an illegal
-    instruction (tileloadd); there the peer gets everything else the processor has, by name."""
-    if not processor_has("amx_tile"):
-        return "-DGGML_NATIVE=ON"
+def instructions_without_amx():
     sets = {"SSE42": "sse4_2", "AVX": "avx", "AVX2": "avx2", "BMI2": "bmi2", "FMA": "fma",
             "F16C": "f16c", "AVX_VNNI": "avx_vnni", "AVX512": "avx512f",
             "AVX512_VBMI": "avx512vbmi", "AVX512_VNNI": "avx512_vnni",
@@ -215,7 +214,7 @@ def main():
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("program")
     parser.add_argument("folder", type=pathlib.Path)
-    parser.add_argument("--build", action="store_true")
+    parser.add_argument("--build", nargs="?", const="native", choices=["native", "no-amx"])
     parser.add_argument("--peer")
     parser.add_argument("--types", nargs="+", default=["q4_0", "q4_k", "q8_0", "f16"])
     parser.add_argument("--shape", choices=SHAPES, default="1b")
@@ -228,7 +227,7 @@ def main():
     options = parser.parse_args()
     options.header_printed = False
     if options.build:
-        build(options.folder)
+        build(options.folder, options.build)
         return
     python = options.peer or str(options.folder / "peer/bin/python")
     for file in options.files:
