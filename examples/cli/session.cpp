@@ -7,7 +7,6 @@
 #include <new>
 #include <optional>
 #include <string>
-#include <system_error>
 #include <utility>
 
 #include "conversion.hpp"
@@ -104,13 +103,7 @@ ziya::LoadOptions load_options(const ModelOptions& options, const std::filesyste
     const auto adapter = ziya::LoraAdapter::open(ziya::path_from_utf8(path));
     note("adapter: " + path + ", " + std::to_string(adapter.pairs().size()) +
          " low-rank updates beside the model");
-    std::error_code ignored;
-    const auto file = folder / "config.json";
-    const bool has_config = std::filesystem::is_regular_file(file, ignored);
-    check_base(
-        adapter,
-        ziya::base_names(ziya::model_name(folder), has_config ? ziya::read_text_file(file) : ""),
-        options.any_base);
+    check_base(adapter, ziya::base_names(folder), options.any_base);
     load.adapters.push_back(adapter.folder());
   }
   return load;

@@ -1442,7 +1442,7 @@ class Layouts(Case):
         self.bad("convert", "--input", TINY, "--to", "fengshen", "--parts", 3,
                  "--output", self.folder / "x", has=["ZIYA-618", "3 parts"])
 
-    def adapter(self, scale):
+    def adapter(self, scale, base="somebody/else"):
         """On two projections of every layer; B is `scale` everywhere."""
         config = json.loads((TINY / "config.json").read_text())
         width, tensors = config["hidden_size"], {}
@@ -1458,13 +1458,13 @@ class Layouts(Case):
                             "data_offsets": [len(data), len(data) + len(packed)]}
             data += packed
         text = json.dumps(header).encode()
-        folder = self.folder / f"adapter-{scale}"
+        folder = self.folder / f"adapter-{scale}-{pathlib.PurePath(base).name}"
         folder.mkdir()
         (folder / "adapter_model.safetensors").write_bytes(
             struct.pack("<Q", len(text)) + text + data)
         (folder / "adapter_config.json").write_text(json.dumps(
             {"r": 1, "lora_alpha": 1, "target_modules": ["q_proj", "v_proj"],
-             "base_model_name_or_path": "somebody/else"}))
+             "base_model_name_or_path": base}))
         return folder
 
     def test_adapters_merged_and_beside(self):
@@ -1477,6 +1477,12 @@ class Layouts(Case):
         run = self.good("generate", "--base", BASE, "--delta", DELTA, "--ids", "--greedy", "-p", CAPITAL,
                         *other, "--max-new-tokens", 8)  # beside what is merged while loading
         self.assertEqual(json.loads(run.out)["generated_ids"], beside)
+        # A GGUF file says the name of its model.
+        self.good("convert", "--input", TINY, "--output", self.folder / "some.gguf", "--type", "f32")
+        run = self.good("generate", self.folder / "some.gguf", "--ids", "--greedy", "-p", CAPITAL, "--adapter",
+                        self.adapter(0.5, f"/home/me/{TINY.name}"), "--max-new-tokens", 8)
+        self.assertEqual(json.loads(run.out)["generated_ids"], beside)
+        self.assertNotIn("trained on", run.err)
         merged = self.folder / "merged"
         run = self.good("merge-lora", "--base", TINY, *other, "--output", merged,
                         "--type", "f32")

@@ -6,22 +6,27 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "ziya/config.hpp"
 #include "ziya/convert/audited_source.hpp"
 #include "ziya/convert/fingerprint.hpp"
+#include "ziya/convert/model_files.hpp"
 #include "ziya/convert/model_source.hpp"
 #include "ziya/convert/typed_source.hpp"
 #include "ziya/core/dtype.hpp"
 #include "ziya/core/error.hpp"
+#include "ziya/io/checkpoint_files.hpp"
+#include "ziya/io/file.hpp"
 #include "ziya/io/json.hpp"
 #include "ziya/io/tensor_source.hpp"
 #include "ziya/model/llama_names.hpp"
@@ -299,6 +304,21 @@ inline std::vector<std::string> base_names(const std::string& name, const std::s
     names.push_back(json.at("_name_or_path").get<std::string>());
   }
   return names;
+}
+/// The same of a model's folder or GGUF file, which says its name itself.
+/// @throws FormatError, IoError
+inline std::vector<std::string> base_names(const std::filesystem::path& model) {
+  const std::string name = model_name(model);
+  if (const auto weights = find_weights(model); gguf::is_gguf(weights)) {
+    std::vector<std::string> names{name};
+    const Checkpoint checkpoint = Checkpoint::open(weights);
+    if (const auto own = checkpoint.gguf_metadata()->text("general.name")) names.push_back(*own);
+    return names;
+  }
+  std::error_code ignored;
+  const auto config = model / "config.json";
+  const bool exists = std::filesystem::is_regular_file(config, ignored);
+  return base_names(name, exists ? read_text_file(config) : "");
 }
 
 ZIYA_NAMESPACE_END
