@@ -167,7 +167,7 @@ class GrammarMatcher {
     if (grammar_->symbol(position).kind == Kind::end) return below;
     const auto key = static_cast<std::uint64_t>(position) << 32 | static_cast<std::uint32_t>(below);
     const auto [found, inserted] =
-        node_numbers_.emplace(key, static_cast<std::int32_t>(nodes_.size()));
+        node_numbers_.try_emplace(key, static_cast<std::int32_t>(nodes_.size()));
     if (inserted) nodes_.push_back({position, below});
     if (nodes_.size() > 16 * most_states) refuse();
     return found->second;
