@@ -5,11 +5,11 @@ usage: merge_compare.py PROGRAM FOLDER [--layers N] [--reference PYTHON] [--spar
        merge_compare.py PROGRAM FOLDER --prepare [--layers N]    writes the inputs for a later run
 
 Writes a base and a delta of N layers (635 MB each, and 655 MB of embedding and head) of random
-halves into FOLDER, merges them under prlimit --data=536870912 with a cold page cache (every file is dropped from it with
-posix_fadvise), samples the process's anonymous memory (smaps_rollup) at least 10 times a second, and
-compares with plain reads of both inputs and a write of the target with fsync, buffers of 8 MB, once
-before and once after, because a shared machine's disk changes within a minute. With
---sparse the files are holes of the full 40 layers: for memory.
+halves into FOLDER, merges them under prlimit --data=536870912 with a cold page cache (every file is
+dropped from it with posix_fadvise), samples the process's anonymous memory (smaps_rollup) at least 10
+times a second, and compares with plain reads of both inputs and a write of the target with fsync,
+buffers of 8 MB, once before and once after, because a shared machine's disk changes within a minute.
+With --sparse the files are holes of the full 40 layers: for memory.
 With --reference, PYTHON (which has torch) loads both, adds and saves, as the reference does.
 Everything is removed in the end.
 """

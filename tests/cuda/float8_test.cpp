@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
-#include <span>
 #include <vector>
 
 #include "cuda/devices.hpp"
@@ -212,13 +211,19 @@ std::vector<double> product(const std::vector<double>& x, const std::vector<doub
   return y;
 }
 
+// Odd widths among them.
+constexpr std::array product_cases{Case{1, 64, 16},      Case{1, 5120, 40},   Case{3, 65, 7},
+                                   Case{4, 256, 48},     Case{5, 512, 64},    Case{8, 2064, 33},
+                                   Case{9, 416, 37},     Case{16, 1008, 160}, Case{33, 48, 96},
+                                   Case{130, 5120, 272}, Case{17, 129, 33},   Case{70, 88, 72}};
+
 /// Tokens that meet 8-bit floats as they are; more become 8-bit floats for the library.
 template <class T>
 constexpr std::int64_t as_they_are = sizeof(T) == 2 ? 16 : 4;
 
-void check_products(std::span<const Case> cases, bool of_library) {
+void check_products(bool of_library) {
   for_each_type([&]<class T>(Context<Cuda>& ctx, T) {
-    for (const Case& c : cases) {
+    for (const Case& c : product_cases) {
       if ((c.tokens > as_they_are<T>) != of_library) continue;
       INFO(c.tokens << " x " << c.in << " x " << c.out);
       auto values = random_values(c.tokens * c.in, 1);
@@ -236,18 +241,12 @@ void check_products(std::span<const Case> cases, bool of_library) {
   });
 }
 
-// Odd widths among them.
-constexpr std::array product_cases{Case{1, 64, 16},      Case{1, 5120, 40},   Case{3, 65, 7},
-                                   Case{4, 256, 48},     Case{5, 512, 64},    Case{8, 2064, 33},
-                                   Case{9, 416, 37},     Case{16, 1008, 160}, Case{33, 48, 96},
-                                   Case{130, 5120, 272}, Case{17, 129, 33},   Case{70, 88, 72}};
-
 TEST_CASE("cuda: products of a few tokens with 8-bit floats, plain, added, many, gated",
           "[cuda][small]") {
-  check_products(product_cases, false);
+  check_products(false);
 }
 TEST_CASE("cuda: products with 8-bit floats, plain, added, many, gated", "[cuda][small][library]") {
-  check_products(product_cases, true);
+  check_products(true);
 }
 
 TEST_CASE("cuda: a gated layer of 8-bit floats is its parts", "[cuda][small][library]") {

@@ -21,7 +21,8 @@ void attention(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q,
 template <class T>
 void attention(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q, View<const T, Cuda> k,
                View<const T, Cuda> v, std::span<const Segment> segments, bool causal, float scale);
-/// One kernel where every row is the only one of its sequence: `rope_append`, then attention.
+/// rope of q and k, cache_append and attention: one kernel where every row is the only one of its
+/// sequence and slots ascend.
 template <class T>
 void rope_append_attention(Context<Cuda>& ctx, View<T, Cuda> out, View<T, Cuda> q, View<T, Cuda> k,
                            View<const T, Cuda> v, const CachedKeysValues<Cuda>& cache,
