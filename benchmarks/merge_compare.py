@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A merge of real bytes in the layout of LLaMA-13B: time, memory, plain copies and the reference way.
 
-usage: merge_compare.py PROGRAM FOLDER [--layers N] [--reference PYTHON] [--sparse] [--check]
+usage: merge_compare.py PROGRAM FOLDER [--layers N] [--merges N] [--reference PYTHON] [--sparse] [--check]
        merge_compare.py PROGRAM FOLDER --prepare [--layers N]    writes the inputs for a later run
 
 Writes a base and a delta of N layers (635 MB each, and 655 MB of embedding and head) of random
 halves into FOLDER, merges them under prlimit --data=536870912 with a cold page cache (every file is
 dropped from it with posix_fadvise), samples the process's anonymous memory (smaps_rollup) at least 10
 times a second, and compares with plain reads of both inputs and a write of the target with fsync,
-buffers of 8 MB, once before and once after, because a shared machine's disk changes within a minute.
+buffers of 8 MB. Plain copies and merges take turns, --merges of them and plain copies before and
+after each, because a shared machine's disk changes within a minute; each merge is compared with the
+mean of its two neighbours.
 With --sparse the files are holes of the full 40 layers: for memory.
 With --reference, PYTHON (which has torch) loads both, adds and saves, as the reference does.
 Everything is removed in the end.
@@ -19,6 +21,7 @@ import os
 import pathlib
 import random
 import shutil
+import statistics
 import struct
 import subprocess
 import sys
@@ -210,6 +213,7 @@ def main():
     parser.add_argument("program", type=pathlib.Path)
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--layers", type=int, default=15)
+    parser.add_argument("--merges", type=int, default=1)
     parser.add_argument("--reference", type=pathlib.Path)
     parser.add_argument("--sparse", action="store_true")
     parser.add_argument("--prepare", action="store_true", help="only write base and delta")
@@ -228,21 +232,29 @@ def main():
         size = sum(file.stat().st_size for file in files(delta))
         command = ["prlimit", "--data=536870912", options.program, "merge-delta", "--base", base,
                    "--delta", delta, "--target", target] + ([] if options.check else ["--no-check"])
-        before = 0 if options.sparse else plain(base, delta, folder, size)
-        drop_cache(base, delta)
-        seconds, peak, samples = run(command)
-        print(f"ziya: {size / 1e9:.2f} GB in {seconds:.1f} s, anonymous memory at most "
-              f"{peak / 1e6:.0f} MB in {samples} samples ({samples / seconds:.0f} per second)",
-              flush=True)
-        shutil.rmtree(target)
+        around, merges, peak = [], [], 0
+        for _ in range(options.merges):
+            if not options.sparse:
+                around.append(plain(base, delta, folder, size))
+            drop_cache(base, delta)
+            seconds, anonymous, samples = run(command)
+            merges.append(seconds)
+            peak = max(peak, anonymous)
+            print(f"ziya: {size / 1e9:.2f} GB in {seconds:.1f} s, anonymous memory at most "
+                  f"{anonymous / 1e6:.0f} MB in {samples} samples ({samples / seconds:.0f} per second)",
+                  flush=True)
+            shutil.rmtree(target)
         if options.sparse:
             return
-        after = plain(base, delta, folder, size)
-        print(f"plain / ziya = {before / seconds:.2f} and {after / seconds:.2f}", flush=True)
+        around.append(plain(base, delta, folder, size))
+        ratios = [(before + after) / 2 / merge
+                  for before, merge, after in zip(around, merges, around[1:])]
+        print("plain / ziya = " + ", ".join(f"{ratio:.2f}" for ratio in ratios) +
+              f"; median {statistics.median(ratios):.2f}", flush=True)
         if options.reference:
             drop_cache(base, delta)
             slow, memory, _ = run([options.reference, "-c", REFERENCE, base, delta, target])
-            print(f"reference: {slow:.1f} s ({slow / seconds:.1f} times), anonymous memory "
+            print(f"reference: {slow:.1f} s ({slow / statistics.median(merges):.1f} times), anonymous memory "
                   f"{memory / 1e6:.0f} MB ({memory / peak:.0f} times)", flush=True)
     finally:
         shutil.rmtree(folder)

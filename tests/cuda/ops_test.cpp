@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <numeric>
+#include <span>
 #include <vector>
 
 #include "cuda/devices.hpp"
@@ -221,17 +222,15 @@ ZIYA_TEST_ON_DEVICES("cuda: rope in both pairings", "[cuda][small][race]") {
   });
 }
 
-ZIYA_TEST_ON_DEVICES("cuda: matmul, plain, added, many, gated, from every stored type",
-                     "[cuda][small]") {
-  struct Case {
-    std::int64_t tokens, in, out;
-  };
-  // Matrix × vector with whole packs and tails, up to four tokens, and the library's products.
-  constexpr std::array cases{Case{1, 64, 8},   Case{1, 5120, 33}, Case{3, 65, 7},  Case{4, 256, 40},
-                             Case{5, 512, 64}, Case{17, 129, 33}, Case{70, 88, 72}};
+struct ProductCase {
+  std::int64_t tokens, in, out;
+};
+
+template <class TestType>
+void check_matmul(std::span<const ProductCase> cases) {
   on_device<TestType>([&]<class Device, class T>(Context<Device>& ctx, T) {
     for (const DType dtype : stored_types) {
-      for (const Case& c : cases) {
+      for (const ProductCase& c : cases) {
         INFO(name(dtype) << " " << c.tokens << " x " << c.in << " x " << c.out);
         auto values = random_values(c.tokens * c.in, 1);
         const auto x = on<T, Device>(values, {c.tokens, c.in});
@@ -260,6 +259,18 @@ ZIYA_TEST_ON_DEVICES("cuda: matmul, plain, added, many, gated, from every stored
       }
     }
   });
+}
+
+// Matrix × vector with whole packs and tails, up to four tokens.
+ZIYA_TEST_ON_DEVICES("cuda: matmul, plain, added, many, gated, from every stored type",
+                     "[cuda][small]") {
+  check_matmul<TestType>(std::array{ProductCase{1, 64, 8}, ProductCase{1, 5120, 33},
+                                    ProductCase{3, 65, 7}, ProductCase{4, 256, 40}});
+}
+ZIYA_TEST_ON_DEVICES("cuda: matmul of more tokens from every stored type",
+                     "[cuda][small][library]") {
+  check_matmul<TestType>(
+      std::array{ProductCase{5, 512, 64}, ProductCase{17, 129, 33}, ProductCase{70, 88, 72}});
 }
 
 /// A weight of random numbers that come again after 65,537 of them.
