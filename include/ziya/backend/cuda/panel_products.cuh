@@ -19,16 +19,17 @@ ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
 /// A block's share: 64 rows of each of its groups of four warps × N tokens, 128 columns at a time;
-/// of up to 16 tokens, those of a panel.
+/// of up to 16 tokens and a type whose products `PanelRows` does, those of a panel.
 template <class Block, int N>
 struct PanelTile {
   using Form = Panel<Block>;
-  static constexpr bool few = N <= 16;
-  static constexpr int steps = few ? 1 : Form::columns / 128;  // of a panel
+  static constexpr bool few = N <= 16, in_rows = few && Form::exact_products;
+  static constexpr int steps = in_rows ? 1 : Form::columns / 128;  // of a panel
   static constexpr int groups = few ? 2 : N == 128 && Form::bytes > 3000 ? 3 : 4;
   static constexpr int warps = 4 * groups, threads = 32 * warps, rows = 64 * groups;
-  static constexpr int x_bytes = few ? PanelRows<Block, std::min(N, 16) / 8>::bytes : N * 128 * 2;
-  static constexpr int x_stages = N == 64 ? 5 : 4;
+  static constexpr int x_bytes =
+      in_rows ? PanelRows<Block, std::min(N, 16) / 8>::bytes : N * 128 * 2;
+  static constexpr int x_stages = few && !in_rows ? 6 : N == 64 ? 5 : 4;
   /// Two blocks share a multiprocessor where there are few tokens.
   static constexpr int budget = few ? 110 * 1024 : 225 * 1024;
   static constexpr int fitting = (budget - x_stages * x_bytes) / (warps * Form::bytes);
@@ -137,7 +138,7 @@ ZIYA_KERNEL void __launch_bounds__(PanelTile<Block, N>::threads)
     for (int part_of = 0; part_of < Tile::steps; ++part_of, ++step) {
       const int stage = step % Tile::x_stages;
       x_full[stage].wait(step / Tile::x_stages % 2);
-      if constexpr (Tile::few) {
+      if constexpr (Tile::in_rows) {
         PanelRows<Block, N / 8>::add(sums, form, shared + stage * Tile::x_bytes);
         __syncwarp();
       } else {
@@ -278,15 +279,20 @@ ZIYA_HIDDEN void run_panel_products(Context<Cuda>& ctx, MatvecArguments<Half, st
   using Form = Panel<Block>;
   Workspace<Cuda>::Scope scope(ctx.workspace());
   const std::int64_t padded = (a.columns + Form::columns - 1) / Form::columns * Form::columns;
-  if (a.tokens <= 8) return run_few<Block, 8>(ctx, a, padded);
-  if (a.tokens <= 16) return run_few<Block, 16>(ctx, a, padded);
-  const int tile = a.tokens <= 64 ? 64 : 128;
+  if constexpr (Form::exact_products) {
+    if (a.tokens <= 8) return run_few<Block, 8>(ctx, a, padded);
+    if (a.tokens <= 16) return run_few<Block, 16>(ctx, a, padded);
+  }
+  const int tile = a.tokens <= 16 ? 16 : a.tokens <= 64 ? 64 : 128;
   const std::int64_t rows = (a.tokens + tile - 1) / tile * tile;
   const auto tiles = ctx.workspace().template take<Half>(Shape{rows, padded});
   launch(ctx, "matmul", make_tiles<Form::run>, dim3(static_cast<unsigned>(rows)), dim3(256), 0,
          tiles.data(), a.x, a.x_stride, a.tokens, a.columns, padded, tile);
   a.x = tiles.data();
   a.x_stride = padded;
+  if constexpr (!Form::exact_products) {
+    if (tile == 16) return launch_panel_products<Block, 16>(ctx, a);
+  }
   if (tile == 64) return launch_panel_products<Block, 64>(ctx, a);
   launch_panel_products<Block, 128>(ctx, a);
 }

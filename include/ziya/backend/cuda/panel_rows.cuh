@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Up to 8 or 16 tokens beside a panel of quantised weights, on the 16-bit tensor cores.
+// Up to 8 or 16 tokens beside a panel of quantised weights whose scales are small integers, on the
+// 16-bit tensor cores.
 #pragma once
 
 #include <cstddef>
@@ -30,47 +31,25 @@ struct PanelRows {
     return index * chunk + (group ^ (index / (8 / Form::groups) % Form::groups)) * 16;
   }
 
-  /// Adds w · x to sums of rows g and g + 8, tokens 2 t and 2 t + 1 of each set.
+  /// Adds w · x to sums of rows g and g + 8, tokens 2 t and 2 t + 1 of each set. Quants times small
+  /// integer scales are whole numbers of at most 11 bits, so that a panel has one factor in the
+  /// end.
   __device__ static void add(float (&sums)[4 * Sets], const Panel<Block>& w, const std::byte* x) {
-    // Quants times small integer scales are whole numbers of at most 11 bits.
-    constexpr bool exact = Form::exact_products;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     float of_panel[Sets][4] = {};
 #pragma unroll
     for (int group = 0; group < Form::groups; ++group) {
       std::uint32_t rows[2][4];
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        if constexpr (exact) {
-          w.scaled_pairs(rows[r], r, group);
-        } else {
-          w.template unpack<Half>(rows[r], r, group);
-        }
-      }
+      for (int r = 0; r < 2; ++r) w.scaled_pairs(rows[r], r, group);
 #pragma unroll
       for (int s = 0; s < Sets; ++s) {
         const uint4 b = *reinterpret_cast<const uint4*>(x + place(32 * s + lane, group));
-        float c[4];
 #pragma unroll
         for (int step = 0; step < 2; ++step) {
           const unsigned a[4] = {rows[0][2 * step], rows[1][2 * step], rows[0][2 * step + 1],
                                  rows[1][2 * step + 1]};
-          const unsigned b0 = step == 0 ? b.x : b.z, b1 = step == 0 ? b.y : b.w;
-          if constexpr (exact) {
-            multiply<Half>(of_panel[s], a, b0, b1);
-          } else {
-            if (step == 0 || Form::steps == 2) {
-              multiply_first<Half>(c, a, b0, b1);
-            } else {
-              multiply<Half>(c, a, b0, b1);
-            }
-            if (step == 0 && Form::steps == 1) continue;  // both steps share their scales
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-              float& sum = sums[4 * s + i];
-              sum = fmaf(w.scales.scale(i / 2, 2 * group + step), c[i], sum);
-            }
-          }
+          multiply<Half>(of_panel[s], a, step == 0 ? b.x : b.z, step == 0 ? b.y : b.w);
         }
       }
     }
@@ -87,7 +66,7 @@ struct PanelRows {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         float& sum = sums[4 * s + i];
-        if constexpr (exact) sum = fmaf(w.scales.factor(i / 2), of_panel[s][i], sum);
+        sum = fmaf(w.scales.factor(i / 2), of_panel[s][i], sum);
         if constexpr (Form::minimum) {
           sum = fmaf(w.scales.min_factor(i / 2) * -columns_of_mean,
                      fmaf(lo[i], 1.0f / lo_times, hi[i]), sum);
