@@ -2,6 +2,7 @@
 // How the rows of a batch lie in their sequences.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -27,6 +28,14 @@ struct RotaryRows {
   std::span<const std::int32_t> slots;
   std::span<const std::int64_t> indices, visible;
 };
+
+/// Whether slots ascend, so that each row is the only one of its sequence.
+inline bool one_row_each(std::span<const std::int32_t> slots) {
+  for (std::size_t i = 1; i < slots.size(); ++i) {
+    if (slots[i] <= slots[i - 1]) return false;
+  }
+  return true;
+}
 
 /// Without a cache: rows of queries and the rows of keys that they may see.
 struct Segment {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "ziya/config.hpp"
+#include "ziya/core/attention_rows.hpp"
 #include "ziya/core/decode_hook.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/io/checkpoint.hpp"
@@ -216,9 +217,7 @@ class LlamaModel {
                 KvCache<Device>& cache) const {
     const DecodeHook* hook = ctx.decode_hook();
     if (hook == nullptr || !batch.embeddings.empty() || !wants_every_row(batch)) return false;
-    for (std::size_t i = 1; i < batch.slots.size(); ++i) {  // one new token per sequence
-      if (batch.slots[i] <= batch.slots[i - 1]) return false;
-    }
+    if (!one_row_each(batch.slots)) return false;
     if (shape_.rope_scaling.kind == RopeScaling::Kind::dynamic) return false;
     const DecodeStep step{batch.ids.data(),   batch.positions.data(),
                           batch.slots.data(), batch.rows(),

@@ -201,14 +201,12 @@ inline KeyPlaces places_in(Context<Cuda>& ctx, const CachedKeysValues<Cuda>& cac
           .value_stride = placed.head_dim};
 }
 
-/// Whether slots ascend, so that each row is the only one of its sequence, and sees its own token
-/// last.
+/// Whether each row is the only one of its sequence, and sees its own token last.
 inline bool one_token_each(const RotaryRows& rows) {
   for (std::size_t t = 0; t < rows.slots.size(); ++t) {
     if (rows.visible[t] != rows.indices[t] + 1) return false;
-    if (t > 0 && rows.slots[t] <= rows.slots[t - 1]) return false;
   }
-  return true;
+  return one_row_each(rows.slots);
 }
 
 }  // namespace cuda
