@@ -6,18 +6,14 @@
 #include <charconv>
 #include <csignal>
 #include <cstdint>
-#include <filesystem>
 #include <string>
 #include <string_view>
 #include <utility>
-#include <vector>
 
 #include "commands.hpp"
 #include "memory.hpp"
 #include "terminal.hpp"
 #include "ziya/convert/convert_options.hpp"
-#include "ziya/convert/meta_folder.hpp"
-#include "ziya/model/lora_adapter.hpp"
 
 namespace cli {
 
@@ -50,26 +46,6 @@ inline std::int64_t size_from_text(const std::string& text,
     }
   }
   throw UsageError("ZIYA-701", option + " " + text + ": expected a size such as 4GB or 500MB");
-}
-
-/// Where a base lies: what --base names, or of Meta's sizes in there the one that --model-size does.
-/// @throws IoError ZIYA-612
-inline std::filesystem::path base_path(const std::string& base, const std::string& model_size) {
-  const auto path = ziya::path_from_utf8(base);
-  return model_size.empty() ? path : ziya::find_meta_folder(path, model_size).leaf;
-}
-
-/// @param names of the model given   @param any whether another one than it records will do
-/// @throws FormatError ZIYA-624 for an adapter that records another base
-inline void check_base(const ziya::LoraAdapter& adapter, const std::vector<std::string>& names,
-                       bool any) {
-  const std::string mismatch = adapter.base_mismatch(names);
-  if (mismatch.empty()) return;
-  if (!any) {
-    throw ziya::FormatError(
-        "ZIYA-624", adapter.name() + ": " + mismatch + "; --any-base takes it all the same");
-  }
-  note("note: " + printable(mismatch) + "; its shapes decide");
 }
 
 /// What a conversion is going to take, before it writes.

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <utility>
 
+#include "base.hpp"
 #include "commands.hpp"
 #include "conversion.hpp"
 #include "terminal.hpp"

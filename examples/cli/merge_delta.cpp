@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base.hpp"
 #include "commands.hpp"
 #include "conversion.hpp"
 #include "quantised_report.hpp"

@@ -9,7 +9,7 @@
 #include <string>
 #include <utility>
 
-#include "conversion.hpp"
+#include "base.hpp"
 #include "gpu_plan.hpp"
 #include "memory.hpp"
 #include "model.hpp"
