@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "ziya/backend/cpu/isa.hpp"
 #include "ziya/core/error.hpp"
 
 namespace cli {
@@ -34,6 +35,13 @@ struct ModelOptions {
   std::int64_t prompt_lookup = 0;        // tokens guessed ahead from what the text repeats; 0: none
   std::string draft{};                   // a smaller model that guesses ahead; empty: none
 };
+
+/// The words that --isa takes: "auto, eigen, baseline, …".
+inline std::string isa_words() {
+  std::string words = "auto";
+  for (const ziya::Isa isa : ziya::all_isas) words.append(", ").append(name(isa));
+  return words;
+}
 
 /// What is not given is the preset's.
 struct SamplingOptions {

@@ -108,8 +108,7 @@ inline void running_options(CLI::App& command, ModelOptions& options) {
   option(command, "--threads", options.threads, "default: the cores this program may use", "N")
       ->check(CLI::Range(0, 4096).description(""))
       ->group("Running");
-  option(command, "--isa", options.isa, "instruction set: auto, eigen, baseline, avx2, avx512, amx",
-         "NAME")
+  option(command, "--isa", options.isa, "instruction set: " + isa_words(), "NAME")
       ->capture_default_str()
       ->group("Running");
   repeated(command, "--adapter", options.adapters,

@@ -30,8 +30,7 @@ ziya::CpuOptions cpu_options(const ModelOptions& options) {
   if (options.isa == "auto") return result;
   result.isa = ziya::isa_from_name(options.isa);
   if (!result.isa) {
-    throw UsageError("ZIYA-701", "--isa " + options.isa +
-                                     ": expected auto, eigen, baseline, avx2, avx512 or amx");
+    throw UsageError("ZIYA-701", "--isa " + options.isa + ": expected one of " + isa_words());
   }
   return result;
 }
