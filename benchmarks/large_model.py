@@ -11,18 +11,7 @@ import shutil
 import struct
 import sys
 
-
-def tensors(layers, hidden, intermediate, vocabulary):
-    yield "model.embed_tokens.weight", [vocabulary, hidden]
-    for i in range(layers):
-        for name, shape in [("self_attn.q_proj", [hidden, hidden]), ("self_attn.k_proj", [hidden, hidden]),
-                            ("self_attn.v_proj", [hidden, hidden]), ("self_attn.o_proj", [hidden, hidden]),
-                            ("mlp.gate_proj", [intermediate, hidden]), ("mlp.up_proj", [intermediate, hidden]),
-                            ("mlp.down_proj", [hidden, intermediate]), ("input_layernorm", [hidden]),
-                            ("post_attention_layernorm", [hidden])]:
-            yield f"model.layers.{i}.{name}.weight", shape
-    yield "model.norm.weight", [hidden]
-    yield "lm_head.weight", [vocabulary, hidden]
+from llama_tensors import beginning, bytes_of, tensors
 
 
 def main():
@@ -41,23 +30,17 @@ def main():
     # fp16 numbers in ±0.03; the pattern's length is odd, so rows differ.
     pattern = struct.pack("<1000003e", *(random.uniform(-0.03, 0.03) for _ in range(1000003)))
     pattern *= 64
-    header, at = {}, 0
-    for name, shape in tensors(layers, hidden, intermediate, vocabulary):
-        size = 2 * (shape[0] if len(shape) == 1 else shape[0] * shape[1])
-        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    shapes = dict(tensors(layers, hidden, intermediate, vocabulary))
     with open(target / "model.safetensors", "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for tensor in header.values():
-            left = tensor["data_offsets"][1] - tensor["data_offsets"][0]
-            if len(tensor["shape"]) == 1:
-                file.write(struct.pack("<e", 1) * tensor["shape"][0])
+        file.write(beginning(shapes))
+        for shape in shapes.values():
+            if len(shape) == 1:
+                file.write(struct.pack("<e", 1) * shape[0])
                 continue
+            left = bytes_of(shape)
             while left > 0:
                 left -= file.write(memoryview(pattern)[:left])
-    print(f"{target}: {at / 1e9:.2f} GB")
+    print(f"{target}: {sum(map(bytes_of, shapes.values())) / 1e9:.2f} GB")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ import sys
 import threading
 import time
 
+from llama_tensors import beginning, bytes_of, tensors
+
 BUFFER = 8 << 20
 REFERENCE = """
 import json, pathlib, sys, torch
@@ -60,22 +62,6 @@ for file in target.glob("*"):
 """
 
 
-def shapes(layers, vocabulary, hidden=5120, intermediate=13824):
-    result = {"model.embed_tokens.weight": [vocabulary, hidden]}
-    for i in range(layers):
-        p = f"model.layers.{i}."
-        for name in "qkvo":
-            result[f"{p}self_attn.{name}_proj.weight"] = [hidden, hidden]
-        for name in ("gate", "up"):
-            result[f"{p}mlp.{name}_proj.weight"] = [intermediate, hidden]
-        result[f"{p}mlp.down_proj.weight"] = [hidden, intermediate]
-        result[p + "input_layernorm.weight"] = [hidden]
-        result[p + "post_attention_layernorm.weight"] = [hidden]
-    result["model.norm.weight"] = [hidden]
-    result["lm_head.weight"] = [vocabulary, hidden]
-    return result
-
-
 def random_halves(exponent, size=64 << 20):
     """Bytes of halves of random signs and fractions, from 2^(exponent - 15) to twice that."""
     block = bytearray(random.Random(exponent).randbytes(size))
@@ -83,36 +69,30 @@ def random_halves(exponent, size=64 << 20):
     return block
 
 
+HIDDEN, INTERMEDIATE = 5120, 13824
 TOKENIZER = pathlib.Path(__file__).resolve().parent.parent / "examples/ziya-tiny/delta"
 WHOLE = 9  # exponent of a base's weights, and of the embedding and head that a delta holds whole
 
 
-def write_model(folder, tensors, norm, exponent, sparse, shard_bytes=4_000_000_000):
+def write_model(folder, layers, vocabulary, norm, exponent, sparse, shard_bytes=4_000_000_000):
     """Random halves, the same in every embedding and head; holes when sparse."""
     folder.mkdir()
     whole, block = random_halves(WHOLE), random_halves(exponent)
-    shards, size = [{}], 0
-    for name, shape in tensors.items():
-        count = 2 * (shape[0] if len(shape) == 1 else shape[0] * shape[1])
-        if size + count > shard_bytes:
+    shards, filled = [{}], 0
+    for name, shape in tensors(layers, HIDDEN, INTERMEDIATE, vocabulary):
+        if filled + bytes_of(shape) > shard_bytes:
             shards.append({})
-            size = 0
-        shards[-1][name] = (shape, count)
-        size += count
+            filled = 0
+        shards[-1][name] = shape
+        filled += bytes_of(shape)
     weight_map = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        header, offset = {}, 0
-        for name, (shape, count) in shard.items():
-            header[name] = {"dtype": "F16", "shape": shape,
-                            "data_offsets": [offset, offset + count]}
-            offset += count
-            weight_map[name] = file
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)
         with open(folder / file, "wb") as out:
-            out.write(struct.pack("<Q", len(text)) + text)
-            for name, (shape, count) in shard.items():
+            out.write(beginning(shard))
+            for name, shape in shard.items():
+                weight_map[name] = file
+                count = bytes_of(shape)
                 if len(shape) == 1:
                     out.write(struct.pack("<e", norm) * shape[0])
                 elif sparse:
@@ -129,9 +109,9 @@ def write_model(folder, tensors, norm, exponent, sparse, shard_bytes=4_000_000_0
     for name in ("tokenizer.model", "tokenizer_config.json", "added_tokens.json"):
         shutil.copy(TOKENIZER / name, folder)
     (folder / "config.json").write_text(json.dumps({
-        "model_type": "llama", "hidden_size": 5120, "intermediate_size": 13824,
+        "model_type": "llama", "hidden_size": HIDDEN, "intermediate_size": INTERMEDIATE,
         "num_attention_heads": 40, "rms_norm_eps": 1e-6, "vocab_size": 39424,
-        "num_hidden_layers": sum(".input_layernorm" in name for name in tensors)}))
+        "num_hidden_layers": layers}))
 
 
 def files(folder):
@@ -224,8 +204,8 @@ def main():
     base, delta, target = folder / "base", folder / "delta", folder / "target"
     if not folder.exists():
         folder.mkdir()
-        write_model(base, shapes(layers, 32000), 1.0, WHOLE, options.sparse)
-        write_model(delta, shapes(layers, 39424), 0.001, 3, options.sparse)
+        write_model(base, layers, 32000, 1.0, WHOLE, options.sparse)
+        write_model(delta, layers, 39424, 0.001, 3, options.sparse)
     if options.prepare:
         return
     try:
