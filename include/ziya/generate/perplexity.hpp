@@ -13,6 +13,7 @@
 #include <span>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "ziya/config.hpp"
@@ -115,12 +116,35 @@ inline double log_sum_exp(const float* x, std::int64_t count) {
   return static_cast<double>(largest) + std::log(sum);
 }
 
+/// What logits say of the token that follows.
+struct PerplexityScore {
+  double likelihood = 0;             ///< ln q(token)
+  double other = 0, divergence = 0;  ///< ln p(token), Σ p ln(p / q)
+  bool agrees = false;               ///< p and q have the same maximum
+};
+
+/// @param q logits of the model   @param p of another model, or null
+inline PerplexityScore perplexity_score(const float* q, const float* p, std::int64_t vocabulary,
+                                        std::int32_t token) {
+  PerplexityScore score;
+  const double q_total = log_sum_exp(q, vocabulary);
+  score.likelihood = static_cast<double>(q[token]) - q_total;
+  if (p == nullptr) return score;
+  const double p_total = log_sum_exp(p, vocabulary);
+  score.other = static_cast<double>(p[token]) - p_total;
+  for (std::int64_t v = 0; v < vocabulary; ++v) {
+    const double log_p = static_cast<double>(p[v]) - p_total;
+    score.divergence += std::exp(log_p) * (log_p - (static_cast<double>(q[v]) - q_total));
+  }
+  score.agrees = std::max_element(p, p + vocabulary) - p == std::max_element(q, q + vocabulary) - q;
+  return score;
+}
+
 /// Logits of the positions that predict the window's counted tokens, a few at a time:
 /// f(first, logits) with logits (n, vocabulary) in host memory.
 template <class Model, class F>
 void window_logits(Context<typename Model::Device>& ctx, const Model& model,
-                   std::span<const std::int32_t> ids, std::int64_t first_output,
-                   Tensor<typename Model::T, typename Model::Device>& hidden, F&& f) {
+                   std::span<const std::int32_t> ids, std::int64_t first_output, F&& f) {
   using Device = typename Model::Device;
   using T = typename Model::T;
   constexpr std::int64_t at_once = 64;
@@ -137,7 +161,7 @@ void window_logits(Context<typename Model::Device>& ctx, const Model& model,
   batch.slots = slots;
   batch.outputs = outputs;
   const auto count = static_cast<std::int64_t>(outputs.size());
-  hidden = Tensor<T, Device>(Shape{count, model.shape().hidden});
+  Tensor<T, Device> hidden(Shape{count, model.shape().hidden});
   if constexpr (requires { model.forward(ctx, hidden.view(), batch); }) {
     model.forward(ctx, hidden.view(), batch);
   } else {
@@ -152,6 +176,85 @@ void window_logits(Context<typename Model::Device>& ctx, const Model& model,
   }
 }
 
+/// Scores of the window's counted tokens, in order.   @param host its threads compare the rows
+template <class Model>
+std::vector<PerplexityScore> window_scores(Context<typename Model::Device>& ctx, Context<Cpu>& host,
+                                           const Model& model, const Model* other,
+                                           std::span<const std::int32_t> ids,
+                                           const PerplexityWindow& window,
+                                           const PerplexityOptions& options) {
+  std::vector<std::int32_t> input(ids.begin() + window.begin, ids.begin() + window.end);
+  if (options.method == PerplexityMethod::llama_cpp && options.bos >= 0) {
+    input.front() = options.bos;
+  }
+  const std::int64_t first_output = window.score - window.begin - 1;
+  std::vector<Tensor<float>> kept;  // the other model's logits
+  if (other != nullptr) {
+    window_logits(ctx, *other, input, first_output,
+                  [&](std::int64_t, Tensor<float> logits) { kept.push_back(std::move(logits)); });
+  }
+  std::vector<PerplexityScore> scores(static_cast<std::size_t>(window.end - window.score));
+  std::size_t part = 0;
+  window_logits(
+      ctx, model, input, first_output, [&](std::int64_t first, const Tensor<float>& logits) {
+        const Tensor<float>* reference = other != nullptr ? &kept[part++] : nullptr;
+        host.parallel_for(logits.view().rows(), [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t r = begin; r < end; ++r) {
+            const float* p = reference != nullptr ? reference->view().row(r) : nullptr;
+            scores[static_cast<std::size_t>(first + r)] =
+                perplexity_score(logits.view().row(r), p, model.shape().vocabulary,
+                                 ids[static_cast<std::size_t>(window.score + first + r)]);
+          }
+        });
+      });
+  return scores;
+}
+
+/// Sums over windows, which are added in their order.
+struct PerplexitySums {
+  std::int64_t windows = 0, tokens = 0, agreements = 0;
+  double sum = 0, squares = 0, divergence = 0;
+  double weights = 0, weighted = 0, other_weighted = 0;  ///< of the windows' means
+
+  /// @param less_one whether the window weighs one token less than it counts
+  void add(const std::vector<PerplexityScore>& scores, bool less_one) {
+    double window_sum = 0, other_sum = 0;
+    for (const PerplexityScore& score : scores) {
+      window_sum -= score.likelihood;
+      squares += score.likelihood * score.likelihood;
+      other_sum -= score.other;
+      divergence += score.divergence;
+      agreements += score.agrees ? 1 : 0;
+    }
+    sum += window_sum;
+    ++windows;
+    tokens += static_cast<std::int64_t>(scores.size());
+    const auto count = static_cast<double>(scores.size());
+    const double weight = less_one ? count - 1 : count;
+    weights += weight;
+    weighted += window_sum / count * weight;
+    other_weighted += other_sum / count * weight;
+  }
+
+  [[nodiscard]] double perplexity() const { return std::exp(weighted / weights); }
+
+  /// @param compared whether there was another model
+  [[nodiscard]] PerplexityResult result(bool compared) const {
+    PerplexityResult result{.perplexity = perplexity(), .tokens = tokens, .windows = windows};
+    const auto count = static_cast<double>(tokens);
+    const double mean = sum / count, variance = squares / count - mean * mean;
+    if (count > 1 && variance > 0) {
+      result.uncertainty = std::sqrt(variance / (count - 1)) * result.perplexity;
+    }
+    if (compared) {
+      result.kl_divergence = divergence / count;
+      result.top_agreement = static_cast<double>(agreements) / count;
+      result.other_perplexity = std::exp(other_weighted / weights);
+    }
+    return result;
+  }
+};
+
 }  // namespace detail
 
 /// Perplexity of `ids`, the tokens of one text; with `other`, the divergence from its predictions
@@ -164,7 +267,6 @@ template <class Model>
 PerplexityResult perplexity(Context<typename Model::Device>& ctx, const Model& model,
                             std::span<const std::int32_t> ids,
                             const PerplexityOptions& options = {}, const Model* other = nullptr) {
-  using T = typename Model::T;
   const auto windows = detail::perplexity_windows(static_cast<std::int64_t>(ids.size()), options);
   const std::int64_t vocabulary = model.shape().vocabulary;
   if (other != nullptr && other->shape().vocabulary != vocabulary) {
@@ -180,95 +282,20 @@ PerplexityResult perplexity(Context<typename Model::Device>& ctx, const Model& m
   } else {
     host = &own.emplace();
   }
-  PerplexityResult result;
-  double sum = 0, squares = 0, weights = 0, weighted = 0, other_weighted = 0, divergence = 0;
-  std::int64_t agreements = 0;
-  Tensor<T, typename Model::Device> hidden, other_hidden;
+  detail::PerplexitySums sums;
   for (const detail::PerplexityWindow& window : windows) {
     if (options.cancel != nullptr && options.cancel->load(std::memory_order_relaxed)) {
       throw Error("ZIYA-561", "perplexity: cancelled");
     }
-    std::vector<std::int32_t> input(ids.begin() + window.begin, ids.begin() + window.end);
-    if (options.method == PerplexityMethod::llama_cpp && options.bos >= 0) {
-      input.front() = options.bos;
-    }
-    const std::int64_t first_output = window.score - window.begin - 1;
-    const auto count = static_cast<std::size_t>(window.end - window.score);
-    std::vector<double> likelihoods(count), others(count), divergences(count);
-    std::vector<char> agrees(count, 0);
-    const auto target = [&](std::int64_t i) {
-      return ids[static_cast<std::size_t>(window.score + i)];
-    };
-
-    std::vector<Tensor<float>> kept;  // the other model's logits
-    if (other != nullptr) {
-      detail::window_logits(
-          ctx, *other, input, first_output, other_hidden,
-          [&](std::int64_t, Tensor<float> logits) { kept.push_back(std::move(logits)); });
-    }
-    std::size_t part = 0;
-    detail::window_logits(
-        ctx, model, input, first_output, hidden, [&](std::int64_t first, Tensor<float> logits) {
-          const Tensor<float>* reference = other != nullptr ? &kept[part++] : nullptr;
-          host->parallel_for(logits.view().rows(), [&](std::int64_t begin, std::int64_t end) {
-            for (std::int64_t r = begin; r < end; ++r) {
-              const auto i = static_cast<std::size_t>(first + r);
-              const float* q = logits.view().row(r);
-              const double q_total = detail::log_sum_exp(q, vocabulary);
-              likelihoods[i] = static_cast<double>(q[target(first + r)]) - q_total;
-              if (reference == nullptr) continue;
-              const float* p = reference->view().row(r);
-              const double p_total = detail::log_sum_exp(p, vocabulary);
-              others[i] = static_cast<double>(p[target(first + r)]) - p_total;
-              double kl = 0;
-              for (std::int64_t v = 0; v < vocabulary; ++v) {
-                const double log_p = static_cast<double>(p[v]) - p_total;
-                kl += std::exp(log_p) * (log_p - (static_cast<double>(q[v]) - q_total));
-              }
-              divergences[i] = kl;
-              agrees[i] =
-                  std::max_element(p, p + vocabulary) - p == std::max_element(q, q + vocabulary) - q
-                      ? 1
-                      : 0;
-            }
-          });
-        });
-    double window_sum = 0, other_sum = 0;
-    for (std::size_t i = 0; i < count; ++i) {
-      window_sum -= likelihoods[i];
-      squares += likelihoods[i] * likelihoods[i];
-      other_sum -= others[i];
-      divergence += divergences[i];
-      agreements += agrees[i];
-    }
-    sum += window_sum;
-    result.tokens += static_cast<std::int64_t>(count);
-    ++result.windows;
     // Transformers' loop takes one token off each window but the first, whose first token it is.
-    const auto tokens = static_cast<double>(count);
-    const bool less_one =
-        options.method == PerplexityMethod::strided && window.begin > 0 && count > 0;
-    const double weight = less_one ? tokens - 1 : tokens;
-    weights += weight;
-    weighted += window_sum / tokens * weight;
-    other_weighted += other_sum / tokens * weight;
-    result.perplexity = std::exp(weighted / weights);
+    const bool less_one = options.method == PerplexityMethod::strided && window.begin > 0;
+    sums.add(detail::window_scores(ctx, *host, model, other, ids, window, options), less_one);
     if (options.progress) {
       options.progress(
-          {result.windows, static_cast<std::int64_t>(windows.size()), result.perplexity});
+          {sums.windows, static_cast<std::int64_t>(windows.size()), sums.perplexity()});
     }
   }
-  const auto tokens = static_cast<double>(result.tokens);
-  const double mean = sum / tokens, variance = squares / tokens - mean * mean;
-  if (tokens > 1 && variance > 0) {
-    result.uncertainty = std::sqrt(variance / (tokens - 1)) * result.perplexity;
-  }
-  if (other != nullptr) {
-    result.kl_divergence = divergence / tokens;
-    result.top_agreement = static_cast<double>(agreements) / tokens;
-    result.other_perplexity = std::exp(other_weighted / weights);
-  }
-  return result;
+  return sums.result(other != nullptr);
 }
 
 ZIYA_NAMESPACE_END
