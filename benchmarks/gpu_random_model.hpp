@@ -129,12 +129,12 @@ LlamaModel<Config> make(const LlamaShape& shape, DType dtype = dtype_of<typename
     return float8 ? beside.matrix(shape.vocabulary, shape.hidden)
                   : matrix(shape.vocabulary, shape.hidden);
   };
-  const auto linear = [&](std::int64_t out, std::int64_t in) {
+  const auto linear = [&](const char*, std::int64_t out, std::int64_t in, bool) {
     nn::Linear<Cuda> result;
     result.weight = matrix(out, in);
     return result;
   };
-  const auto norm = [&] {
+  const auto norm = [&](const char*) {
     Tensor<float> ones(Shape{shape.hidden});
     std::fill_n(ones.data(), shape.hidden, 1.0f);
     return nn::RmsNorm<Cuda>{ones.to<Cuda>(), 1e-6f};
@@ -142,23 +142,9 @@ LlamaModel<Config> make(const LlamaShape& shape, DType dtype = dtype_of<typename
   LlamaWeights<Cuda> weights;
   weights.embedding = end();
   for (std::int64_t i = 0; i < shape.layers; ++i) {
-    LlamaLayer<Cuda> layer;
-    layer.input_norm = norm();
-    layer.attention.query_heads = shape.query_heads;
-    layer.attention.kv_heads = shape.kv_heads;
-    layer.attention.head_dim = shape.head_dim;
-    const std::int64_t width = shape.query_heads * shape.head_dim;
-    layer.attention.q = linear(width, shape.hidden);
-    layer.attention.k = linear(width, shape.hidden);
-    layer.attention.v = linear(width, shape.hidden);
-    layer.attention.o = linear(shape.hidden, width);
-    layer.post_attention_norm = norm();
-    layer.mlp.gate = linear(shape.intermediate, shape.hidden);
-    layer.mlp.up = linear(shape.intermediate, shape.hidden);
-    layer.mlp.down = linear(shape.hidden, shape.intermediate);
-    weights.layers.push_back(std::move(layer));
+    weights.layers.push_back(make_layer<Cuda>(shape, norm, linear));
   }
-  weights.final_norm = norm();
+  weights.final_norm = norm("norm");
   weights.head.weight = end();
   random.finish();
   return LlamaModel<Config>(shape, std::move(weights));

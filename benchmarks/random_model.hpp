@@ -107,38 +107,23 @@ class RandomBytes {
 
 inline ziya::CpuModel make(const ziya::LlamaShape& shape, DType dtype) {
   RandomBytes bytes(dtype, shape.parameters());
-  const auto norm = [&] {
+  const auto norm = [&](const char*) {
     ziya::nn::RmsNorm<Cpu> result{ziya::Tensor<float>(ziya::Shape{shape.hidden}), 1e-6f};
     std::fill_n(result.weight.data(), shape.hidden, 1.0f);
     return result;
   };
-  const auto linear = [&](std::int64_t out, std::int64_t in) {
+  const auto linear = [&](const char*, std::int64_t out, std::int64_t in, bool) {
     ziya::nn::Linear<Cpu> result;
     result.weight = bytes.matrix(out, in);
     return result;
   };
-  const std::int64_t queries = shape.query_heads * shape.head_dim;
-  const std::int64_t keys = shape.kv_heads * shape.head_dim;
   ziya::LlamaWeights<Cpu> weights;
   weights.embedding = bytes.matrix(shape.vocabulary, shape.hidden);
   for (std::int64_t i = 0; i < shape.layers; ++i) {
-    ziya::LlamaLayer<Cpu> layer;
-    layer.input_norm = norm();
-    layer.attention.query_heads = shape.query_heads;
-    layer.attention.kv_heads = shape.kv_heads;
-    layer.attention.head_dim = shape.head_dim;
-    layer.attention.q = linear(queries, shape.hidden);
-    layer.attention.k = linear(keys, shape.hidden);
-    layer.attention.v = linear(keys, shape.hidden);
-    layer.attention.o = linear(shape.hidden, queries);
-    layer.post_attention_norm = norm();
-    layer.mlp.gate = linear(shape.intermediate, shape.hidden);
-    layer.mlp.up = linear(shape.intermediate, shape.hidden);
-    layer.mlp.down = linear(shape.hidden, shape.intermediate);
-    weights.layers.push_back(std::move(layer));
+    weights.layers.push_back(ziya::make_layer<Cpu>(shape, norm, linear));
   }
-  weights.final_norm = norm();
-  weights.head = linear(shape.vocabulary, shape.hidden);
+  weights.final_norm = norm("norm");
+  weights.head.weight = bytes.matrix(shape.vocabulary, shape.hidden);
   return ziya::CpuModel(shape, std::move(weights));
 }
 

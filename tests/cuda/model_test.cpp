@@ -182,14 +182,14 @@ CpuModel random_model(std::int64_t head_dim, std::int64_t heads, std::int64_t kv
   shape.vocabulary = 97;
   shape.max_positions = 512;
   std::uint64_t seed = 1;
-  const auto linear = [&](std::int64_t out, std::int64_t in) {
+  const auto linear = [&](const char*, std::int64_t out, std::int64_t in, bool) {
     nn::Linear<Cpu> result;
     const double scale = 2 / std::sqrt(static_cast<double>(in));
     result.weight =
         test::stored(dtype, out, in, test::random_values(out * in, ++seed, scale)).weight;
     return result;
   };
-  const auto norm = [&] {
+  const auto norm = [&](const char*) {
     nn::RmsNorm<Cpu> result{Tensor<float>(Shape{shape.hidden}), 1e-6f};
     for (std::int64_t i = 0; i < shape.hidden; ++i) {
       result.weight.data()[i] = 0.8f + 0.01f * static_cast<float>(i % 40);
@@ -197,25 +197,12 @@ CpuModel random_model(std::int64_t head_dim, std::int64_t heads, std::int64_t kv
     return result;
   };
   LlamaWeights<Cpu> weights;
-  weights.embedding = linear(shape.vocabulary, shape.hidden).weight;
+  weights.embedding = linear("embed_tokens", shape.vocabulary, shape.hidden, false).weight;
   for (std::int64_t i = 0; i < shape.layers; ++i) {
-    LlamaLayer<Cpu> layer;
-    layer.input_norm = norm();
-    layer.attention.query_heads = heads;
-    layer.attention.kv_heads = kv_heads;
-    layer.attention.head_dim = head_dim;
-    layer.attention.q = linear(heads * head_dim, shape.hidden);
-    layer.attention.k = linear(kv_heads * head_dim, shape.hidden);
-    layer.attention.v = linear(kv_heads * head_dim, shape.hidden);
-    layer.attention.o = linear(shape.hidden, heads * head_dim);
-    layer.post_attention_norm = norm();
-    layer.mlp.gate = linear(shape.intermediate, shape.hidden);
-    layer.mlp.up = linear(shape.intermediate, shape.hidden);
-    layer.mlp.down = linear(shape.hidden, shape.intermediate);
-    weights.layers.push_back(std::move(layer));
+    weights.layers.push_back(make_layer<Cpu>(shape, norm, linear));
   }
-  weights.final_norm = norm();
-  weights.head = linear(shape.vocabulary, shape.hidden);
+  weights.final_norm = norm("norm");
+  weights.head = linear("lm_head", shape.vocabulary, shape.hidden, false);
   return CpuModel(shape, std::move(weights));
 }
 

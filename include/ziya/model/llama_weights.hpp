@@ -62,6 +62,29 @@ struct LlamaWeights {
   }
 };
 
+/// A layer of the shape's sizes. Its parts are made, in the order in which a token meets them, by
+/// norm(name) and linear(name, out, in, with_bias); names are Hugging Face's within the layer.
+template <class Device, class Norm, class Linear>
+LlamaLayer<Device> make_layer(const LlamaShape& shape, const Norm& norm, const Linear& linear) {
+  const std::int64_t queries = shape.query_heads * shape.head_dim;
+  const std::int64_t keys = shape.kv_heads * shape.head_dim;
+  LlamaLayer<Device> layer;
+  layer.input_norm = norm("input_layernorm");
+  layer.attention.query_heads = shape.query_heads;
+  layer.attention.kv_heads = shape.kv_heads;
+  layer.attention.head_dim = shape.head_dim;
+  layer.attention.pairing = shape.rope_pairing;
+  layer.attention.q = linear("self_attn.q_proj", queries, shape.hidden, shape.attention_bias);
+  layer.attention.k = linear("self_attn.k_proj", keys, shape.hidden, shape.attention_bias);
+  layer.attention.v = linear("self_attn.v_proj", keys, shape.hidden, shape.attention_bias);
+  layer.attention.o = linear("self_attn.o_proj", shape.hidden, queries, shape.attention_bias);
+  layer.post_attention_norm = norm("post_attention_layernorm");
+  layer.mlp.gate = linear("mlp.gate_proj", shape.intermediate, shape.hidden, shape.mlp_bias);
+  layer.mlp.up = linear("mlp.up_proj", shape.intermediate, shape.hidden, shape.mlp_bias);
+  layer.mlp.down = linear("mlp.down_proj", shape.hidden, shape.intermediate, shape.mlp_bias);
+  return layer;
+}
+
 /// Reads the tensors of a checkpoint, or of any other source, checking each against the shape that
 /// config.json promises.
 class LlamaLoader {
@@ -104,26 +127,12 @@ class LlamaLoader {
   }
   nn::RmsNorm<Cpu> final_norm() const { return norm(std::string(llama_names::final_norm)); }
   LlamaLayer<Cpu> layer(std::int64_t index) const {
-    const auto named = [&](std::string_view part) { return llama_names::of_layer(index, part); };
-    const std::int64_t queries = shape_.query_heads * shape_.head_dim;
-    const std::int64_t keys = shape_.kv_heads * shape_.head_dim;
-    LlamaLayer<Cpu> layer;
-    layer.input_norm = norm(named("input_layernorm.weight"));
-    layer.attention.query_heads = shape_.query_heads;
-    layer.attention.kv_heads = shape_.kv_heads;
-    layer.attention.head_dim = shape_.head_dim;
-    layer.attention.pairing = shape_.rope_pairing;
-    const bool attention_bias = shape_.attention_bias;
-    layer.attention.q = linear(named("self_attn.q_proj"), queries, shape_.hidden, attention_bias);
-    layer.attention.k = linear(named("self_attn.k_proj"), keys, shape_.hidden, attention_bias);
-    layer.attention.v = linear(named("self_attn.v_proj"), keys, shape_.hidden, attention_bias);
-    layer.attention.o = linear(named("self_attn.o_proj"), shape_.hidden, queries, attention_bias);
-    layer.post_attention_norm = norm(named("post_attention_layernorm.weight"));
-    const bool mlp_bias = shape_.mlp_bias;
-    layer.mlp.gate = linear(named("mlp.gate_proj"), shape_.intermediate, shape_.hidden, mlp_bias);
-    layer.mlp.up = linear(named("mlp.up_proj"), shape_.intermediate, shape_.hidden, mlp_bias);
-    layer.mlp.down = linear(named("mlp.down_proj"), shape_.hidden, shape_.intermediate, mlp_bias);
-    return layer;
+    return make_layer<Cpu>(
+        shape_,
+        [&](const char* part) { return norm(llama_names::of_layer(index, part) + ".weight"); },
+        [&](const char* part, std::int64_t out, std::int64_t in, bool bias) {
+          return linear(llama_names::of_layer(index, part), out, in, bias);
+        });
   }
 
  private:
