@@ -60,114 +60,77 @@ struct alignas(4096) TileScratch {
   Place pairs[2][2];
 };
 
-/// Where a part's two blocks are: in which tile, and the number of the first; the other one is
-/// `apart` later.
-struct PartPlace {
-  int tile, first, apart;
-};
-
-/// The products of the parts of a panel and tiles of `count` tokens each, one after the other, a
-/// part's blocks in tiles 0 and 1, 2 and 3. Tile instructions run in their order and a product
-/// takes 52 cycles, so it is stored when its tile is wanted by the part after it.
-template <class Kernel>
-class PartProducts {
+/// The products of the parts of a panel and tiles of `count` tokens each, one after the other. Tile
+/// instructions run in their order and a product takes 52 cycles, so it is stored when its tile is
+/// wanted by the part after it.
+template <bool Planes>
+class GroupProducts {
  public:
-  ZIYA_TARGET_AMX PartProducts(const UnpackedPanel& panel, TileScratch& scratch,
-                               const TileOperands& o, std::int64_t count, std::int64_t tiles)
+  ZIYA_TARGET_AMX GroupProducts(const UnpackedPanel& panel, TileScratch& scratch,
+                                const TileOperands& o, std::int64_t count, std::int64_t tiles)
       : panel_(panel),
         scratch_(scratch),
         x_(o.x),
         stride_(o.stride),
         count_(count),
-        left_(tiles * Kernel::parts(panel)) {
-    step(0), step(1), next();
-    step(0), step(1), next();
+        left_(tiles * panel.count) {
+    step(), next();
+    step(), next();
   }
 
-  /// Stores a half of what is ready and begins a half of the part after it, if there is one.
-  ZIYA_TARGET_AMX void step(int half) const {
-    constexpr int columns = Kernel::columns;
+  /// Stores what is ready and begins the part after it, if there is one.
+  ZIYA_TARGET_AMX void step() const {
     constexpr std::int64_t apart = sizeof panel_.tiles[0].quants[0];
-    const PartPlace at = Kernel::place(part_);
-    const std::int64_t tile = at.tile < panel_.count ? at.tile : 0;
-    const std::int8_t* values = (x_ + tile * stride_)->values + columns * at.first;
-    const auto* quants = &panel_.tiles[tile].quants[columns / 4 * at.first];
-    if constexpr (columns > 64) {
-      if (half == 1) return;
-      if (ready_) store(0), store(1);
-      if (left_ <= 0) return;
-      _tile_zero(0);
-      _tile_zero(1);
-      _tile_zero(2);
-      _tile_zero(3);
-      [[maybe_unused]] const auto* others = panel_.tiles[1].quants;
+    const std::int8_t* values = (x_ + part_ * stride_)->values;
+    const auto* quants = panel_.tiles[part_].quants;
+    if (ready_) {
+      _tile_stored(0, scratch_.dots[0][column_][0], 64);
+      _tile_stored(1, scratch_.dots[0][column_][1], 64);
+      _tile_stored(2, scratch_.dots[1][column_][0], 64);
+      _tile_stored(3, scratch_.dots[1][column_][1], 64);
+    }
+    if (left_ <= 0) return;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    [[maybe_unused]] const auto* others = panel_.tiles[1].quants;
 #pragma GCC unroll 4
-      for (int k = 0; k < 4; ++k) {
-        const int i = Kernel::planes ? 64 * k : 64 * (k / 2 + k % 2 * 2);
-        _tile_loadd(4, values + i, sizeof(ActivationGroup));
-        _tile_loadd(5, quants[i / 4][0], apart);
-        _tile_loadd(6, quants[i / 4][1], apart);
-        if (Kernel::planes || i < columns / 2) {
-          _tile_dpbssd(0, 4, 5);
-          _tile_dpbssd(1, 4, 6);
-        }
-        if constexpr (Kernel::planes) {
-          _tile_loadd(5, others[i / 4][0], apart);
-          _tile_loadd(6, others[i / 4][1], apart);
-        }
-        if (Kernel::planes || i >= columns / 2) {
-          _tile_dpbssd(2, 4, 5);
-          _tile_dpbssd(3, 4, 6);
-        }
+    for (int k = 0; k < 4; ++k) {
+      const int i = Planes ? 64 * k : 64 * (k / 2 + k % 2 * 2);
+      _tile_loadd(4, values + i, sizeof(ActivationGroup));
+      _tile_loadd(5, quants[i / 4][0], apart);
+      _tile_loadd(6, quants[i / 4][1], apart);
+      if (Planes || i < 128) {
+        _tile_dpbssd(0, 4, 5);
+        _tile_dpbssd(1, 4, 6);
       }
-    } else if (half == 0) {
-      if (ready_) store(0);
-      if (left_ <= 0) return;
-      _tile_zero(0);
-      _tile_zero(1);
-      _tile_loadd(4, values, sizeof(ActivationGroup));
-      _tile_loadd(5, quants[0][0], apart);
-      _tile_dpbssd(0, 4, 5);
-      _tile_loadd(6, quants[0][1], apart);
-      _tile_dpbssd(1, 4, 6);
-    } else {
-      if (ready_) store(1);
-      if (left_ <= 0) return;
-      _tile_zero(2);
-      _tile_zero(3);
-      _tile_loadd(4, values + columns * at.apart, sizeof(ActivationGroup));
-      _tile_loadd(5, quants[columns * at.apart / 4][0], apart);
-      _tile_dpbssd(2, 4, 5);
-      _tile_loadd(6, quants[columns * at.apart / 4][1], apart);
-      _tile_dpbssd(3, 4, 6);
+      if constexpr (Planes) {
+        _tile_loadd(5, others[i / 4][0], apart);
+        _tile_loadd(6, others[i / 4][1], apart);
+      }
+      if (Planes || i >= 128) {
+        _tile_dpbssd(2, 4, 5);
+        _tile_dpbssd(3, 4, 6);
+      }
     }
   }
   void next() {
     ready_ = left_ > 0;
     --left_;
     column_ = 1 - column_;
-    if (++part_ == Kernel::parts(panel_)) part_ = 0, x_ += count_;
+    if (++part_ == panel_.count) part_ = 0, x_ += count_;
   }
   /// Where the products are that are to be added now.
   [[nodiscard]] int column() const { return 1 - column_; }
 
  private:
-  ZIYA_TARGET_AMX void store(int half) const {
-    if (half == 0) {
-      _tile_stored(0, scratch_.dots[0][column_][0], 64);
-      _tile_stored(1, scratch_.dots[0][column_][1], 64);
-    } else {
-      _tile_stored(2, scratch_.dots[1][column_][0], 64);
-      _tile_stored(3, scratch_.dots[1][column_][1], 64);
-    }
-  }
-
   const UnpackedPanel& panel_;
   TileScratch& scratch_;
   const ActivationGroup* x_;  ///< of the part to be begun
   std::int64_t stride_, count_;
   std::int64_t left_;  ///< parts to be begun
-  int part_ = 0;
+  std::int64_t part_ = 0;
   bool ready_ = false;
   int column_ = 1;  ///< where what is ready goes
 };
@@ -192,38 +155,94 @@ ZIYA_TARGET_AMX inline void keep(TileScratch::Place& place, int h, std::int64_t 
   _mm512_store_si512(place[h][t], _mm512_castps_si512(v));
 }
 
-/// Whether a part begins a sum, what it does with a sum that it ends.
-enum class Stage { begin, keep, add, end };
-
-/// ScaledBlocks: parts 2 k and 2 k + 1 are lane 0, 2, 1, 3 for k = 0 … 3, the blocks of either
-/// tile. Blocks that are not there have scales of zero.
+/// ScaledBlocks: parts 2 k and 2 k + 1 are two blocks, four apart, of lane 0, 2, 1, 3 for k = 0 … 3
+/// of the first and of the second tile; one that is not there has scales of zero. Tile instructions
+/// are spread over the additions, a tile with every quarter of the tokens: many in a row are not
+/// overlapped by floats. Next to them multiply-adds go through one port of two, integers through
+/// both, so that a sum of products becomes a float by an addition of integers.
 template <bool Minima>
 struct TiledBlocks {
-  static constexpr int columns = 32;
-  static constexpr bool planes = false;
+  static constexpr int tile_columns = 32;
   static constexpr std::int64_t least_tokens = 32;  ///< with fewer, VNNI is as fast
-  static int parts(const UnpackedPanel&) { return 8; }
-  static PartPlace place(int part) { return {part % 2, part / 4 + part / 2 % 2 * 2, 4}; }
+  static constexpr int parts = 8;
 
-  ZIYA_TARGET_AMX static void add_part(const UnpackedPanel& panel, int part, TileScratch& scratch,
-                                       const TileOperands& o, std::int64_t count,
-                                       const PartProducts<TiledBlocks>& next) {
-    if (part % 2 == 0) return add_blocks<Stage::begin>(panel, part, scratch, o, count, next);
-    if (part == 7) return add_blocks<Stage::end>(panel, part, scratch, o, count, next);
-    if (part == 3) return add_blocks<Stage::add>(panel, part, scratch, o, count, next);
-    add_blocks<Stage::keep>(panel, part, scratch, o, count, next);
+  /// The two columns of a panel, and their activations.
+  struct Sources {
+    const UnpackedTile* tiles[2];
+    const ActivationGroup* x[2];
+  };
+  static constexpr int first_block(int part) { return part / 4 + part / 2 % 2 * 2; }
+
+  /// Begins a quarter of a part in the tile of its number: 16 rows of the first block, then of the
+  /// second one.
+  template <int Part, int Quarter>
+  ZIYA_TARGET_AMX static void begin(const Sources& s) {
+    constexpr int block = first_block(Part) + 4 * (Quarter / 2);
+    constexpr std::int64_t apart = sizeof s.tiles[0]->quants[0];
+    const auto* quants = &s.tiles[Part % 2]->quants[8 * block];
+    if constexpr (Quarter == 0) {
+      _tile_zero(0);
+      _tile_loadd(4, s.x[Part % 2]->values + 32 * block, sizeof(ActivationGroup));
+      _tile_loadd(5, quants[0][0], apart);
+      _tile_dpbssd(0, 4, 5);
+    } else if constexpr (Quarter == 1) {
+      _tile_zero(1);
+      _tile_loadd(6, quants[0][1], apart);
+      _tile_dpbssd(1, 4, 6);
+    } else if constexpr (Quarter == 2) {
+      _tile_zero(2);
+      _tile_loadd(4, s.x[Part % 2]->values + 32 * block, sizeof(ActivationGroup));
+      _tile_loadd(5, quants[0][0], apart);
+      _tile_dpbssd(2, 4, 5);
+    } else {
+      _tile_zero(3);
+      _tile_loadd(6, quants[0][1], apart);
+      _tile_dpbssd(3, 4, 6);
+    }
+  }
+  /// Stores what the tile of a quarter holds.
+  template <int Part, int Quarter>
+  ZIYA_TARGET_AMX static void end(TileScratch& scratch) {
+    if constexpr (Quarter == 0) _tile_stored(0, scratch.dots[0][Part % 2][0], 64);
+    if constexpr (Quarter == 1) _tile_stored(1, scratch.dots[0][Part % 2][1], 64);
+    if constexpr (Quarter == 2) _tile_stored(2, scratch.dots[1][Part % 2][0], 64);
+    if constexpr (Quarter == 3) _tile_stored(3, scratch.dots[1][Part % 2][1], 64);
   }
 
-  template <Stage S>
-  ZIYA_TARGET_AMX static void add_blocks(const UnpackedPanel& panel, int part, TileScratch& scratch,
-                                         const TileOperands& operands, std::int64_t count,
-                                         const PartProducts<TiledBlocks>& next) {
-    constexpr int column = S == Stage::begin ? 0 : 1;
-    const TileOperands o = operands;
-    const int first = place(part).first;
-    const bool there = column < panel.count;
-    const UnpackedTile& tile = panel.tiles[there ? column : 0];
-    const ActivationGroup* x = o.x + (there ? column : 0) * o.stride;
+  ZIYA_TARGET_AMX static void run(const UnpackedPanel& panel, TileScratch& scratch, TileOperands o,
+                                  std::int64_t count, std::int64_t tiles) {
+    const std::int64_t second = panel.count - 1;
+    Sources s{{&panel.tiles[0], &panel.tiles[second]}, {o.x, o.x + second * o.stride}};
+    begin<0, 0>(s), begin<0, 1>(s), begin<0, 2>(s), begin<0, 3>(s);
+    end<0, 0>(scratch), begin<1, 0>(s);
+    end<0, 1>(scratch), begin<1, 1>(s);
+    end<0, 2>(scratch), begin<1, 2>(s);
+    end<0, 3>(scratch), begin<1, 3>(s);
+    for (std::int64_t i = 0; i < tiles; ++i, o.skip(count)) {
+      // after the last tile its own products begin again, and are not used
+      const std::int64_t next = i + 1 < tiles ? count : 0;
+      const Sources later{{s.tiles[0], s.tiles[1]}, {s.x[0] + next, s.x[1] + next}};
+      add_part<0>(s, s, scratch, o, count, second);
+      add_part<1>(s, s, scratch, o, count, second);
+      add_part<2>(s, s, scratch, o, count, second);
+      add_part<3>(s, s, scratch, o, count, second);
+      add_part<4>(s, s, scratch, o, count, second);
+      add_part<5>(s, s, scratch, o, count, second);
+      add_part<6>(s, later, scratch, o, count, second);
+      add_part<7>(s, later, scratch, o, count, second);
+      s = later;
+    }
+  }
+
+  /// Adds the products of a part while those of the next one are stored and the one after that is
+  /// begun.
+  template <int Part>
+  ZIYA_TARGET_AMX static void add_part(const Sources& s, const Sources& later, TileScratch& scratch,
+                                       const TileOperands& o, std::int64_t count, bool both) {
+    constexpr int column = Part % 2, first = first_block(Part);
+    const bool there = column == 0 || both;
+    const UnpackedTile& tile = *s.tiles[column];
+    const ActivationGroup* x = s.x[column];
     __m512 scales[2][2], minima[2][2];
 #pragma GCC unroll 2
     for (int j = 0; j < 2; ++j) {
@@ -233,44 +252,55 @@ struct TiledBlocks {
         if constexpr (Minima) minima[j][h] = there ? load(tile.minima[first + 4 * j][h]) : zero();
       }
     }
-    TileScratch::Place& pair = scratch.pairs[part / 4][1];
     std::int64_t t = 0;
-    for (int half = 0; half < 2; ++half) {
-      next.step(half);
-      for (; t < count * (half + 1) / 2; ++t) {
-        __m512 sums[2] = {zero(), zero()};
-        if (part == 0) request(o, t);
-        if constexpr (column == 1) {
-          sums[0] = floats_at(scratch.running[1], 0, t);
-          sums[1] = floats_at(scratch.running[1], 1, t);
-        }
-        const auto& of_x = x[t].by_32;
+    end<(Part + 1) % parts, 0>(scratch), begin<(Part + 2) % parts, 0>(later);
+    for (; t < count / 4; ++t) add_token<Part>(x, scales, minima, scratch, o, t);
+    end<(Part + 1) % parts, 1>(scratch), begin<(Part + 2) % parts, 1>(later);
+    for (; t < count / 2; ++t) add_token<Part>(x, scales, minima, scratch, o, t);
+    end<(Part + 1) % parts, 2>(scratch), begin<(Part + 2) % parts, 2>(later);
+    for (; t < count * 3 / 4; ++t) add_token<Part>(x, scales, minima, scratch, o, t);
+    end<(Part + 1) % parts, 3>(scratch), begin<(Part + 2) % parts, 3>(later);
+    for (; t < count; ++t) add_token<Part>(x, scales, minima, scratch, o, t);
+  }
+
+  template <int Part>
+  ZIYA_TARGET_AMX static void add_token(const ActivationGroup* x, const __m512 (&scales)[2][2],
+                                        const __m512 (&minima)[2][2], TileScratch& scratch,
+                                        const TileOperands& o, std::int64_t t) {
+    constexpr int column = Part % 2, first = first_block(Part);
+    TileScratch::Place& pair = scratch.pairs[Part / 4][1];
+    __m512 sums[2] = {zero(), zero()};
+    if constexpr (Part == 0) request(o, t);
+    if constexpr (column == 1) {
+      sums[0] = floats_at(scratch.running[1], 0, t);
+      sums[1] = floats_at(scratch.running[1], 1, t);
+    }
+    const auto& of_x = x[t].by_32;
+    const __m512i exponent = _mm512_castps_si512(set(ActivationGroup::exponent));
 #pragma GCC unroll 2
-        for (int j = 0; j < 2; ++j) {
-          const __m512 scale = set(of_x.scales[first + 4 * j]);
+    for (int j = 0; j < 2; ++j) {
+      const __m512 scale = set(of_x.scales[first + 4 * j]);
+      const __m512 shift = set(of_x.shifts[first + 4 * j]);
 #pragma GCC unroll 2
-          for (int h = 0; h < 2; ++h) {
-            const __m512 dot = to_floats(integers_at(scratch.dots[j][column], h, t));
-            sums[h] = fma(multiply(dot, scale), scales[j][h], sums[h]);
-            if constexpr (Minima) {
-              sums[h] = fma(minima[j][h], set(of_x.sums[first + 4 * j]), sums[h]);
-            }
-          }
-        }
+      for (int h = 0; h < 2; ++h) {
+        const __m512i bits = _mm512_add_epi32(integers_at(scratch.dots[j][column], h, t), exponent);
+        const __m512 dot = fma(_mm512_castsi512_ps(bits), scale, shift);
+        sums[h] = fma(dot, scales[j][h], sums[h]);
+        if constexpr (Minima) sums[h] = fma(minima[j][h], set(of_x.sums[first + 4 * j]), sums[h]);
+      }
+    }
 #pragma GCC unroll 2
-        for (int h = 0; h < 2; ++h) {
-          if constexpr (S == Stage::begin) {
-            keep(scratch.running[1], h, t, sums[h]);
-          } else if constexpr (S == Stage::keep) {
-            keep(pair, h, t, sums[h]);
-          } else if constexpr (S == Stage::add) {
-            keep(pair, h, t, add(floats_at(pair, h, t), sums[h]));
-          } else {
-            const __m512 sum =
-                add(floats_at(scratch.pairs[0][1], h, t), add(floats_at(pair, h, t), sums[h]));
-            put(o, t, h, add(sums_before(o.before, o.rows[h], t, h), sum));
-          }
-        }
+    for (int h = 0; h < 2; ++h) {
+      if constexpr (column == 0) {
+        keep(scratch.running[1], h, t, sums[h]);
+      } else if constexpr (Part == 1 || Part == 5) {
+        keep(pair, h, t, sums[h]);
+      } else if constexpr (Part == 3) {
+        keep(pair, h, t, add(floats_at(pair, h, t), sums[h]));
+      } else {
+        const __m512 sum =
+            add(floats_at(scratch.pairs[0][1], h, t), add(floats_at(pair, h, t), sums[h]));
+        put(o, t, h, add(sums_before(o.before, o.rows[h], t, h), sum));
       }
     }
   }
@@ -281,21 +311,28 @@ struct TiledBlocks {
 /// quant and a tile of what is above them.
 template <bool Minima, bool Planes>
 struct TiledWholeGroups {
-  static constexpr int columns = 256;
-  static constexpr bool planes = Planes;
+  static constexpr int tile_columns = 64;
   static constexpr std::int64_t least_tokens = Planes ? 64 : 16;  ///< with fewer, VNNI is as fast
-  static int parts(const UnpackedPanel& panel) { return static_cast<int>(panel.count); }
-  static PartPlace place(int part) { return {part, 0, 0}; }
+
+  ZIYA_TARGET_AMX static void run(const UnpackedPanel& panel, TileScratch& scratch, TileOperands o,
+                                  std::int64_t count, std::int64_t tiles) {
+    GroupProducts<Planes> products(panel, scratch, o, count, tiles);
+    for (std::int64_t i = 0; i < tiles; ++i, o.skip(count)) {
+      for (int part = 0; part < panel.count; ++part, products.next()) {
+        add_part(panel, part, scratch, o, count, products);
+      }
+    }
+  }
 
   ZIYA_TARGET_AMX static void add_part(const UnpackedPanel& panel, int part, TileScratch& scratch,
                                        const TileOperands& operands, std::int64_t count,
-                                       const PartProducts<TiledWholeGroups>& next) {
+                                       const GroupProducts<Planes>& next) {
     constexpr int pairs = !Minima ? 0 : Planes ? 4 : 8;
     const TileOperands o = operands;
     const UnpackedTile& tile = panel.tiles[part];
     const ActivationGroup* x = o.x + part * o.stride;
     const int column = next.column();
-    next.step(0);
+    next.step();
     for (std::int64_t t = 0; t < count; ++t) {
       if (part == 0) request(o, t);
       const auto& of_x = x[t].by_256;
@@ -322,13 +359,9 @@ ZIYA_TARGET_AMX inline void panel_times_tiles(const UnpackedPanel& panel, TileOp
   while (tokens > 0) {
     const std::int64_t count = (tokens + (tokens + 15) / 16 - 1) / ((tokens + 15) / 16);
     const std::int64_t tiles = tokens / count;
-    shapes.set(count, std::min(Kernel::columns, 64));
-    PartProducts<Kernel> products(panel, scratch, o, count, tiles);
-    for (std::int64_t i = 0; i < tiles; ++i, o.skip(count)) {
-      for (int part = 0; part < Kernel::parts(panel); ++part, products.next()) {
-        Kernel::add_part(panel, part, scratch, o, count, products);
-      }
-    }
+    shapes.set(count, Kernel::tile_columns);
+    Kernel::run(panel, scratch, o, count, tiles);
+    o.skip(tiles * count);
     tokens -= tiles * count;
   }
 }

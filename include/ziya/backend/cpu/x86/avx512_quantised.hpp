@@ -58,7 +58,8 @@ constexpr auto tiled_kernel_of() {
 /// How many groups a panel has at most: with AMX, a group with sub-scales takes both tiles.
 template <class Format>
 constexpr std::int64_t panel_groups(bool amx) {
-  return amx && tiled_kernel_of<Format>().planes ? 1 : UnpackedPanel::most_tiles;
+  constexpr bool planes = !Format::own_spans && Format::scale_columns != 256;
+  return amx && planes ? 1 : UnpackedPanel::most_tiles;
 }
 
 /// A part of a product: groups [group, group + panel.count) of 2 × 16 rows; quants are signed for
