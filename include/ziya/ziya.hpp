@@ -119,6 +119,7 @@
 #include "ziya/generate/limits.hpp"
 #include "ziya/generate/logprobs.hpp"
 #include "ziya/generate/mirostat.hpp"
+#include "ziya/generate/number_table.hpp"
 #include "ziya/generate/perplexity.hpp"
 #include "ziya/generate/presets.hpp"
 #include "ziya/generate/processor_list.hpp"

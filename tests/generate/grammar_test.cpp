@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Grammars and JSON schemas: what they accept, what is refused, and that sampled answers parse.
+#include <array>
 #include <catch2/catch.hpp>
 #include <memory>
 #include <random>
+#include <set>
+#include <string>
 
 #include "model/ziya_tiny.hpp"
 #include "support/errors.hpp"
@@ -331,6 +334,101 @@ TEST_CASE("a model's own answers follow a grammar, greedy or drawn") {
     CHECK(result.finish_reason == FinishReason::eos);
     CHECK(accepts(rules, result.text));
   }
+}
+
+/// A reference: how a text may be read, without states. Every way that reads all of `text` and
+/// waits for more is a beginning, every way that ends there a whole text.
+struct NaiveReader {
+  const Grammar& grammar;
+  std::string_view text;
+  bool begins = false;
+
+  /// Where the alternative from `position` on may end, when it begins at `from`.
+  std::set<std::size_t> ends(std::int32_t position, std::size_t from) {
+    const Grammar::Symbol& symbol = grammar.symbol(position);
+    if (symbol.kind == Grammar::Symbol::Kind::end) return {from};
+    std::set<std::size_t> behind, result;
+    if (symbol.kind == Grammar::Symbol::Kind::rule) {
+      behind = rule_ends(symbol.index, from);
+    } else if (from == text.size()) {
+      begins = true;
+    } else if (const auto c = static_cast<unsigned char>(text[from]);
+               grammar.characters(symbol.index).meets(c, c)) {
+      behind = {from + 1};
+    }
+    for (const std::size_t end : behind) result.merge(ends(position + 1, end));
+    return result;
+  }
+  std::set<std::size_t> rule_ends(std::int32_t rule, std::size_t from) {
+    std::set<std::size_t> result;
+    for (const std::int32_t start : grammar.alternatives(rule)) result.merge(ends(start, from));
+    return result;
+  }
+};
+
+/// Alternatives of random symbols, of rules r0 … r2 and groups that nest `depth` deep.
+std::string random_alternatives(std::mt19937& draw, int depth) {
+  std::string text;
+  for (auto more = draw() % 3 + 1; more > 0; --more) {
+    for (auto items = draw() % 4; items > 0; --items) {
+      const auto kind = draw() % (depth > 0 ? 8 : 6);
+      if (kind < 4) {
+        text += std::array{"\"a\" ", "[ab] ", "[^a] ", "\"ab\" "}[kind];
+      } else if (kind < 6) {
+        text += "r" + std::to_string(draw() % 3) + " ";
+      } else {
+        text += "(" + random_alternatives(draw, depth - 1) + ")";
+        text += std::array{" ", "? ", "* ", "+ ", "{1,3} "}[draw() % 5];
+      }
+    }
+    if (more > 1) text += "| ";
+  }
+  return text;
+}
+
+TEST_CASE("random grammars accept what a reader without states accepts, and begin where it does") {
+  std::mt19937 draw(5);
+  int grammars = 0, begun = 0, whole = 0;
+  while (grammars < 400) {
+    std::string rules = "root ::= " + random_alternatives(draw, 2) + "\n";
+    for (int i = 0; i < 3; ++i) {
+      rules += "r" + std::to_string(i) + " ::= " + random_alternatives(draw, 1) + "\n";
+    }
+    if (!refusal(rules).empty()) continue;  // left recursion, or endless
+    ++grammars;
+    const auto read = grammar(rules);
+    for (int round = 0; round < 10; ++round) {
+      GrammarMatcher matcher(read);
+      std::int32_t state = matcher.start();
+      std::string text;
+      while (true) {
+        INFO(rules << text);
+        NaiveReader reference{*read, text};
+        const bool ends = reference.rule_ends(0, 0).contains(text.size());
+        REQUIRE((state != GrammarMatcher::dead) == (ends || reference.begins));
+        if (state == GrammarMatcher::dead) break;
+        REQUIRE(matcher.may_end(state) == ends);
+        ++begun;
+        whole += ends;
+        if (text.size() == 7) break;
+        if (draw() % 3 == 0) state = matcher.keep_only(state);
+        text += draw() % 2 == 0 ? 'a' : 'b';
+        state = matcher.next(state, static_cast<std::uint8_t>(text.back()));
+      }
+    }
+  }
+  CHECK(begun > 4000);
+  CHECK(whole > 1000);
+}
+
+TEST_CASE("as many stacks as bytes, or exponentially many, are read in little work") {
+  // The text may be the tree of any shape: n stacks that differ in their depth.
+  CHECK(accepts("root ::= . root*", std::string(20'000, 'a')));
+  // After n times "a", 2^n stacks of "b" and "c".
+  const std::string pairs = "root ::= \"a\" root \"b\" | \"a\" root \"c\" | \"-\"";
+  CHECK(accepts(pairs, std::string(200, 'a') + "-" + std::string(200, 'c')));
+  CHECK_FALSE(accepts(pairs, std::string(200, 'a') + "-" + std::string(199, 'b')));
+  CHECK(accepts("root ::= \"a\"* \"a\"{4000}", std::string(9000, 'a')));
 }
 
 TEST_CASE("what is nested too deeply to be followed is an error") {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -19,6 +20,12 @@ class CharacterClass {
  public:
   struct Range {
     char32_t first = 0, last = 0;
+    /// A bit for every remainder of 64 that its characters have: sets whose digests have no bit in
+    /// common are apart.
+    [[nodiscard]] std::uint64_t digest() const {
+      if (last - first >= 63) return ~std::uint64_t{0};
+      return std::rotl((std::uint64_t{1} << (last - first + 1)) - 1, static_cast<int>(first % 64));
+    }
     friend bool operator==(const Range&, const Range&) = default;
   };
   static constexpr char32_t last_character = 0x10FFFF;
@@ -35,9 +42,12 @@ class CharacterClass {
       }
     }
     if (negated) negate();
+    for (const Range& range : ranges_) digest_ |= range.digest();
   }
 
   [[nodiscard]] const std::vector<Range>& ranges() const { return ranges_; }
+  /// The bits of all its ranges.
+  [[nodiscard]] std::uint64_t digest() const { return digest_; }
   /// Whether one of its characters lies between `first` and `last`.
   [[nodiscard]] bool meets(char32_t first, char32_t last) const {
     for (const Range& range : ranges_) {
@@ -60,6 +70,7 @@ class CharacterClass {
   }
 
   std::vector<Range> ranges_;
+  std::uint64_t digest_ = 0;
 };
 
 /// Rules of alternatives of symbols. Rule 0 is the root. All alternatives lie one after the other
