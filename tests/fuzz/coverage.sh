@@ -17,7 +17,7 @@ declare -A headers=(
   [json]="io/json.hpp model/llama_config.hpp"
   [tokenizer_json]="text/tokenizer_config.hpp text/tokenizer_documents.hpp text/added_tokens.hpp"
   [adapter_config]="model/lora_config.hpp model/name_pattern.hpp"
-  [grammar]="generate/grammar.hpp generate/grammar_parser.hpp generate/grammar_matcher.hpp"
+  [grammar]="generate/grammar.hpp generate/grammar_parser.hpp generate/grammar_matcher.hpp generate/number_table.hpp"
   [schema]="generate/json_schema.hpp"
   [tokenizer_model]="text/sentencepiece_model.hpp text/protobuf.hpp"
 )

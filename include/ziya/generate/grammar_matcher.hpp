@@ -122,7 +122,8 @@ class GrammarMatcher {
     if (!read(partial, byte)) return dead;
     const CharacterClass::Range range = reach(partial);
     const std::int32_t found = after(stacks, partial, range, range.digest());
-    return found == nothing ? dead : number(found, partial);
+    if (found == nothing) return dead;
+    return number(found, partial.missing > 0 ? partial : Partial{});
   }
   /// Those of `set` that read a character, behind it; or that may read one that begins so.
   /// @param range the characters that it may be
