@@ -15,6 +15,7 @@
 #include "ziya/core/dtype.hpp"
 #include "ziya/core/error.hpp"
 #include "ziya/io/tensor_source.hpp"
+#include "ziya/model/llama_config.hpp"
 #include "ziya/model/llama_names.hpp"
 #include "ziya/model/llama_shape.hpp"
 #include "ziya/model/llama_weights.hpp"
