@@ -1707,7 +1707,7 @@ class Large(Case):
 
     def test_what_the_system_refuses(self):
         limited = self.limited
-        command = ["generate", self.large(1), "-p", "x", "--device", "cpu", "--dtype", "f32"]
+        command = ["generate", self.large(1), "-p", "x", "--device", "cpu", "--dtype", "f32", "--threads", "2"]
         self.bad(*command, preexec_fn=limited(DATA=500_000_000), has="ZIYA-707")
         if resource.getrlimit(resource.RLIMIT_STACK)[1] == resource.RLIM_INFINITY:
             # Threads ask for stacks of the limit's size: they cannot be started.
