@@ -243,6 +243,7 @@ TEST_CASE("cuda: products with quantised weights, few of them", "[cuda][small][r
     check_products<Half>(ctx, dtype, {6, 2, 24});
     check_products<Half>(ctx, dtype, {6, 24, 24});
   }
+  check_products<Half>(ctx, DType::q4_0, {12, 24, 24});
   check_products<Half>(ctx, DType::q4_0, {20, 24, 24});
   check_products<Half>(ctx, DType::q4_k, {66, 6, 24});
   check_products<float>(ctx, DType::q4_k, {1, 2, 24});
