@@ -203,8 +203,8 @@ std::vector<ziya::MergeFinding> perplexity_findings(
   try {
     const ziya::LlamaShape shape = ziya::read_llama_shape(folder);
     const auto ids = ziya::forward_check_ids(ziya::Tokenizer::load(folder));
-    // As a conversion no more than 8 threads, each of which takes a stack of what memory there is.
-    ziya::Context<ziya::Cpu> context({.threads = std::min(8, ziya::default_threads())});
+    // Each thread takes a stack and scratch memory: 8 of them did not fit into half a gigabyte.
+    ziya::Context<ziya::Cpu> context({.threads = std::min(4, ziya::default_threads())});
     const auto check = ziya::streamed_perplexity(context, source, shape, ids);
     char text[64];
     std::snprintf(text, sizeof text, "%.1f", check.perplexity);
