@@ -150,7 +150,8 @@ void check_products(Context<Device>& ctx, DType dtype, const Case& c) {
                                3 * tolerance<T>, tolerance<T>);
 }
 
-/// No product of so many tokens is the library's, whatever the weights are stored in.
+/// No product of so many tokens is the library's, whatever the weights are stored in, on a GPU with
+/// warpgroups.
 template <class T>
 constexpr std::int64_t own_tokens = std::is_same_v<T, float>  ? 9
                                     : std::is_same_v<T, Half> ? 256
