@@ -265,7 +265,48 @@ void check_matmul(std::span<const ProductCase> cases) {
 ZIYA_TEST_ON_DEVICES("cuda: matmul, plain, added, many, gated, from every stored type",
                      "[cuda][small]") {
   check_matmul<TestType>(std::array{ProductCase{1, 64, 8}, ProductCase{1, 5120, 33},
+                                    ProductCase{1, 24, 7}, ProductCase{1, 264, 2100},
                                     ProductCase{3, 65, 7}, ProductCase{4, 256, 40}});
+}
+ZIYA_TEST_ON_DEVICES("cuda: a norm within products of one token is the norm, bit for bit",
+                     "[cuda][small][race][norm]") {
+  on_device<TestType>([]<class Device, class T>(Context<Device>& ctx, T) {
+    for (const auto& [in, out] : {Size{8, 5}, Size{264, 900}, Size{5120, 40}, Size{8456, 16}}) {
+      CAPTURE(in, out);
+      const auto place = [&](std::int64_t rows, std::int64_t columns, std::uint64_t seed) {
+        return ziya::weight_on<Device>(
+            random_matrix(ziya::dtype_of<T>, rows, columns, seed).weight);
+      };
+      auto values = random_values(in, 1), factors = random_values(in, 2);
+      const auto x = on<T, Device>(values, {1, in});
+      const auto norm = on<float, Device>(factors, {in});
+      const auto q = place(out, in, 3), k = place(3, in, 4), v = place(out, in, 5),
+                 down = place(in, out, 6);
+      auto n = poisoned<T, Device>({1, in});
+      ops::rms_norm(ctx, n.view(), x.view(), norm.view(), 1e-5f);
+
+      const auto results = [&] {
+        return std::array{poisoned<T, Device>({1, out}), poisoned<T, Device>({1, 3}),
+                          poisoned<T, Device>({1, out})};
+      };
+      auto apart = results(), together = results();
+      const std::array<const Weight<Device>*, 3> ws{&q, &k, &v};
+      const auto views = [](auto& tensors) {
+        return std::array<View<T, Device>, 3>{tensors[0].view(), tensors[1].view(),
+                                              tensors[2].view()};
+      };
+      ops::matmul_many<Device, T>(ctx, views(apart), n.view(), ws);
+      ops::norm_matmul_many<Device, T>(ctx, views(together), x.view(), norm.view(), 1e-5f, ws);
+      for (std::size_t i = 0; i < 3; ++i) CHECK(values_of(together[i]) == values_of(apart[i]));
+
+      auto gated = poisoned<T, Device>({1, out});
+      auto expected = on<T, Device>(values, {1, in}), y = on<T, Device>(values, {1, in});
+      ops::matmul_silu_mul(ctx, gated.view(), n.view(), q, v);
+      ops::matmul_add(ctx, expected.view(), gated.view(), down);
+      ops::gated_mlp<Device, T>(ctx, y.view(), y.view(), norm.view(), 1e-5f, q, v, down);
+      CHECK(values_of(y) == values_of(expected));
+    }
+  });
 }
 ZIYA_TEST_ON_DEVICES("cuda: matmul of more tokens from every stored type",
                      "[cuda][small][library]") {

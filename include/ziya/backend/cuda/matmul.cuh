@@ -12,6 +12,7 @@
 #include "ziya/backend/cuda/matvec.cuh"
 #include "ziya/backend/cuda/matvec_float8.cuh"
 #include "ziya/backend/cuda/matvec_panels.cuh"
+#include "ziya/backend/cuda/matvec_stream.cuh"
 #include "ziya/backend/cuda/rms_norm.cuh"
 #include "ziya/backend/cuda/silu_mul.cuh"
 
@@ -46,6 +47,9 @@ ZIYA_HIDDEN void stream(Context<Cuda>& ctx, const MatvecArguments<T, W>& a) {
   if constexpr (std::is_same_v<W, Float8> && sizeof(T) == 2) {
     packs_fit(a) ? run_float8(ctx, a) : run_matvec_any(ctx, a);
   } else {
+    if constexpr (std::is_same_v<W, T> && sizeof(T) == 2) {
+      if (stream_takes(ctx, a)) return run_stream(ctx, a);
+    }
     run_matvec(ctx, a);
   }
 }
@@ -85,25 +89,28 @@ ZIYA_HIDDEN bool panels_take(const Context<Cuda>& ctx, View<const T, Cuda> x,
          (std::is_same_v<T, Half> && takes_panel_products(ctx, ws[0]->dtype, x.rows()));
 }
 
-template <class T>
-ZIYA_HIDDEN MatvecArguments<T, std::byte> panel_arguments(
-    std::span<const View<T, Cuda>> ys, View<const T, Cuda> x,
-    std::span<const Weight<Cuda>* const> ws) {
-  auto a = matvec_arguments<T, std::byte, T>(ys[0], x, *ws[0]);
+template <class T, class W>
+ZIYA_HIDDEN MatvecArguments<T, W> many_arguments(std::span<const View<T, Cuda>> ys,
+                                                 View<const T, Cuda> x,
+                                                 std::span<const Weight<Cuda>* const> ws) {
+  auto a = matvec_arguments<T, W, T>(ys[0], x, *ws[0]);
   for (std::size_t n = 1; n < ws.size(); ++n) {
-    a.parts[n] = {ws[n]->data, ys[n].data(), ys[n].row_stride(), ws[n]->rows};
+    a.parts[n] = {reinterpret_cast<const W*>(ws[n]->data), ys[n].data(), ys[n].row_stride(),
+                  ws[n]->rows, ws[n]->row_scales};
   }
   return a;
 }
-template <class T>
-ZIYA_HIDDEN MatvecArguments<T, std::byte> gated_arguments(View<T, Cuda> y, View<const T, Cuda> x,
-                                                          const Weight<Cuda>& gate,
-                                                          const Weight<Cuda>& up) {
-  auto a = matvec_arguments<T, std::byte, T>(y, x, gate);
-  a.up = up.data;
+template <class T, class W>
+ZIYA_HIDDEN MatvecArguments<T, W> gated_arguments(View<T, Cuda> y, View<const T, Cuda> x,
+                                                  const Weight<Cuda>& gate,
+                                                  const Weight<Cuda>& up) {
+  auto a = matvec_arguments<T, W, T>(y, x, gate);
+  a.up = reinterpret_cast<const W*>(up.data);
+  a.up_scales = up.row_scales;
   return a;
 }
-/// Does the products `a` of the normalised x with `ws`, if they are those of a few tokens in digits.
+/// Does the products `a` of the normalised x with `ws`, if they are those of a few tokens in
+/// digits.
 template <class T>
 ZIYA_HIDDEN bool digits_take(Context<Cuda>& ctx, MatvecArguments<T, std::byte> a,
                              View<const T, Cuda> x, std::span<const Weight<Cuda>* const> ws,
@@ -120,12 +127,31 @@ ZIYA_HIDDEN bool digits_take(Context<Cuda>& ctx, MatvecArguments<T, std::byte> a
   return taken;
 }
 
+/// Does the products of the normalised x with `ws`, if it is one token and they are in 16 bits.
+/// @param make arguments(), which only such products have
+template <class T, class Make>
+ZIYA_HIDDEN bool stream_takes_norm(Context<Cuda>& ctx, std::span<const Weight<Cuda>* const> ws,
+                                   View<const T, Cuda> x, View<const float, Cuda> norm, float eps,
+                                   const Make& make) {
+  if constexpr (sizeof(T) == 2) {
+    const auto alike = [](const Weight<Cuda>* w) { return w->dtype == dtype_of<T>; };
+    if (x.rows() != 1 || !std::all_of(ws.begin(), ws.end(), alike)) return false;
+    MatvecArguments<T, T> a = make();
+    a.norm = norm.data();
+    a.eps = eps;
+    if (!stream_takes(ctx, a)) return false;
+    run_stream(ctx, a);
+    return true;
+  }
+  return false;
+}
+
 /// Whether products of so many tokens with these weights are made of 8-bit floats on both sides.
 template <class T>
 ZIYA_HIDDEN bool float8_takes(std::int64_t tokens, std::span<const Weight<Cuda>* const> ws) {
-  return tokens > streamed_tokens<T>(DType::f8_e4m3) && std::all_of(ws.begin(), ws.end(), [](const Weight<Cuda>* w) {
-           return w->dtype == DType::f8_e4m3;
-         });
+  return tokens > streamed_tokens<T>(DType::f8_e4m3) &&
+         std::all_of(ws.begin(), ws.end(),
+                     [](const Weight<Cuda>* w) { return w->dtype == DType::f8_e4m3; });
 }
 
 inline constexpr std::int64_t converted_elements = std::int64_t{1} << 26;  // at a time
@@ -206,7 +232,7 @@ void matmul_many(Context<Cuda>& ctx, std::span<const View<T, Cuda>> ys, View<con
                  std::span<const Weight<Cuda>* const> ws) {
   if (!ws.empty() && ws.size() <= cuda::matvec_parts && x.rows() >= 1 &&
       cuda::panels_take<T>(ctx, x, ws)) {
-    return cuda::run_panels<T>(ctx, ws[0]->dtype, cuda::panel_arguments<T>(ys, x, ws));
+    return cuda::run_panels<T>(ctx, ws[0]->dtype, cuda::many_arguments<T, std::byte>(ys, x, ws));
   }
   const auto alike = [&](const Weight<Cuda>* w) { return w->dtype == ws[0]->dtype; };
   if (!ws.empty() && ws.size() <= cuda::matvec_parts && x.rows() >= 1 &&
@@ -215,11 +241,7 @@ void matmul_many(Context<Cuda>& ctx, std::span<const View<T, Cuda>> ys, View<con
     bool done = false;
     cuda::with_readable<T>(ws[0]->dtype, [&](auto element) {
       using W = decltype(element);
-      auto a = cuda::matvec_arguments<T, W, T>(ys[0], x, *ws[0]);
-      for (std::size_t n = 1; n < ws.size(); ++n) {
-        a.parts[n] = {reinterpret_cast<const W*>(ws[n]->data), ys[n].data(), ys[n].row_stride(),
-                      ws[n]->rows, ws[n]->row_scales};
-      }
+      const auto a = cuda::many_arguments<T, W>(ys, x, ws);
       if (!cuda::packs_fit(a)) return;
       cuda::stream(ctx, a);
       done = true;
@@ -245,16 +267,15 @@ void matmul_silu_mul(Context<Cuda>& ctx, View<T, Cuda> y, View<const T, Cuda> x,
       matmul_many<T>(ctx, ys, x, both);
       return silu_mul<T>(ctx, y, y, product);
     }
-    return cuda::run_panels<T>(ctx, gate.dtype, cuda::gated_arguments<T>(y, x, gate, up));
+    return cuda::run_panels<T>(ctx, gate.dtype,
+                               cuda::gated_arguments<T, std::byte>(y, x, gate, up));
   }
   if (gate.dtype == up.dtype && cuda::reads<T>(gate.dtype) && x.rows() >= 1 &&
       x.rows() <= cuda::streamed_tokens<T>(gate.dtype)) {
     bool done = false;
     cuda::with_readable<T>(gate.dtype, [&](auto element) {
       using W = decltype(element);
-      auto a = cuda::matvec_arguments<T, W, T>(y, x, gate);
-      a.up = reinterpret_cast<const W*>(up.data);
-      a.up_scales = up.row_scales;
+      const auto a = cuda::gated_arguments<T, W>(y, x, gate, up);
       if (!cuda::packs_fit(a)) return;
       cuda::stream(ctx, a);
       done = true;
@@ -273,7 +294,12 @@ void norm_matmul_many(Context<Cuda>& ctx, std::span<const View<T, Cuda>> ys, Vie
                       View<const float, Cuda> norm, float eps,
                       std::span<const Weight<Cuda>* const> ws) {
   if (!ws.empty() && ws.size() <= cuda::matvec_parts &&
-      cuda::digits_take<T>(ctx, cuda::panel_arguments<T>(ys, x, ws), x, ws, norm, eps)) {
+      cuda::digits_take<T>(ctx, cuda::many_arguments<T, std::byte>(ys, x, ws), x, ws, norm, eps)) {
+    return;
+  }
+  if (!ws.empty() && ws.size() <= cuda::matvec_parts &&
+      cuda::stream_takes_norm<T>(ctx, ws, x, norm, eps,
+                                 [&] { return cuda::many_arguments<T, T>(ys, x, ws); })) {
     return;
   }
   Workspace<Cuda>::Scope scope(ctx.workspace());
@@ -301,8 +327,11 @@ void gated_mlp(Context<Cuda>& ctx, View<T, Cuda> y, View<const T, Cuda> x,
       return;
     }
   }
-  if (!cuda::digits_take<T>(ctx, cuda::gated_arguments<T>(g, x, gate, up), x,
-                            std::span(all).first(2), norm, eps)) {
+  const auto both = std::span(all).first(2);
+  if (!cuda::digits_take<T>(ctx, cuda::gated_arguments<T, std::byte>(g, x, gate, up), x, both, norm,
+                            eps) &&
+      !cuda::stream_takes_norm<T>(ctx, both, x, norm, eps,
+                                  [&] { return cuda::gated_arguments<T, T>(g, x, gate, up); })) {
     const View<T, Cuda> n = ctx.workspace().template take<T>({x.rows(), x.columns()});
     rms_norm<T>(ctx, n, x, norm, eps);
     matmul_silu_mul<T>(ctx, g, n, gate, up);
