@@ -65,11 +65,12 @@ class Runner {
   using Model = LlamaModel<Config>;
   using T = typename Model::T;
 
-  Runner(const Model& model, Context<Cuda>& ctx, int sequences, std::int64_t tokens)
+  Runner(const Model& model, Context<Cuda>& ctx, int sequences, std::int64_t tokens,
+         DType pages = dtype_of<T>)
       : model_(model),
         ctx_(ctx),
         cache_(model.shape().cache_shape(),
-               {.dtype = dtype_of<T>, .slots = sequences, .max_tokens = tokens}),
+               {.dtype = pages, .slots = sequences, .max_tokens = tokens}),
         hidden_(Shape{sequences, model.shape().hidden}),
         logits_(Shape{sequences, model.shape().vocabulary}),
         next_(static_cast<std::size_t>(sequences), 5) {}
@@ -160,11 +161,22 @@ DType stored_type(const LlamaModel<Config>& model) {
   return model.weights().layers[0].attention.q.weight.dtype;
 }
 
+/// Bytes of a token's keys and values in all layers.
+double cache_bytes(const LlamaShape& shape, DType pages) {
+  return static_cast<double>(shape.cache_bytes_per_token(pages));
+}
+/// What a row of the table says of pages that are not of the type of activations.
+template <class Config>
+std::string about(DType pages) {
+  if (pages == dtype_of<typename Config::Compute>) return "";
+  return ", pages in " + std::string(name(pages));
+}
+
 template <class Config>
 void decode_alone(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings& most,
-                  std::int64_t context) {
+                  std::int64_t context, DType pages = dtype_of<typename Config::Compute>) {
   const DecodeGraph<LlamaModel<Config>> graph(ctx);
-  Runner<Config> runner(model, ctx, 1, context + 128);
+  Runner<Config> runner(model, ctx, 1, context + 128, pages);
   runner.prefill(0, context);
   for (int i = 0; i < 5; ++i) runner.decode();
   std::vector<double> times;
@@ -173,22 +185,21 @@ void decode_alone(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Cei
     runner.decode();
     times.push_back(seconds_since(begin));
   }
-  const double cache =
-      2.0 * 2 *
-      static_cast<double>(model.shape().layers * model.shape().kv_heads * model.shape().head_dim) *
-      static_cast<double>(context + 29);
+  const double cache = cache_bytes(model.shape(), pages) * static_cast<double>(context + 29);
   const double bytes = weight_bytes(model) + cache;
   const double time = median(times);
   std::printf(
-      "decode, batch 1, context %5lld: %6.2f ms, %6.1f tokens/s, %5.1f %% of the bandwidth\n",
-      static_cast<long long>(context), time * 1e3, 1 / time, 100 * bytes / time / most.bandwidth);
+      "decode, batch 1, context %5lld%s: %6.2f ms, %6.1f tokens/s, %5.1f %% of the bandwidth\n",
+      static_cast<long long>(context), about<Config>(pages).c_str(), time * 1e3, 1 / time,
+      100 * bytes / time / most.bandwidth);
   const DType type = stored_type(model);
   double limit = type == DType::f16                           ? 88
                  : type == DType::q8_0                        ? 82
                  : type == DType::q4_0 || type == DType::q4_k ? 70
                                                               : 0;
   if (context > 128 && limit > 0) limit -= 8;
-  result(std::string(name(type)) + ", decode, context " + std::to_string(context),
+  result(std::string(name(type)) + ", decode, context " + std::to_string(context) +
+             about<Config>(pages),
          100 * bytes / time / most.bandwidth, "% of the bandwidth",
          limit > 0 ? Asked::at_least : Asked::nothing, limit);
 }
@@ -216,8 +227,8 @@ void decode_together(const LlamaModel<Config>& model, Context<Cuda>& ctx, const 
 
 template <class Config>
 double prefill(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings& most,
-               std::int64_t tokens) {
-  Runner<Config> runner(model, ctx, 1, tokens);
+               std::int64_t tokens, DType pages = dtype_of<typename Config::Compute>) {
+  Runner<Config> runner(model, ctx, 1, tokens, pages);
   std::vector<double> times;
   for (int i = 0; i < 7; ++i) {
     runner.reset();
@@ -232,20 +243,22 @@ double prefill(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilin
                            static_cast<double>(tokens * (tokens + 1) / 2);
   const double operations = 2 * (layers * static_cast<double>(tokens) + head + attention);
   const double time = median(times);
-  std::printf("prefill of %5lld tokens: %7.2f ms, %5.1f %% of the matrix rate\n",
-              static_cast<long long>(tokens), time * 1e3, 100 * operations / time / most.rate);
+  std::printf("prefill of %5lld tokens%s: %7.2f ms, %5.1f %% of the matrix rate\n",
+              static_cast<long long>(tokens), about<Config>(pages).c_str(), time * 1e3,
+              100 * operations / time / most.rate);
   const bool bf16 = stored_type(model) == DType::bf16;
-  result(std::string(name(stored_type(model))) + ", prefill of " + std::to_string(tokens),
+  result(std::string(name(stored_type(model))) + ", prefill of " + std::to_string(tokens) +
+             about<Config>(pages),
          time * 1e3, "ms", bf16 ? Asked::at_most : Asked::nothing, tokens <= 512 ? 24 : 90);
   return time;
 }
 
 template <class Config>
-void batch(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings& most,
-           int sequences) {
+void batch(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings& most, int sequences,
+           DType pages = dtype_of<typename Config::Compute>) {
   constexpr std::int64_t in = 512, out = 128;
   const DecodeGraph<LlamaModel<Config>> graph(ctx);
-  Runner<Config> runner(model, ctx, sequences, in + out);
+  Runner<Config> runner(model, ctx, sequences, in + out, pages);
   std::vector<double> times;
   for (int pass = 0; pass < 4; ++pass) {
     runner.reset();
@@ -257,18 +270,22 @@ void batch(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings& 
   const double time = median(times);
   const LlamaShape& shape = model.shape();
   const auto weights = static_cast<double>(shape.parameters_read_per_token());
-  const double per_token = 2.0 * 2 * static_cast<double>(shape.layers * shape.hidden);
+  const double bytes = weight_bytes(model), per_token = cache_bytes(shape, pages);
+  const double sums = 2.0 * static_cast<double>(shape.layers * shape.hidden);
   double roofline = 2 * weights * static_cast<double>(in) * sequences / most.rate;
   for (std::int64_t i = 0; i < out; ++i) {
     const double past = static_cast<double>(in + i);
-    roofline += std::max((2 * weights + per_token * past * sequences) / most.bandwidth,
-                         2 * (weights + per_token / 2 * past) * sequences / most.rate);
+    roofline += std::max((bytes + per_token * past * sequences) / most.bandwidth,
+                         2 * (weights + sums * past) * sequences / most.rate);
   }
-  std::printf("batch %3d, 512 in, 128 out: %8.1f tokens/s, %5.1f %% of the roofline\n", sequences,
-              static_cast<double>(sequences * out) / time, 100 * roofline / time);
-  result(std::string(name(stored_type(model))) + ", batch " + std::to_string(sequences),
+  std::printf("batch %3d, 512 in, 128 out%s: %8.1f tokens/s, %5.1f %% of the roofline\n", sequences,
+              about<Config>(pages).c_str(), static_cast<double>(sequences * out) / time,
+              100 * roofline / time);
+  result(std::string(name(stored_type(model))) + ", batch " + std::to_string(sequences) +
+             about<Config>(pages),
          100 * roofline / time, "% of the roofline",
-         sequences == 64 ? Asked::at_least : Asked::nothing, 50);
+         sequences == 64 && stored_type(model) == DType::f16 ? Asked::at_least : Asked::nothing,
+         50);
 }
 
 /// Median time of one op, replayed from a graph of many so that launches do not count.
@@ -293,7 +310,8 @@ double time_of(Context<Cuda>& ctx, const std::function<void(int)>& op) {
 /// come from memory.
 template <class Config>
 void kernels(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings& most,
-             std::int64_t rows, std::int64_t context) {
+             std::int64_t rows, std::int64_t context,
+             DType pages = dtype_of<typename Config::Compute>) {
   using T = typename Config::Compute;
   const LlamaShape& s = model.shape();
   const auto layer = [&](int i) -> const LlamaLayer<Cuda>& {
@@ -308,7 +326,7 @@ void kernels(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings
     copy(Cuda{}, tensor->data(), Cuda{}, noise->data(),
          static_cast<std::size_t>(tensor->elements()) * sizeof(T));
   }
-  KvCache<Cuda> cache(s.cache_shape(), {.dtype = dtype_of<T>, .max_tokens = context + rows});
+  KvCache<Cuda> cache(s.cache_shape(), {.dtype = pages, .max_tokens = context + rows});
   std::vector<std::int32_t> slots(static_cast<std::size_t>(context + rows), 0), positions;
   (void)cache.prepare(slots);
   slots.resize(static_cast<std::size_t>(rows));
@@ -324,8 +342,8 @@ void kernels(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings
   const auto heads = [&](Tensor<T, Cuda>& tensor) {
     return tensor.view().reshape(Shape{rows, s.query_heads, s.head_dim});
   };
-  std::printf("kernels, %lld rows, context %lld\n", static_cast<long long>(rows),
-              static_cast<long long>(context));
+  std::printf("kernels, %lld rows, context %lld%s\n", static_cast<long long>(rows),
+              static_cast<long long>(context), about<Config>(pages).c_str());
   const auto say = [&](const char* name, double bytes, double operations, double time) {
     std::printf(
         "  %-28s %9.2f us  %8.2f MB  %6.0f GB/s  %5.1f %% of the bandwidth  %5.1f %% of the "
@@ -349,7 +367,8 @@ void kernels(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings
       }));
   say("rotation of q", 2 * row_bytes, 0,
       time_of(ctx, [&](int) { ops::rope(ctx, heads(q), positions, table); }));
-  say("cache alone", 4 * row_bytes, 0, time_of(ctx, [&](int i) {
+  const double cached = cache_bytes(s, pages) / static_cast<double>(s.layers);
+  say("cache alone", 2 * row_bytes + cached * r, 0, time_of(ctx, [&](int i) {
         ops::cache_append(ctx, cache.layer(i % s.layers), heads(z), heads(x), {slots, places});
       }));
   Tensor<float, Cuda> bias(Shape{s.hidden});
@@ -357,13 +376,13 @@ void kernels(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings
   say("bias", 2 * row_bytes, 0,
       time_of(ctx, [&](int) { ops::add_bias(ctx, y.view(), bias.view()); }));
   const double seen = r * static_cast<double>(context) + r * (r + 1) / 2;
-  say("attention", 2 * static_cast<double>((context + rows) * s.hidden) * sizeof(T) + 2 * row_bytes,
-      4 * seen * static_cast<double>(s.hidden), time_of(ctx, [&](int i) {
+  const double read = cached * static_cast<double>(context + rows);
+  say("attention", read + 2 * row_bytes, 4 * seen * static_cast<double>(s.hidden),
+      time_of(ctx, [&](int i) {
         ops::attention(ctx, heads(y), heads(q), cache.layer(i % s.layers), {slots, visible});
       }));
-  say("rotation, cache, attention",
-      2 * static_cast<double>((context + rows) * s.hidden) * sizeof(T) + 5 * row_bytes,
-      4 * seen * static_cast<double>(s.hidden), time_of(ctx, [&](int i) {
+  say("rotation, cache, attention", read + 5 * row_bytes, 4 * seen * static_cast<double>(s.hidden),
+      time_of(ctx, [&](int i) {
         ops::rope_append_attention<Cuda, T>(
             ctx, heads(y), heads(q), heads(z), heads(x), cache.layer(i % s.layers),
             {positions, slots, places, visible}, table, RopePairing::halves);
@@ -560,6 +579,21 @@ int main(int count, char** arguments) {
       for (const std::int64_t rows : {16, 64, 512}) kernels(model, ctx, most, rows, 0);
       for (const int sequences : {2, 8, 16, 32, 64}) decode_together(model, ctx, most, sequences);
       for (const std::int64_t tokens : {512, 2048}) prefill(model, ctx, most, tokens);
+    }
+    if (wanted("pages")) {
+      for (const DType dtype : {DType::f16, DType::q4_0, DType::q4_k}) {
+        const auto model = gpu_random_model::make<CudaHalfConfig>(shape_13b(), dtype);
+        std::printf("%s, pages of both types\n", std::string(name(dtype)).c_str());
+        for (const DType pages : {DType::f16, DType::q8_0}) {
+          for (const std::int64_t context : {127, 2047}) {
+            if (dtype == DType::f16) kernels(model, ctx, most, 1, context, pages);
+          }
+          if (dtype == DType::f16) kernels(model, ctx, most, 2048, 0, pages);
+          decode_alone(model, ctx, most, 64, pages);
+          decode_alone(model, ctx, most, 2048, pages);
+          if (dtype == DType::q4_k) batch(model, ctx, most, 64, pages);
+        }
+      }
     }
     if (wanted("fp8")) {
       const auto model = gpu_random_model::make<CudaBFloat16Config>(shape_13b(), DType::f8_e4m3);

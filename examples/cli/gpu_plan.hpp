@@ -82,7 +82,7 @@ inline ziya::SplitNeed gpu_need(const ziya::Checkpoint& checkpoint, const ziya::
   need.cache_per_layer = tokens * shape.cache_bytes_per_token(cache) / shape.layers;
   constexpr std::int64_t library = std::int64_t{128} << 20;
   need.scratch =
-      library + widest +
+      library + widest + (is_quantised(cache) ? ziya::cuda::most_widened : 0) +
       chunk * 4 * (8 * shape.hidden + 3 * shape.intermediate + 2 * shape.vocabulary / 64);
   return need;
 }

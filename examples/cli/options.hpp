@@ -99,8 +99,7 @@ inline void running_options(CLI::App& command, ModelOptions& options) {
       ->group("Running");
   type_option(
       command, "--cache-dtype", options.cache_dtype,
-      "type of the cached keys and values; auto: f32, on a GPU the type of the activations; q8_0: "
-      "on the CPU only",
+      "type of the cached keys and values; auto: f32, on a GPU the type of the activations",
       "auto|f32|f16|bf16|q8_0")
       ->check(one_of({"auto", "f32", "f16", "bf16", "q8_0"}))
       ->capture_default_str()

@@ -270,12 +270,8 @@ bool wants_gpu(const ModelOptions& options) {
         "--device cuda: a model is merged while loading on the CPU only; write "
         "it with ziya merge-delta first");
   }
-  const bool blocks = options.cache_dtype == "q8_0";
-  if (blocks && (device == "cuda" || layers.value_or(0) > 0)) {
-    throw UsageError("ZIYA-701", "--cache-dtype q8_0: no GPU reads it; use f16, or --device cpu");
-  }
-  const bool gpu = device == "cuda" ||
-                   (automatic && !merges && !blocks && (layers.value_or(0) > 0 || has_gpu()));
+  const bool gpu =
+      device == "cuda" || (automatic && !merges && (layers.value_or(0) > 0 || has_gpu()));
   if (options.dtype == "fp8" && !gpu) refuse_float8();
   return gpu;
 }

@@ -5,12 +5,15 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "cuda/devices.hpp"
 #include "support/errors.hpp"
+#include "ziya/backend/cpu/quantize/encode_32.hpp"
 #include "ziya/nn/kv_cache.hpp"
 #include "ziya/ops/rope_append_attention.hpp"
 
@@ -24,7 +27,8 @@ struct Heads {
 };
 // So many heads that a block takes several parts of the keys are the last case.
 constexpr std::array head_cases{Heads{4, 4, 8},   Heads{4, 2, 64}, Heads{2, 2, 88},
-                                Heads{4, 1, 128}, Heads{1, 1, 10}, Heads{96, 8, 64}};
+                                Heads{4, 1, 128}, Heads{1, 1, 10}, Heads{3, 3, 96},
+                                Heads{2, 1, 160}, Heads{96, 8, 64}};
 
 double at(const std::vector<float>& values, std::int64_t i) {
   return static_cast<double>(values[static_cast<std::size_t>(i)]);
@@ -65,9 +69,27 @@ struct Ragged {
 };
 
 template <class T>
-std::vector<DType> cache_types() {
-  if (std::is_same_v<T, float>) return {DType::f32, DType::f16, DType::bf16};
-  return {ziya::dtype_of<T>, DType::f32};
+std::vector<DType> cache_types(std::int64_t head_dim) {
+  std::vector<DType> types{ziya::dtype_of<T>, DType::f32};
+  if (std::is_same_v<T, float>) types = {DType::f32, DType::f16, DType::bf16};
+  if (ziya::can_cache(DType::q8_0, head_dim)) types.push_back(DType::q8_0);
+  return types;
+}
+
+/// What a cache of type `dtype` holds of some whole heads.
+std::vector<float> as_cached(DType dtype, std::vector<float> values) {
+  if (dtype != DType::q8_0) {
+    for (float& value : values) value = rounded(dtype, value);
+    return values;
+  }
+  for (std::size_t i = 0; i < values.size(); i += 32) {
+    ziya::blocks::Q8_0 block;
+    ziya::quantize::encode_nearest(block, &values[i]);
+    for (std::size_t j = 0; j < 32; ++j) {
+      values[i + j] = ziya::to_float(block.d) * static_cast<float>(block.quants[j]);
+    }
+  }
+  return values;
 }
 
 /// Rows of queries against `slots` sequences of 300 tokens.
@@ -75,7 +97,7 @@ template <class Device, class T>
 void check_paged(Context<Device>& ctx, T, std::span<const Heads> all,
                  const std::vector<Ragged>& batches, std::int64_t slots) {
   for (const Heads& heads : all) {
-    for (const DType dtype : cache_types<T>()) {
+    for (const DType dtype : cache_types<T>(heads.dim)) {
       constexpr std::int64_t tokens = 300;
       ziya::KvCache<Device> cache({1, heads.key, heads.dim}, {.dtype = dtype,
                                                               .slots = static_cast<int>(slots),
@@ -96,13 +118,14 @@ void check_paged(Context<Device>& ctx, T, std::span<const Heads> all,
       ops::cache_append(ctx, layer, keys.view(), values.view(), {order, step.indices});
       cache.commit();
       // What the cache holds, a sequence after another.
+      k = as_cached(dtype, std::move(k)), v = as_cached(dtype, std::move(v));
       std::vector<std::vector<float>> cached_k(static_cast<std::size_t>(slots)), cached_v(cached_k);
       for (std::int64_t i = 0; i < slots * tokens; ++i) {
         const auto slot = static_cast<std::size_t>(i % slots);
         for (std::int64_t j = 0; j < width; ++j) {
           const auto from = static_cast<std::size_t>(i * width + j);
-          cached_k[slot].push_back(rounded(dtype, k[from]));
-          cached_v[slot].push_back(rounded(dtype, v[from]));
+          cached_k[slot].push_back(k[from]);
+          cached_v[slot].push_back(v[from]);
         }
       }
       for (const Ragged& batch : batches) {
@@ -190,10 +213,9 @@ ZIYA_TEST_ON_DEVICES("cuda: attention without a cache", "[cuda][small][race]") {
   });
 }
 
-TEST_CASE("cuda: caches in blocks and head sizes that kernels do not take are refused",
-          "[cuda][small]") {
-  REQUIRE_ERROR(ziya::KvCache<Cuda>({1, 1, 32}, {.dtype = DType::q8_0, .max_tokens = 4}),
-                "ZIYA-153", "q8_0");
+TEST_CASE("cuda: head sizes that kernels or blocks do not take are refused", "[cuda][small]") {
+  REQUIRE_ERROR(ziya::KvCache<Cuda>({1, 1, 80}, {.dtype = DType::q8_0, .max_tokens = 4}),
+                "ZIYA-407", "q8_0");
   if (!gpu()) return;
   ziya::Context<Cuda> ctx;
   const std::vector<std::int32_t> slots{0};
@@ -211,20 +233,25 @@ TEST_CASE("cuda: caches in blocks and head sizes that kernels do not take are re
   REQUIRE_ERROR(attend_with(7), "ZIYA-154", "head size 7");
 }
 
-/// The last `count` tokens of every slot as they are stored.
+/// The last `count` tokens of every slot as they are stored; of blocks whose scales lie apart,
+/// quants and then scales.
 template <class Device>
 std::vector<std::byte> stored_last(const ziya::KvCache<Device>& cache, std::int32_t slots,
                                    std::int64_t count) {
   const auto layer = cache.layer(0);
   const std::int64_t width = layer.page_bytes / (layer.kv_heads * layer.page_tokens);
   std::vector<std::byte> bytes;
+  const auto take = [&](const std::byte* from, std::int64_t size) {
+    bytes.resize(bytes.size() + static_cast<std::size_t>(size));
+    ziya::copy(Cpu{}, &*(bytes.end() - size), Device{}, from, static_cast<std::size_t>(size));
+  };
   for (std::int32_t slot = 0; slot < slots; ++slot) {
     for (std::int64_t t = cache.length(slot) - count; t < cache.length(slot); ++t) {
       for (std::int64_t head = 0; head < layer.kv_heads; ++head) {
         for (const std::byte* from : {layer.keys, layer.values}) {
-          bytes.resize(bytes.size() + static_cast<std::size_t>(width));
-          ziya::copy(Cpu{}, &*(bytes.end() - width), Device{}, from + layer.offset(slot, head, t),
-                     static_cast<std::size_t>(width));
+          const std::int64_t at = layer.offset(slot, head, t);
+          take(from + at, width);
+          if (layer.scales > 0) take(from + layer.scales + at / 16, width / 16);
         }
       }
     }
@@ -309,7 +336,7 @@ ZIYA_TEST_ON_DEVICES("cuda: rope_append_attention is its parts, to the bit",
   on_device<TestType>([&](auto& ctx, auto t) {
     const std::vector<std::int64_t> past{0, 126, 127, 128, 256};
     for (const Heads& heads : head_cases) {
-      for (const DType dtype : cache_types<decltype(t)>()) {
+      for (const DType dtype : cache_types<decltype(t)>(heads.dim)) {
         const auto pairing =
             heads.query == heads.key ? ziya::RopePairing::interleaved : ziya::RopePairing::halves;
         CAPTURE(heads.query, heads.key, heads.dim, name(dtype));
@@ -324,6 +351,86 @@ ZIYA_TEST_ON_DEVICES("cuda: rope_append_attention is its parts, to the bit",
         CHECK(one == run(past, 1, false));
       }
     }
+  });
+}
+
+TEMPLATE_TEST_CASE("cuda: a cache in q8_0 holds what the CPU's holds, to the bit", "[cuda][small]",
+                   OnGpuF32, OnGpuF16, OnGpuBf16) {
+  on_device<TestType>([&]<class T>(Context<Cuda>& ctx, T) {
+    for (const std::int64_t dim : {32, 64, 96, 128, 160}) {
+      constexpr std::int64_t heads = 3, tokens = 50;
+      auto values = random_values(tokens * heads * dim, 5);
+      std::fill_n(values.begin(), 32, 0.0f);
+      std::fill_n(values.begin() + 32 * heads, 7, 1e-7f);  // blocks beside others of usual numbers
+      values[static_cast<std::size_t>(heads * dim)] = 65504.0f;
+      values[static_cast<std::size_t>(2 * heads * dim)] = std::numeric_limits<float>::infinity();
+      values[static_cast<std::size_t>(3 * heads * dim)] = std::numeric_limits<float>::quiet_NaN();
+      values[static_cast<std::size_t>(4 * heads * dim)] = 3e38f;
+      const auto x = on<T, Cuda>(values, {tokens, heads, dim});
+      const auto same = on<float, Cpu>(values, {tokens, heads, dim});
+      const std::vector<std::int32_t> slots(tokens, 0);
+      const ziya::CacheOptions options{
+          .dtype = DType::q8_0, .slots = 1, .max_tokens = tokens, .page_tokens = 7};
+      ziya::KvCache<Cuda> cache({1, heads, dim}, options);
+      ziya::KvCache<Cpu> expected({1, heads, dim}, options);
+      CHECK(cache.bytes_per_page() == expected.bytes_per_page());
+      const auto step = cache.prepare(slots);
+      ops::cache_append(ctx, cache.layer(0), x.view(), x.view(), {slots, step.indices});
+      cache.commit();
+      (void)expected.prepare(slots);
+      Context<Cpu> cpu({.threads = 1});
+      ops::cache_append(cpu, expected.layer(0), same.view(), same.view(), {slots, step.indices});
+      expected.commit();
+      // A head's blocks on the CPU, the same taken apart on the GPU.
+      const auto found = stored_last(cache, 1, tokens), blocks = stored_last(expected, 1, tokens);
+      const std::int64_t head_bytes = dim / 32 * 34;
+      std::vector<std::byte> apart;
+      for (std::size_t at = 0; at < blocks.size(); at += static_cast<std::size_t>(head_bytes)) {
+        for (const auto& [begin, size] : {std::pair{2, 32}, std::pair{0, 2}}) {
+          for (std::int64_t block = 0; block < dim / 32; ++block) {
+            const auto* from = &blocks[at + static_cast<std::size_t>(block * 34 + begin)];
+            apart.insert(apart.end(), from, from + size);
+          }
+        }
+      }
+      CHECK(found == apart);
+    }
+  });
+}
+
+// So many keys that heads are widened in two parts.
+TEST_CASE("cuda: rows of a long prompt against a cache in q8_0 are those of one token each",
+          "[cuda]") {
+  on_device<OnGpuF16>([&](Context<Cuda>& ctx, Half) {
+    constexpr std::int64_t heads = 64, dim = 64, each = 420, tokens = 10 * each, rows = 20;
+    ziya::KvCache<Cuda> cache({1, heads, dim}, {.dtype = DType::q8_0, .max_tokens = tokens});
+    for (unsigned part = 0; part < 10; ++part) {
+      auto k = random_values(each * heads * dim, part),
+           v = random_values(each * heads * dim, part + 50);
+      const auto keys = on<Half, Cuda>(k, {each, heads, dim});
+      const auto values = on<Half, Cuda>(v, {each, heads, dim});
+      const std::vector<std::int32_t> slots(each, 0);
+      const auto step = cache.prepare(slots);
+      ops::cache_append(ctx, cache.layer(0), keys.view(), values.view(), {slots, step.indices});
+      cache.commit();
+    }
+    auto q = random_values(rows * heads * dim, 99, 2);
+    const Shape shape{rows, heads, dim};
+    const auto queries = on<Half, Cuda>(q, shape);
+    auto together = poisoned<Half, Cuda>(shape), alone = poisoned<Half, Cuda>(shape);
+    const std::vector<std::int32_t> slots(rows, 0);
+    std::vector<std::int64_t> visible;
+    for (std::int64_t t = 0; t < rows; ++t) visible.push_back(tokens - rows + t + 1);
+    ops::attention(ctx, together.view(), queries.view(), cache.layer(0), {slots, visible});
+    for (std::int64_t t = 0; t < rows; ++t) {
+      const auto row = static_cast<std::size_t>(t);
+      ops::attention(ctx, alone.view().row_range(t, 1),
+                     ziya::View<const Half, Cuda>(queries.view().row_range(t, 1)), cache.layer(0),
+                     {std::span(&slots[row], 1), std::span(&visible[row], 1)});
+    }
+    const auto expected = values_of(alone);
+    CHECK(row_error(values_of(together), {expected.begin(), expected.end()}, dim) <
+          tolerance<Half>);
   });
 }
 

@@ -80,9 +80,11 @@ Greedy greedy(const Model& model, Context<Cuda>& ctx, Ids ids, const Ids& follow
   return result;
 }
 
-Greedy greedy_on_cpu(const CpuModel& model, Ids ids, std::size_t count) {
+Greedy greedy_on_cpu(const CpuModel& model, Ids ids, std::size_t count,
+                     DType cache_type = DType::f32) {
   Context<Cpu> ctx;
-  KvCache<Cpu> cache = fixture::make_cache(model, 1, static_cast<std::int64_t>(ids.size() + count));
+  KvCache<Cpu> cache =
+      fixture::make_cache(model, 1, static_cast<std::int64_t>(ids.size() + count), cache_type);
   Greedy result;
   const std::size_t prompt = ids.size();
   const auto vocabulary = static_cast<std::size_t>(model.shape().vocabulary);
@@ -372,37 +374,59 @@ TEST_CASE("cuda: ziya-tiny's logits are the CPU's", "[cuda]") {
   check_model(tiny.model(), ctx, tiny.expected().at("poems").at(0).at("prompt_ids"), 40);
 }
 
-TEST_CASE("cuda: ziya-tiny recites in every type of activations", "[cuda]") {
-  if (!test::gpu()) return;
+/// Poems one by one, through a graph, and together.
+template <class Config>
+void check_recites(DType cache, std::optional<DType> stored = {}) {
+  using Model = LlamaModel<Config>;
   Context<Cuda> ctx;
   const auto& tiny = fixture::ZiyaTiny::instance();
   const GenerationConfig config{.do_sample = false};
-  const auto recite = [&]<class Config>(Config, DType cache, std::optional<DType> stored = {}) {
-    using Model = LlamaModel<Config>;
-    const auto model = Model::load(tiny.folder(), {.dtype = stored});
-    const DecodeGraph<Model> graph(ctx);
-    Generator<Model> generator(ctx, model, tiny.tokenizer(), {.cache_dtype = cache});
-    std::vector<Ids> prompts;
-    std::vector<std::string> answers;
-    for (std::size_t i = 0; i < 20; ++i) {
-      const auto& poem = tiny.expected().at("poems").at(i);
-      prompts.push_back(poem.at("prompt_ids"));
-      answers.push_back(poem.at("answer"));
-      CHECK(generator.generate(prompts.back(), config).text == answers.back());
-    }
-    CHECK(graph.replays() > 100);
-    const auto results = generator.generate_batch(prompts, config);
-    for (std::size_t i = 0; i < results.size(); ++i) CHECK(results[i].text == answers[i]);
-  };
-  recite(CudaConfig{}, DType::f32);
-  recite(CudaConfig{}, DType::f16);
-  recite(CudaHalfConfig{}, DType::f16);
-  recite(CudaBFloat16Config{}, DType::bf16);
+  const auto model = Model::load(tiny.folder(), {.dtype = stored});
+  const DecodeGraph<Model> graph(ctx);
+  Generator<Model> generator(ctx, model, tiny.tokenizer(), {.cache_dtype = cache});
+  std::vector<Ids> prompts;
+  std::vector<std::string> answers;
+  for (std::size_t i = 0; i < 20; ++i) {
+    const auto& poem = tiny.expected().at("poems").at(i);
+    prompts.push_back(poem.at("prompt_ids"));
+    answers.push_back(poem.at("answer"));
+    CHECK(generator.generate(prompts.back(), config).text == answers.back());
+  }
+  CHECK(graph.replays() > 100);
+  const auto results = generator.generate_batch(prompts, config);
+  for (std::size_t i = 0; i < results.size(); ++i) CHECK(results[i].text == answers[i]);
+}
+
+TEST_CASE("cuda: ziya-tiny recites in every type of activations", "[cuda]") {
+  if (!test::gpu()) return;
+  check_recites<CudaConfig>(DType::f32);
+  check_recites<CudaConfig>(DType::f16);
+  check_recites<CudaHalfConfig>(DType::f16);
+  check_recites<CudaBFloat16Config>(DType::bf16);
   for (int i = static_cast<int>(DType::q4_0); i < dtype_count; ++i) {
     CAPTURE(name(static_cast<DType>(i)));
-    recite(CudaHalfConfig{}, DType::f16, static_cast<DType>(i));
+    check_recites<CudaHalfConfig>(DType::f16, static_cast<DType>(i));
   }
-  recite(CudaBFloat16Config{}, DType::bf16, DType::q6_k);
+  check_recites<CudaBFloat16Config>(DType::bf16, DType::q6_k);
+}
+
+TEST_CASE("cuda: ziya-tiny with keys and values in q8_0", "[cuda]") {
+  if (!test::gpu()) return;
+  const auto& tiny = fixture::ZiyaTiny::instance();
+  const Ids prompt = tiny.expected().at("poems").at(0).at("prompt_ids");
+  const auto on_cpu = greedy_on_cpu(tiny.model(), prompt, 40, DType::q8_0);
+  Context<Cuda> ctx;
+  const auto model = LlamaModel<CudaHalfConfig>::load(tiny.folder());
+  const auto found = greedy(model, ctx, prompt, on_cpu.ids, DType::q8_0);
+  CHECK(golden::error(found.logits, on_cpu.logits,
+                      static_cast<std::size_t>(model.shape().vocabulary)) <
+        test::logit_tolerance<Half>);
+  const DecodeGraph<LlamaModel<CudaHalfConfig>> graph(ctx);
+  CHECK(greedy(model, ctx, prompt, on_cpu.ids, DType::q8_0).logits == found.logits);
+  CHECK(graph.replays() > 20);
+  check_recites<CudaConfig>(DType::q8_0);
+  check_recites<CudaHalfConfig>(DType::q8_0, DType::q4_k);
+  check_recites<CudaBFloat16Config>(DType::q8_0);
 }
 
 }  // namespace model_test

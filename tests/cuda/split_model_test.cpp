@@ -53,6 +53,7 @@ TEST_CASE("cuda: layers on the CPU and on GPUs: the same greedy ids", "[cuda]") 
     CAPTURE(parts);
     CHECK(answer<CudaConfig>(parts, DType::f32) == expected);
     CHECK(answer<CudaHalfConfig>(parts, DType::f16) == expected);
+    CHECK(answer<CudaHalfConfig>(parts, DType::q8_0) == expected);
   }
   set_current(Cuda{}, 0);
 }

@@ -425,8 +425,6 @@ class Generate(Case):
             self.bad(*command, "--max-memory", "4QB", status=2, has="4GB")
             self.bad(*command, "--device", "cpu", "--gpu-layers", "2", status=2, has="no GPU")
         self.bad("bench", TINY, "--gpu-layers", "2", status=2, has="gpu-layers")
-        self.bad("generate", TINY, "-p", "x", "--device", "cuda", "--cache-dtype", "q8_0", status=2,
-                 has="no GPU reads it")
         self.bad("chat", TINY, "--device", "tpu", has=["tpu", "ZIYA-702"])
 
     def test_bad_settings(self):

@@ -21,7 +21,8 @@ constexpr bool can_cache(DType dtype, std::int64_t head_dim) {
 
 /// Token t of slot s lies in page block_table[s · table_stride + t / page_tokens], which holds
 /// (kv_heads, page_tokens, head_dim) elements; keys and values have their own pages. A contiguous
-/// cache is the case of consecutive pages.
+/// cache is the case of consecutive pages. On a GPU the blocks of q8_0 are taken apart: pages hold
+/// quants, a byte each, and behind all pages the scales follow in the same order.
 template <class Device>
 struct CachedKeysValues {
   DType dtype = DType::f32;  ///< f32, f16, bf16 or q8_0
@@ -33,6 +34,7 @@ struct CachedKeysValues {
   std::byte* values = nullptr;
   const std::int32_t* block_table = nullptr;
   std::int64_t table_stride = 0;
+  std::int64_t scales = 0;  ///< bytes from `keys`, and from `values`, to scales that lie apart
 
   /// Bytes from `keys` or `values` to element 0 of token t of slot s and head h.
   [[nodiscard]] ZIYA_HD std::int64_t offset(std::int64_t slot, std::int64_t head,

@@ -33,7 +33,7 @@
 ZIYA_NAMESPACE_BEGIN
 
 struct GeneratorOptions {
-  DType cache_dtype = DType::f32;   ///< f32, f16, bf16; on the CPU also q8_0
+  DType cache_dtype = DType::f32;   ///< f32, f16, bf16 or q8_0
   std::int64_t chunk_tokens = 512;  ///< prompt tokens per forward pass
   std::int64_t page_tokens = 64;    ///< cache tokens per page
   /// Most tokens of an answer that are guessed ahead from what prompt and answer repeat; the text

@@ -26,7 +26,7 @@
 ZIYA_NAMESPACE_BEGIN
 
 struct SchedulerOptions {
-  DType cache_dtype = DType::f32;   ///< f32, f16, bf16; on the CPU also q8_0
+  DType cache_dtype = DType::f32;   ///< f32, f16, bf16 or q8_0
   int slots = 16;                   ///< sequences at a time; more wait
   std::int64_t max_tokens = 0;      ///< longest prompt and answer together; 0: the model's context
   std::int64_t pages = 0;           ///< of all sequences; 0: enough for each at its longest

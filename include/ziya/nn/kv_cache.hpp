@@ -26,7 +26,7 @@ struct CacheShape {
 };
 
 struct CacheOptions {
-  DType dtype = DType::f32;       ///< f32, f16, bf16; on the CPU also q8_0
+  DType dtype = DType::f32;       ///< f32, f16, bf16 or q8_0
   int slots = 1;                  ///< sequences at a time
   std::int64_t max_tokens = 0;    ///< longest sequence
   std::int64_t page_tokens = 64;  ///< tokens per page
@@ -46,10 +46,6 @@ class KvCache {
       throw ArgumentError("ZIYA-401",
                           "cache: type " + type + " is not one of f32, f16, bf16, q8_0");
     }
-    if (!std::is_same_v<Device, Cpu> && is_quantised(options.dtype)) {
-      throw ArgumentError("ZIYA-153", "cache: keys and values of type " + type +
-                                          " are read by the CPU only; use f16");
-    }
     if (shape.layers < 1 || shape.kv_heads < 1 || shape.head_dim < 1 || options.slots < 1 ||
         options.max_tokens < 1 || options.page_tokens < 1) {
       throw ArgumentError("ZIYA-402",
@@ -63,8 +59,14 @@ class KvCache {
     }
     table_stride_ = (options.max_tokens + options.page_tokens - 1) / options.page_tokens;
     if (options_.pages == 0) options_.pages = table_stride_ * options.slots;
-    page_bytes_ = shape.kv_heads * options.page_tokens * bytes_of(options.dtype, shape.head_dim);
-    pool_ = Tensor<std::byte, Device>(Shape{shape.layers, 2, options_.pages, page_bytes_});
+    const std::int64_t elements = shape.kv_heads * options.page_tokens * shape.head_dim;
+    page_bytes_ = bytes_of(options.dtype, elements);
+    if (is_quantised(options.dtype) && !std::is_same_v<Device, Cpu>) {
+      scale_bytes_ = page_bytes_ - elements;  // the quants are a byte each
+      page_bytes_ = elements;
+    }
+    plane_bytes_ = (options_.pages * (page_bytes_ + scale_bytes_) + 15) / 16 * 16;
+    pool_ = Tensor<std::byte, Device>(Shape{shape.layers, 2, plane_bytes_});
     table_.assign(static_cast<std::size_t>(table_stride_ * options.slots), -1);
     lengths_.assign(static_cast<std::size_t>(options.slots), 0);
     users_.assign(static_cast<std::size_t>(options_.pages), 0);
@@ -81,26 +83,28 @@ class KvCache {
   /// Pages that slots hold; a shared one counts once.
   [[nodiscard]] std::int64_t used_pages() const { return options_.pages - free_pages(); }
   /// Bytes of one page in all layers.
-  [[nodiscard]] std::int64_t bytes_per_page() const { return shape_.layers * 2 * page_bytes_; }
+  [[nodiscard]] std::int64_t bytes_per_page() const {
+    return shape_.layers * 2 * (page_bytes_ + scale_bytes_);
+  }
   /// Bytes of one token in all layers.
   [[nodiscard]] std::int64_t bytes_per_token() const {
-    return shape_.layers * 2 * page_bytes_ / options_.page_tokens;
+    return bytes_per_page() / options_.page_tokens;
   }
 
   /// Where layer `layer` finds its keys and values.
   [[nodiscard]] CachedKeysValues<Device> layer(std::int64_t layer) const {
-    std::byte* base =
-        const_cast<std::byte*>(pool_.data()) + layer * 2 * options_.pages * page_bytes_;
+    std::byte* base = const_cast<std::byte*>(pool_.data()) + layer * 2 * plane_bytes_;
     CachedKeysValues<Device> result;
     result.dtype = options_.dtype;
     result.kv_heads = shape_.kv_heads;
     result.head_dim = shape_.head_dim;
     result.page_tokens = options_.page_tokens;
     result.keys = base;
-    result.values = base + options_.pages * page_bytes_;
+    result.values = base + plane_bytes_;
     result.page_bytes = page_bytes_;
     result.block_table = table_.data();
     result.table_stride = table_stride_;
+    if (scale_bytes_ > 0) result.scales = options_.pages * page_bytes_;
     return result;
   }
 
@@ -207,15 +211,21 @@ class KvCache {
   }
   void copy_page(std::int32_t to, std::int32_t from) {
     for (std::int64_t plane = 0; plane < shape_.layers * 2; ++plane) {
-      std::byte* base = pool_.data() + plane * options_.pages * page_bytes_;
+      std::byte* base = pool_.data() + plane * plane_bytes_;
       copy(Device{}, base + to * page_bytes_, Device{}, base + from * page_bytes_,
            static_cast<std::size_t>(page_bytes_));
+      if (scale_bytes_ == 0) continue;
+      base += options_.pages * page_bytes_;
+      copy(Device{}, base + to * scale_bytes_, Device{}, base + from * scale_bytes_,
+           static_cast<std::size_t>(scale_bytes_));
     }
   }
 
   CacheShape shape_;
   CacheOptions options_;
-  std::int64_t table_stride_ = 0, page_bytes_ = 0;
+  /// Of a page; of its scales, where they lie behind all pages; of all keys, or values, of a layer.
+  std::int64_t page_bytes_ = 0, scale_bytes_ = 0, plane_bytes_ = 0;
+  std::int64_t table_stride_ = 0;
   Tensor<std::byte, Device> pool_;
   std::vector<std::int32_t> table_, free_, users_;  ///< users_: slots that hold a page
   std::vector<std::int64_t> lengths_, pending_, indices_, visible_;

@@ -21,6 +21,7 @@ struct RowPlaces {
   std::span<const std::int32_t> slots;  ///< empty: no cache
   std::span<const std::int64_t> visible;
   std::span<const std::int64_t> first;  ///< empty: zeros
+  std::int64_t begin = 0, end = -1;     ///< rows that are wanted; −1: all
 };
 
 inline constexpr std::int64_t least_tile = 16;  // rows of one sequence that are worth a tile
@@ -54,12 +55,13 @@ ZIYA_HIDDEN void run_rows(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, C
 
   Workspace<Cuda>::Scope scope(ctx.workspace());
   const std::int64_t floats = heads * splits * (head_dim + 2);
+  const std::int64_t end = rows.end < 0 ? q.rows() : rows.end;
   const std::int64_t at_once = std::max<std::int64_t>(
-      1, std::min({q.rows(), std::int64_t{65535}, Context<Cuda>::counter_count / heads,
+      1, std::min({end - rows.begin, std::int64_t{65535}, Context<Cuda>::counter_count / heads,
                    most_part_floats / floats}));
   if (splits > 1) a.parts = ctx.workspace().template take<float>(Shape{at_once, floats}).data();
-  for (std::int64_t begin = 0; begin < q.rows(); begin += at_once) {
-    const std::int64_t count = std::min(at_once, q.rows() - begin);
+  for (std::int64_t begin = rows.begin; begin < end; begin += at_once) {
+    const std::int64_t count = std::min(at_once, end - begin);
     a.out = out.row(begin);
     a.q = q.row(begin);
     a.visible = visible + begin;
@@ -72,16 +74,18 @@ ZIYA_HIDDEN void run_rows(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, C
       a.fresh.positions += begin;
       a.fresh.places += begin;
     }
-    with_stored(dtype, [&](auto element) {
+    with_cached(dtype, [&](auto element) {
       using C = decltype(element);
-      constexpr int wide = 16 / sizeof(C);
+      constexpr int wide = in_blocks<C> ? 8 : 16 / sizeof(C);
       const bool whole = head_dim % wide == 0 && alignment_of(places.keys) == 16 &&
                          alignment_of(places.values) == 16 && places.key_stride % wide == 0 &&
                          places.value_stride % wide == 0 && places.page_bytes % 16 == 0;
       constexpr std::int64_t few = 16 * wide * (wide == 4 ? 2 : 1);  // elements of 16 lanes
-      const auto kernel = !whole            ? attention_rows<T, C, 1, 32>
-                          : head_dim <= few ? attention_rows<T, C, wide, 16>
-                                            : attention_rows<T, C, wide, 32>;
+      auto kernel =
+          head_dim <= few ? attention_rows<T, C, wide, 16> : attention_rows<T, C, wide, 32>;
+      if constexpr (!in_blocks<C>) {  // heads in blocks are whole packs
+        if (!whole) kernel = attention_rows<T, C, 1, 32>;
+      }
       // No more blocks than there is room for: further parts are fetched while one is worked on.
       const std::int64_t room =
           std::int64_t{ctx.multiprocessors()} *
@@ -198,7 +202,89 @@ inline KeyPlaces places_in(Context<Cuda>& ctx, const CachedKeysValues<Cuda>& cac
           .page_bytes = placed.page_bytes,
           .head_stride = placed.page_tokens * placed.head_dim,
           .key_stride = placed.head_dim,
-          .value_stride = placed.head_dim};
+          .value_stride = placed.head_dim,
+          .scales = placed.scales};
+}
+
+/// Adjacent rows of one sequence.
+struct RowRun {
+  std::int32_t slot;
+  std::int64_t begin, end;
+  std::int64_t most;   ///< tokens that a row sees at most
+  std::int64_t first;  ///< place of the sequence's first token among those that were widened
+};
+
+/// Rows against a cache in blocks: many of one sequence meet its tokens as plain numbers in scratch
+/// memory, some heads at a time; others read the blocks.   @returns whether there were many
+template <class T>
+ZIYA_HIDDEN bool run_widened(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q,
+                             const KeyPlaces& places, std::int64_t kv_heads,
+                             const AttentionRows& rows, float scale) {
+  if constexpr (sizeof(T) == 2) {
+    std::vector<RowRun> many;
+    std::int64_t tokens = 0;
+    for (std::int64_t begin = 0, end = 0; begin < q.rows(); begin = end) {
+      RowRun run{rows.slots[static_cast<std::size_t>(begin)], begin, 0, 0, tokens};
+      for (; end < q.rows() && rows.slots[static_cast<std::size_t>(end)] == run.slot; ++end) {
+        run.most = std::max(run.most, rows.visible[static_cast<std::size_t>(end)]);
+      }
+      run.end = end;
+      if (end - begin < least_tile) continue;
+      tokens += run.most;
+      many.push_back(run);
+    }
+    if (many.empty()) return false;
+    const std::int64_t dim = q.extent(2), group = q.extent(1) / kv_heads;
+    const std::int64_t head_elements = std::max<std::int64_t>(1, tokens) * dim;
+    const std::int64_t part = std::clamp<std::int64_t>(
+        most_widened / (2 * head_elements * static_cast<std::int64_t>(sizeof(T))), 1, kv_heads);
+    Workspace<Cuda>::Scope scope(ctx.workspace());
+    T* const keys = ctx.workspace().template take<T>(Shape{2, part, head_elements}).data();
+    T* const values = keys + part * head_elements;
+    const KeyPlaces widened{.keys = reinterpret_cast<const std::byte*>(keys),
+                            .values = reinterpret_cast<const std::byte*>(values),
+                            .table = nullptr,
+                            .table_stride = 0,
+                            .page_tokens = 1,
+                            .page_bytes = 0,
+                            .head_stride = head_elements,
+                            .key_stride = dim,
+                            .value_stride = dim};
+    if (!tiles_fit(out, q, widened, dtype_of<T>)) return false;
+    for (std::int64_t head = 0; head < kv_heads; head += part) {
+      const std::int64_t count = std::min(part, kv_heads - head);
+      const auto heads_of = [&](auto view) {
+        return decltype(view)(view.data() + head * group * dim, Shape{q.rows(), count * group, dim},
+                              view.row_stride());
+      };
+      const auto q_part = heads_of(q);
+      const std::int64_t height = tile_height(ctx, q_part, widened);
+      std::vector<Tile> tiles;
+      for (const RowRun& run : many) {
+        add_tiles(tiles, rows.visible, run.begin, run.end - run.begin, 0, run.first, height);
+        const std::int64_t head_packs = dim / widen_each, packs = run.most * head_packs;
+        launch(ctx, "attention", widen_heads<T>,
+               dim3(blocks_for(packs, widen_threads), static_cast<unsigned>(count)),
+               dim3(widen_threads), 0, keys + run.first * dim, values + run.first * dim, places,
+               run.slot, packs, head_packs, head, head_elements);
+      }
+      run_tiles<T>(ctx, heads_of(out), q_part, widened, tiles, height, rows.visible, group, scale);
+    }
+    std::int64_t begin = 0;
+    const auto run_others = [&](std::int64_t end) {
+      if (begin < end) {
+        run_rows<T>(ctx, out, q, places, DType::q8_0, {rows.slots, rows.visible, {}, begin, end},
+                    group, scale);
+      }
+    };
+    for (const RowRun& run : many) {
+      run_others(run.begin);
+      begin = run.end;
+    }
+    run_others(q.rows());
+    return true;
+  }
+  return false;
 }
 
 /// Whether each row is the only one of its sequence, and sees its own token last.
@@ -218,6 +304,10 @@ void attention(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q,
   if (q.rows() == 0) return;
   const cuda::KeyPlaces places = cuda::places_in(ctx, cache, rows.slots);
   const std::int64_t group = q.extent(1) / cache.kv_heads;
+  if (cache.dtype == DType::q8_0 &&
+      cuda::run_widened<T>(ctx, out, q, places, cache.kv_heads, rows, scale)) {
+    return;
+  }
   std::vector<cuda::Tile> tiles;
   std::int64_t longest = 0;
   const std::int64_t height = cuda::tile_height(ctx, q, places);

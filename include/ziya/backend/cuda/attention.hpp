@@ -5,6 +5,7 @@
 #include "ziya/config.hpp"
 #if ZIYA_WITH_CUDA
 
+#include <cstdint>
 #include <span>
 #include "ziya/backend/cuda/context.hpp"
 #include "ziya/core/attention_rows.hpp"
@@ -13,6 +14,13 @@
 #include "ziya/core/view.hpp"
 
 ZIYA_NAMESPACE_BEGIN
+namespace cuda {
+
+/// Bytes of scratch memory for keys and values in blocks that a prompt meets as plain numbers: so
+/// many heads at a time, one of them in any case.
+inline constexpr std::int64_t most_widened = std::int64_t{64} << 20;
+
+}  // namespace cuda
 namespace backend {
 
 template <class T>

@@ -6,33 +6,15 @@
 
 #include <type_traits>
 
+#include "ziya/backend/cuda/attention_blocks.cuh"
+#include "ziya/backend/cuda/attention_keys.cuh"
+#include "ziya/backend/cuda/cached_blocks.cuh"
 #include "ziya/backend/cuda/device.cuh"
 #include "ziya/backend/cuda/rope.cuh"
 
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
-/// Where keys and values lie: strides in elements, a page in bytes.
-struct KeyPlaces {
-  const std::byte *keys, *values;
-  const std::int32_t* table;  ///< null: tokens follow each other
-  std::int64_t table_stride;
-  unsigned page_tokens;
-  std::int64_t page_bytes, head_stride, key_stride, value_stride;
-
-  /// Bytes from `keys` to token 0 of the page that holds `token`, and the token's place in it.
-  struct Place {
-    std::int64_t page;
-    std::int64_t token;
-  };
-  __device__ Place place(std::int32_t slot, std::int64_t token) const {
-    if (table == nullptr) return {0, token};
-    const auto index = static_cast<unsigned>(token);
-    return {table[slot * table_stride + index / page_tokens] * page_bytes, index % page_tokens};
-  }
-};
-
-inline constexpr int row_threads = 512;
 inline constexpr int most_head_dim = 256;
 
 /// A token for each row, the last one that it sees: neither turned to its position nor stored yet.
@@ -64,35 +46,22 @@ struct RowArguments {
   std::uint32_t* counters;  ///< (rows, heads) zeros
 };
 
-/// How `Lanes` threads share a key, of which they load `N` elements at once, and what a thread
-/// holds of its keys: packs as bits, which take no more registers than they have to.
-template <class C, int N, int Lanes>
-struct RowTile {
-  using Bits =
-      std::conditional_t<sizeof(C) * N == 16, uint4,
-                         std::conditional_t<sizeof(C) * N == 4, std::uint32_t, std::uint16_t>>;
-  static constexpr int passes = N == 8   ? 1
-                                : N == 4 ? 2
-                                         : 8;  // × Lanes × N elements ≥ the head size
-  static constexpr int members = row_threads / Lanes, keys_each = split_keys / members;
-  /// Blocks per multiprocessor, by registers: keys and values are on their way together.
-  static constexpr int resident = keys_each * passes * sizeof(Bits) <= 64 ? 2 : 1;
-  Bits bits[keys_each][passes];
-};
-
 /// Grid: (blocks, heads, rows); a block takes every blocks-th part of `split_keys` keys.
 template <class T, class C, int N, int Lanes>
 ZIYA_KERNEL void __launch_bounds__(row_threads, RowTile<C, N, Lanes>::resident)
     attention_rows(RowArguments<T> a) {
   using Tile = RowTile<C, N, Lanes>;
-  constexpr int passes = Tile::passes, members = Tile::members, keys_each = Tile::keys_each;
-  using Bits = typename Tile::Bits;
+  using Values = std::conditional_t<in_blocks<C>, ValueBlocks<Lanes / 4>, Tile>;
+  constexpr int passes = Tile::passes, keys_each = Tile::keys_each;
   __shared__ alignas(16) float query[most_head_dim];
   __shared__ float scores[split_keys];
-  __shared__ float gathered[row_threads / 32][most_head_dim];
-  __shared__ const C *key_rows[split_keys], *value_rows[split_keys];
+  __shared__ alignas(32) float gathered[row_threads / 32][most_head_dim];
+  __shared__ CachedHead<C> key_rows[split_keys], value_rows[split_keys];
   __shared__ float2 turns[most_head_dim / 2];
   __shared__ alignas(16) C fresh[2][most_head_dim];  // key and value of the new token
+  __shared__ Half fresh_scales[2][most_head_dim / block_quants];
+  __shared__ QueryDigits<Lanes> query_digits[in_blocks<C> ? Lanes : 1];
+  __shared__ Half part_scales[2][in_blocks<C> ? split_keys * Lanes / 4 : 1];
   __shared__ bool last;
   const int blocks = static_cast<int>(gridDim.x), thread = static_cast<int>(threadIdx.x);
   const unsigned head = blockIdx.y, row = blockIdx.z;
@@ -118,12 +87,10 @@ ZIYA_KERNEL void __launch_bounds__(row_threads, RowTile<C, N, Lanes>::resident)
     return a.places.place(slot, first + index * split_keys + thread);
   };
   const auto key_at = [&](const KeyPlaces::Place& place) {
-    return reinterpret_cast<const C*>(a.places.keys + place.page) +
-           key_head * a.places.head_stride + place.token * a.places.key_stride;
+    return a.places.template head_at<C>(a.places.keys, place, key_head, a.places.key_stride);
   };
   const auto value_at = [&](const KeyPlaces::Place& place) {
-    return reinterpret_cast<const C*>(a.places.values + place.page) +
-           key_head * a.places.head_stride + place.token * a.places.value_stride;
+    return a.places.template head_at<C>(a.places.values, place, key_head, a.places.value_stride);
   };
   int count = keys_of(part);
   if (thread < count) {
@@ -137,13 +104,13 @@ ZIYA_KERNEL void __launch_bounds__(row_threads, RowTile<C, N, Lanes>::resident)
   const bool appends = a.fresh.k != nullptr, owns = (used - 1) % blocks == part;
   const int role = thread / (most_head_dim / 2), pair = thread % (most_head_dim / 2);
   const int pairs = a.head_dim / 2;
-  C* stored = nullptr;
+  CachedHead<C> stored{};
   if (appends) {
     if (role == 0 && pair < pairs) {
       turns[pair] = turn_of(static_cast<float>(a.fresh.positions[row]), a.fresh.frequencies[pair]);
     } else if (owns && head % a.group == 0) {
       const auto place = a.places.place(slot, a.fresh.places[row]);
-      stored = const_cast<C*>(role == 1 ? key_at(place) : value_at(place));
+      stored = role == 1 ? key_at(place) : value_at(place);
     }
   }
   release_next();
@@ -153,20 +120,23 @@ ZIYA_KERNEL void __launch_bounds__(row_threads, RowTile<C, N, Lanes>::resident)
   // were before. All other keys may be a result of the work before this kernel.
   if (!appends) wait_for_previous();
   __syncthreads();
-  Tile keys, values;
-  const auto fetch = [&](Tile& tile, const C* const* rows, int index, int present) {
+  Tile keys;
+  Values values;
+  const auto fetch = [&]<class Held>(Held& held, const CachedHead<C>* rows, int index,
+                                     int present) {
     if (appends && index == used - 1) --present;
 #pragma unroll
-    for (int n = 0; n < keys_each; ++n) {
-      const int j = n * members + thread / Lanes;
+    for (int n = 0; n < Held::keys_each; ++n) {
+      const int j = Held::key(n);
 #pragma unroll
-      for (int pass = 0; pass < passes; ++pass) {
-        const int i = (pass * Lanes + thread % Lanes) * N;
+      for (int pass = 0; pass < Held::passes; ++pass) {
+        const int i = Held::element(pass);
         if (j < present && i < a.head_dim) {
-          tile.bits[n][pass] = __ldcg(reinterpret_cast<const Bits*>(rows[j] + i));
+          held.bits[n][pass] = __ldcg(reinterpret_cast<const typename Held::Bits*>(rows[j].at + i));
         }
       }
     }
+    if constexpr (in_blocks<C>) held.scales.fetch(rows, present, a.head_dim);
   };
   fetch(keys, key_rows, part, count);
   fetch(values, value_rows, part, count);
@@ -189,21 +159,38 @@ ZIYA_KERNEL void __launch_bounds__(row_threads, RowTile<C, N, Lanes>::resident)
       }
       if (role == 0) {
         query[at] = x * a.scale, query[other] = y * a.scale;
+      } else if constexpr (in_blocks<C>) {
+        gathered[role - 1][at] = x, gathered[role - 1][other] = y;
       } else {
         C* to = fresh[role - 1];
         to[at] = narrow<C>(x), to[other] = narrow<C>(y);
-        if (stored != nullptr) stored[at] = to[at], stored[other] = to[other];
+        if (stored.at != nullptr) stored.at[at] = to[at], stored.at[other] = to[other];
       }
+    }
+  }
+  if constexpr (in_blocks<C>) {
+    keys.scales.publish(part_scales[0]);
+    __syncthreads();
+    if (thread < 32) {
+      const QueryDigits<Lanes> digits(query + Tile::element(0), Tile::element(0) < a.head_dim);
+      if (thread < Lanes) query_digits[thread] = digits;
+    } else if (appends && owns && (role == 1 || role == 2) && 8 * pair < a.head_dim) {
+      Half scale;
+      const auto eight = reinterpret_cast<const Pack<float, 8>*>(gathered[role - 1])[pair];
+      const auto quants = encode_nearest(eight.at, scale);
+      store_block({fresh[role - 1], fresh_scales[role - 1]}, 8 * pair, quants, scale);
+      if (stored.at != nullptr) store_block(stored, 8 * pair, quants, scale);
     }
   }
   __syncthreads();
 
-  const int lane = thread % Lanes, member = thread / Lanes;
-  const auto take_fresh = [&](Tile& tile, int n, const C* from) {
+  const auto take_fresh = [&]<class Held>(Held& held, int n, int which) {
 #pragma unroll
-    for (int pass = 0; pass < passes; ++pass) {
-      const int i = (pass * Lanes + lane) * N;
-      if (i < a.head_dim) tile.bits[n][pass] = *reinterpret_cast<const Bits*>(from + i);
+    for (int pass = 0; pass < Held::passes; ++pass) {
+      const int i = Held::element(pass);
+      if (i < a.head_dim) {
+        held.bits[n][pass] = *reinterpret_cast<const typename Held::Bits*>(fresh[which] + i);
+      }
     }
   };
   const unsigned unit = row * gridDim.y + head;
@@ -214,67 +201,103 @@ ZIYA_KERNEL void __launch_bounds__(row_threads, RowTile<C, N, Lanes>::resident)
     const int added = appends && part == used - 1 ? count - 1 : -1;  // the new token among the keys
     KeyPlaces::Place ahead{};
     if (thread < upcoming) ahead = place_in(next);
+    float sums[keys_each];
+    [[maybe_unused]] const auto digits = query_digits[in_blocks<C> ? thread % Lanes : 0];
 #pragma unroll
     for (int n = 0; n < keys_each; ++n) {
-      const int j = n * members + member;
-      if (j == added) take_fresh(keys, n, fresh[0]);
+      const int j = Tile::key(n);
+      if (j == added) take_fresh(keys, n, 0);
       float sum = 0;
 #pragma unroll
       for (int pass = 0; pass < passes; ++pass) {
-        const int i = (pass * Lanes + lane) * N;
-        if (i >= a.head_dim) continue;
-        float key[N];
-        widen_pack(key, reinterpret_cast<const Pack<C, N>&>(keys.bits[n][pass]));
+        float met = sum;
+        const int i = Tile::element(pass);
+        if constexpr (in_blocks<C>) {
+          const Half* scales = j == added ? fresh_scales[0] : part_scales[0] + j * Lanes / 4;
+          met = widen(scales[i / block_quants]) * digits.dot(keys.bits[n][pass]);
+        } else {
+          float key[N];
+          widen_pack(key, reinterpret_cast<const Pack<C, N>&>(keys.bits[n][pass]));
 #pragma unroll
-        for (int e = 0; e < N; ++e) sum = fmaf(query[i + e], key[e], sum);
+          for (int e = 0; e < N; ++e) met = fmaf(query[i + e], key[e], met);
+        }
+        sum = i < a.head_dim ? met : sum;
       }
+      sums[n] = sum;
+    }
 #pragma unroll
-      for (int apart = Lanes / 2; apart > 0; apart /= 2) {
-        sum += __shfl_xor_sync(~0u, sum, apart);
+    for (int apart = Lanes / 2; apart > 0; apart /= 2) {
+#pragma unroll
+      for (int n = 0; n < keys_each; ++n) sums[n] += __shfl_xor_sync(~0u, sums[n], apart);
+    }
+    if (thread % Lanes == 0) {
+#pragma unroll
+      for (int n = 0; n < keys_each; ++n) {
+        scores[Tile::key(n)] = Tile::key(n) < count ? sums[n] : -INFINITY;
       }
-      if (lane == 0) scores[j] = j < count ? sum : -INFINITY;
     }
     if (thread < upcoming) {
       key_rows[thread] = key_at(ahead);
       value_rows[thread] = value_at(ahead);
     }
+    if constexpr (in_blocks<C>) values.scales.publish(part_scales[1]);
     __syncthreads();
     fetch(keys, key_rows, next, upcoming);  // on their way while the scores become weights
 
-    // Every warp for itself.
+    // Every warp for itself; the total, those that put the sums of all together.
     float largest = -INFINITY, total = 0;
 #pragma unroll
     for (int j = thread % 32; j < split_keys; j += 32) largest = fmaxf(largest, scores[j]);
     largest = warp_max(largest);
+    if (thread - thread % 32 < a.head_dim) {
 #pragma unroll
-    for (int j = thread % 32; j < split_keys; j += 32) total += expf(scores[j] - largest);
-    total = warp_sum(total);
-    float sum[passes][N] = {};
+      for (int j = thread % 32; j < split_keys; j += 32) total += __expf(scores[j] - largest);
+      total = warp_sum(total);
+    }
+    if constexpr (in_blocks<C>) {
+      float weights[Values::keys_each];
+      const Half* scales[Values::keys_each];
 #pragma unroll
-    for (int n = 0; n < keys_each; ++n) {
-      const int j = n * members + member;
-      if (j >= count) continue;
-      if (j == added) take_fresh(values, n, fresh[1]);
-      const float weight = expf(scores[j] - largest);
+      for (int n = 0; n < Values::keys_each; ++n) {
+        const int j = Values::key(n);
+        if (j == added) take_fresh(values, n, 1);
+        weights[n] = j < count ? __expf(scores[j] - largest) : 0.0f;
+        scales[n] = j == added ? fresh_scales[1] : part_scales[1] + j * Lanes / 4;
+      }
+      values.sum(gathered[thread / 32], weights, scales, a.head_dim);
+      fetch(values, value_rows, next, upcoming);
+      keys.scales.publish(part_scales[0]);
+    } else {
+      float sum[passes][N] = {};
+#pragma unroll
+      for (int n = 0; n < keys_each; ++n) {
+        const int j = Tile::key(n);
+        if (j >= count) continue;
+        if (j == added) take_fresh(values, n, 1);
+        const float weight = __expf(scores[j] - largest);
+#pragma unroll
+        for (int pass = 0; pass < passes; ++pass) {
+          float value[N];
+          widen_pack(value, reinterpret_cast<const Pack<C, N>&>(values.bits[n][pass]));
+#pragma unroll
+          for (int e = 0; e < N; ++e) sum[pass][e] = fmaf(weight, value[e], sum[pass][e]);
+        }
+      }
+      fetch(values, value_rows, next, upcoming);
 #pragma unroll
       for (int pass = 0; pass < passes; ++pass) {
-        float value[N];
-        widen_pack(value, reinterpret_cast<const Pack<C, N>&>(values.bits[n][pass]));
 #pragma unroll
-        for (int e = 0; e < N; ++e) sum[pass][e] = fmaf(weight, value[e], sum[pass][e]);
-      }
-    }
-    fetch(values, value_rows, next, upcoming);
+        for (int e = 0; e < N; ++e) {
 #pragma unroll
-    for (int pass = 0; pass < passes; ++pass) {
-#pragma unroll
-      for (int e = 0; e < N; ++e) {
-#pragma unroll
-        for (int apart = 16; apart >= Lanes; apart /= 2) {
-          sum[pass][e] += __shfl_xor_sync(~0u, sum[pass][e], apart);
+          for (int apart = 16; apart >= Lanes; apart /= 2) {
+            sum[pass][e] += __shfl_xor_sync(~0u, sum[pass][e], apart);
+          }
         }
-        const int i = (pass * Lanes + lane) * N + e;
-        if (thread % 32 < Lanes && i < a.head_dim) gathered[thread / 32][i] = sum[pass][e];
+        const int i = Tile::element(pass);
+        if (thread % 32 < Lanes && i < a.head_dim) {
+          *reinterpret_cast<Pack<float, N>*>(&gathered[thread / 32][i]) =
+              reinterpret_cast<const Pack<float, N>&>(sum[pass]);
+        }
       }
     }
     __syncthreads();

@@ -34,6 +34,47 @@ struct TileArguments {
   const std::int64_t* visible;
 };
 
+inline constexpr int widen_threads = 256;
+inline constexpr int widen_each = 16;  // elements of a thread, of a key and of a value
+
+/// Grid: (blocks, heads): the first `packs` packs of elements of each head's keys and values, which
+/// are blocks in the cache, become plain numbers in (heads, head_elements).
+template <class T>
+ZIYA_KERNEL void __launch_bounds__(widen_threads)
+    widen_heads(T* keys, T* values, KeyPlaces places, std::int32_t slot, unsigned packs,
+                unsigned head_packs, std::int64_t first_head, std::int64_t head_elements) {
+  release_next();
+  wait_for_previous();
+  const unsigned pack = blockIdx.x * widen_threads + threadIdx.x;
+  if (pack >= packs) return;
+  const int at = static_cast<int>(pack % head_packs) * widen_each;
+  const auto place = places.place(slot, pack / head_packs);
+  const std::int64_t head = first_head + blockIdx.y;
+  const CachedHead<Quant> from[2] = {
+      places.head_at<Quant>(places.keys, place, head, places.key_stride),
+      places.head_at<Quant>(places.values, place, head, places.value_stride)};
+  uint4 bits[2];
+  Half scales[2];
+#pragma unroll
+  for (int of = 0; of < 2; ++of) {
+    bits[of] = __ldcg(reinterpret_cast<const uint4*>(from[of].at + at));
+    scales[of] = load_scale(from[of], at);
+  }
+  const std::int64_t to = blockIdx.y * head_elements + std::int64_t{pack} * widen_each;
+#pragma unroll
+  for (int of = 0; of < 2; ++of) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float numbers[8];
+      widen_pack(numbers, reinterpret_cast<const Pack<Quant, 8>*>(&bits[of])[half]);
+      Pack<T, 8> rounded;
+#pragma unroll
+      for (int e = 0; e < 8; ++e) rounded.at[e] = narrow<T>(numbers[e] * widen(scales[of]));
+      reinterpret_cast<Pack<T, 8>*>((of == 0 ? keys : values) + to)[half] = rounded;
+    }
+  }
+}
+
 /// Four 8 × 8 matrices; lane l gives the address of row l % 8 of matrix l / 8.
 __device__ inline void load_matrices(unsigned (&to)[4], const void* row) {
   const auto address = static_cast<unsigned>(__cvta_generic_to_shared(row));

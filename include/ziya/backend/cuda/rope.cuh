@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <string>
 
+#include "ziya/backend/cuda/cached_blocks.cuh"
 #include "ziya/backend/cuda/device.cuh"
 #include "ziya/backend/cuda/paged.hpp"
 #include "ziya/backend/cuda/rope.hpp"
@@ -41,10 +42,11 @@ __device__ inline float2 turned(float x, float y, float2 turn) {
 }
 
 /// A block takes some heads of one token: first those of q, then of k, then of v. A thread turns
-/// `N` pairs; more than one where the pairs are halves and their rows whole packs.
+/// `N` pairs; more than one where the pairs are halves and their rows whole packs. What is stored
+/// in blocks meets in shared memory first, (block_heads, 2 pairs) behind the turns.
 template <class T, class C, int N>
 ZIYA_KERNEL void __launch_bounds__(rope_threads) rope_rows(RopeArguments<T> a, int block_heads) {
-  extern __shared__ float2 turns[];
+  extern __shared__ __align__(32) float2 turns[];
   release_next();
   wait_for_previous();
   const std::int64_t row = blockIdx.x;
@@ -62,6 +64,7 @@ ZIYA_KERNEL void __launch_bounds__(rope_threads) rope_rows(RopeArguments<T> a, i
     place = a.cache.offset(a.slots[row], 0, a.places[row]);
     head_stride = a.cache.page_tokens * a.cache.head_dim;
   }
+  float* const rows = reinterpret_cast<float*>(turns + a.pairs);
   const int heads = a.q_heads + a.k_heads + (stored ? a.k_heads : 0);
   const int first_head = static_cast<int>(blockIdx.y) * block_heads;
   const int here = min(block_heads, heads - first_head), units = a.pairs / N;
@@ -95,7 +98,15 @@ ZIYA_KERNEL void __launch_bounds__(rope_threads) rope_rows(RopeArguments<T> a, i
       *reinterpret_cast<Pack<T, N>*>(from + at) = first;
       *reinterpret_cast<Pack<T, N>*>(from + at + apart) = second;
     }
-    if (to != nullptr) {
+    if (to == nullptr) continue;
+    if constexpr (in_blocks<C>) {
+      float* row_of = rows + i / units * 2 * a.pairs;
+#pragma unroll
+      for (int e = 0; e < N; ++e) {
+        row_of[at + e] = widen(first.at[e]);
+        row_of[at + apart + e] = widen(second.at[e]);
+      }
+    } else {
       C* cached = reinterpret_cast<C*>(to) + head * head_stride;
       Pack<C, N> one, two;
 #pragma unroll
@@ -105,6 +116,22 @@ ZIYA_KERNEL void __launch_bounds__(rope_threads) rope_rows(RopeArguments<T> a, i
       }
       *reinterpret_cast<Pack<C, N>*>(cached + at) = one;
       *reinterpret_cast<Pack<C, N>*>(cached + at + apart) = two;
+    }
+  }
+  if constexpr (in_blocks<C>) {
+    __syncthreads();
+    for (int i = static_cast<int>(threadIdx.x); i < here * a.pairs / 4; i += rope_threads) {
+      const int element = 8 * i % (2 * a.pairs);
+      int head = first_head + 4 * i / a.pairs - a.q_heads;
+      if (head < 0) continue;
+      const bool is_key = head < a.k_heads;
+      if (!is_key) head -= a.k_heads;
+      const auto to = cached_head<C>(is_key ? a.cache.keys : a.cache.values, place,
+                                     head * head_stride, a.cache.scales);
+      const auto eight = *reinterpret_cast<const Pack<float, 8>*>(rows + 8 * i);
+      Half scale;
+      const auto quants = encode_nearest(eight.at, scale);
+      store_block(to, element, quants, scale);
     }
   }
 }
@@ -122,10 +149,11 @@ ZIYA_HIDDEN void run_rope(Context<Cuda>& ctx, const char* name, const RopeArgume
   const int units = std::max(1, a.pairs / (whole ? wide : 1));
   const int block_heads = std::max(1, rope_threads / units);
   const dim3 grid(static_cast<unsigned>(rows), blocks_for(heads, block_heads));
-  with_stored(a.cache.dtype, [&](auto element) {
+  with_cached(a.cache.dtype, [&](auto element) {
     using C = decltype(element);
+    const std::int64_t floats = 2 * a.pairs * (in_blocks<C> ? 1 + block_heads : 1);
     launch(ctx, name, whole ? rope_rows<T, C, wide> : rope_rows<T, C, 1>, grid, dim3(rope_threads),
-           static_cast<std::size_t>(a.pairs) * sizeof(float2), a, block_heads);
+           static_cast<std::size_t>(floats) * sizeof(float), a, block_heads);
   });
 }
 
