@@ -20,6 +20,7 @@
 #include "gpu_ceilings.hpp"
 #include "gpu_random_model.hpp"
 #include "random_model.hpp"
+#include "ziya/generate/scheduler.hpp"
 #include "ziya/model/decode_graph.hpp"
 #include "ziya/model/llama.hpp"
 #include "ziya/ops/add_bias.hpp"
@@ -253,9 +254,10 @@ double prefill(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilin
   return time;
 }
 
+/// @returns seconds
 template <class Config>
-void batch(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings& most, int sequences,
-           DType pages = dtype_of<typename Config::Compute>) {
+double batch(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings& most,
+             int sequences, DType pages = dtype_of<typename Config::Compute>) {
   constexpr std::int64_t in = 512, out = 128;
   const DecodeGraph<LlamaModel<Config>> graph(ctx);
   Runner<Config> runner(model, ctx, sequences, in + out, pages);
@@ -286,6 +288,48 @@ void batch(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings& 
          100 * roofline / time, "% of the roofline",
          sequences == 64 && stored_type(model) == DType::f16 ? Asked::at_least : Asked::nothing,
          50);
+  return time;
+}
+
+Tokenizer tokenizer() { return Tokenizer::load(ZIYA_TINY "/base"); }
+
+/// Twice as many requests as there is room for, as they come, against two batches that begin and
+/// end together.   @param batch seconds of one of those
+template <class Config>
+void continuous(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Tokenizer& tokenizer,
+                int slots, DType pages, double batch) {
+  constexpr std::int64_t in = 512, out = 128;
+  const DecodeGraph<LlamaModel<Config>> graph(ctx);
+  std::vector<double> times;
+  for (int pass = 0; pass < 3; ++pass) {
+    Scheduler<LlamaModel<Config>> scheduler(
+        ctx, model, tokenizer, {.cache_dtype = pages, .slots = slots, .max_tokens = in + out});
+    std::int64_t answered = 0;
+    for (int n = 0; n < 2 * slots; ++n) {
+      Request request;
+      for (std::int64_t i = 0; i < in; ++i) {
+        request.prompt.push_back(static_cast<std::int32_t>((i * 7919 + n * 101 + 300) % 30000));
+      }
+      request.config.max_new_tokens = out;
+      request.config.do_sample = false;
+      request.config.eos_ids = {1};  // none that is likely
+      request.on_end = [&](const Outcome& outcome) {
+        answered += static_cast<std::int64_t>(outcome.result.generated_ids.size());
+      };
+      scheduler.submit(std::move(request));
+    }
+    const auto begin = Clock::now();
+    scheduler.run();
+    const double time =
+        seconds_since(begin) * static_cast<double>(2 * slots * out) / static_cast<double>(answered);
+    if (pass > 0) times.push_back(time);  // the first one chooses algorithms
+  }
+  const double rate = static_cast<double>(2 * slots * out) / median(times);
+  std::printf("%d requests, %d at a time, pages in %s: %.1f tokens/s, %.1f %% of two batches\n",
+              2 * slots, slots, std::string(name(pages)).c_str(), rate,
+              100 * 2 * batch / median(times));
+  result(std::string(name(stored_type(model))) + ", continuous batch " + std::to_string(slots),
+         100 * 2 * batch / median(times), "% of static batches", Asked::at_least, 90);
 }
 
 /// Median time of one op, replayed from a graph of many so that launches do not count.
@@ -553,7 +597,7 @@ int main(int count, char** arguments) {
                 most.bandwidth / 1e9, most.rate / 1e12);
     result("read bandwidth", most.bandwidth / 1e9, "GB/s");
     result("bf16 product", most.rate / 1e12, "TFLOP/s");
-    if (wanted("decode") || wanted("batch") || wanted("kernels")) {
+    if (wanted("decode") || wanted("batch") || wanted("continuous") || wanted("kernels")) {
       const auto model = gpu_random_model::make<CudaHalfConfig>(shape_13b());
       std::printf("fp16\n");
       if (wanted("kernels")) kernels(model, ctx, most, 1, 127);
@@ -561,7 +605,11 @@ int main(int count, char** arguments) {
       if (wanted("decode")) decode_alone(model, ctx, most, 64);
       if (wanted("decode")) decode_alone(model, ctx, most, 2048);
       if (wanted("batch")) {
-        for (const int sequences : {8, 32, 64}) batch(model, ctx, most, sequences);
+        for (const int sequences : {8, 32}) batch(model, ctx, most, sequences);
+      }
+      if (wanted("batch") || wanted("continuous")) {
+        const double time = batch(model, ctx, most, 64);
+        continuous(model, ctx, tokenizer(), 64, DType::f16, time);
       }
     }
     for (const DType dtype :
@@ -591,7 +639,9 @@ int main(int count, char** arguments) {
           if (dtype == DType::f16) kernels(model, ctx, most, 2048, 0, pages);
           decode_alone(model, ctx, most, 64, pages);
           decode_alone(model, ctx, most, 2048, pages);
-          if (dtype == DType::q4_k) batch(model, ctx, most, 64, pages);
+          if (dtype != DType::q4_k) continue;
+          const double time = batch(model, ctx, most, 64, pages);
+          continuous(model, ctx, tokenizer(), 64, pages, time);
         }
       }
     }
