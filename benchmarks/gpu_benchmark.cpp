@@ -332,6 +332,15 @@ void continuous(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Token
          100 * 2 * batch / median(times), "% of static batches", Asked::at_least, 90);
 }
 
+template <class Config>
+void batches(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings& most,
+             DType pages) {
+  for (const int sequences : {8, 32, 64, 128}) {
+    const double time = batch(model, ctx, most, sequences, pages);
+    if (sequences == 64) continuous(model, ctx, tokenizer(), sequences, pages, time);
+  }
+}
+
 /// Median time of one op, replayed from a graph of many so that launches do not count.
 double time_of(Context<Cuda>& ctx, const std::function<void(int)>& op) {
   constexpr int times = 40;
@@ -597,20 +606,19 @@ int main(int count, char** arguments) {
                 most.bandwidth / 1e9, most.rate / 1e12);
     result("read bandwidth", most.bandwidth / 1e9, "GB/s");
     result("bf16 product", most.rate / 1e12, "TFLOP/s");
-    if (wanted("decode") || wanted("batch") || wanted("continuous") || wanted("kernels")) {
+    if (wanted("decode") || wanted("batch") || wanted("kernels")) {
       const auto model = gpu_random_model::make<CudaHalfConfig>(shape_13b());
       std::printf("fp16\n");
       if (wanted("kernels")) kernels(model, ctx, most, 1, 127);
       if (wanted("kernels")) kernels(model, ctx, most, 1, 2047);
       if (wanted("decode")) decode_alone(model, ctx, most, 64);
       if (wanted("decode")) decode_alone(model, ctx, most, 2048);
-      if (wanted("batch")) {
-        for (const int sequences : {8, 32}) batch(model, ctx, most, sequences);
-      }
-      if (wanted("batch") || wanted("continuous")) {
-        const double time = batch(model, ctx, most, 64);
-        continuous(model, ctx, tokenizer(), 64, DType::f16, time);
-      }
+      if (wanted("batch")) batches(model, ctx, most, DType::f16);
+    }
+    if (wanted("batch") || wanted("blocks")) {
+      const auto model = gpu_random_model::make<CudaHalfConfig>(shape_13b(), DType::q4_k);
+      std::printf("%s\n", std::string(name(DType::q4_k)).c_str());
+      batches(model, ctx, most, DType::q8_0);
     }
     for (const DType dtype :
          {DType::q8_0, DType::q4_0, DType::q4_1, DType::q5_0, DType::q5_1, DType::iq4_nl,
@@ -629,7 +637,7 @@ int main(int count, char** arguments) {
       for (const std::int64_t tokens : {512, 2048}) prefill(model, ctx, most, tokens);
     }
     if (wanted("pages")) {
-      for (const DType dtype : {DType::f16, DType::q4_0, DType::q4_k}) {
+      for (const DType dtype : {DType::f16, DType::q4_0}) {
         const auto model = gpu_random_model::make<CudaHalfConfig>(shape_13b(), dtype);
         std::printf("%s, pages of both types\n", std::string(name(dtype)).c_str());
         for (const DType pages : {DType::f16, DType::q8_0}) {
@@ -639,9 +647,6 @@ int main(int count, char** arguments) {
           if (dtype == DType::f16) kernels(model, ctx, most, 2048, 0, pages);
           decode_alone(model, ctx, most, 64, pages);
           decode_alone(model, ctx, most, 2048, pages);
-          if (dtype != DType::q4_k) continue;
-          const double time = batch(model, ctx, most, 64, pages);
-          continuous(model, ctx, tokenizer(), 64, pages, time);
         }
       }
     }
