@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds, checks and times the CUDA backend on this machine's GPU; a short table last. A check that
 # fails, a tool that is missing and a value that misses what is asked of an H100 are failures.
-# usage: bash benchmarks/gpu.sh [decode|prefill|batch|kernels|quantised|pages …]    all of them and loading by default
+# usage: bash benchmarks/gpu.sh [decode|prefill|batch|kernels|quantised|pages|blocks …]    all of them and loading by default
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export ZIYA_REQUIRE_GPU=1

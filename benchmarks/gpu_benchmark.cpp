@@ -228,8 +228,8 @@ void decode_together(const LlamaModel<Config>& model, Context<Cuda>& ctx, const 
 
 template <class Config>
 double prefill(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings& most,
-               std::int64_t tokens, DType pages = dtype_of<typename Config::Compute>) {
-  Runner<Config> runner(model, ctx, 1, tokens, pages);
+               std::int64_t tokens) {
+  Runner<Config> runner(model, ctx, 1, tokens);
   std::vector<double> times;
   for (int i = 0; i < 7; ++i) {
     runner.reset();
@@ -244,12 +244,10 @@ double prefill(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilin
                            static_cast<double>(tokens * (tokens + 1) / 2);
   const double operations = 2 * (layers * static_cast<double>(tokens) + head + attention);
   const double time = median(times);
-  std::printf("prefill of %5lld tokens%s: %7.2f ms, %5.1f %% of the matrix rate\n",
-              static_cast<long long>(tokens), about<Config>(pages).c_str(), time * 1e3,
-              100 * operations / time / most.rate);
+  std::printf("prefill of %5lld tokens: %7.2f ms, %5.1f %% of the matrix rate\n",
+              static_cast<long long>(tokens), time * 1e3, 100 * operations / time / most.rate);
   const bool bf16 = stored_type(model) == DType::bf16;
-  result(std::string(name(stored_type(model))) + ", prefill of " + std::to_string(tokens) +
-             about<Config>(pages),
+  result(std::string(name(stored_type(model))) + ", prefill of " + std::to_string(tokens),
          time * 1e3, "ms", bf16 ? Asked::at_most : Asked::nothing, tokens <= 512 ? 24 : 90);
   return time;
 }
@@ -293,8 +291,8 @@ double batch(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings
 
 Tokenizer tokenizer() { return Tokenizer::load(ZIYA_TINY "/base"); }
 
-/// Twice as many requests as there is room for, as they come, against two batches that begin and
-/// end together.   @param batch seconds of one of those
+/// Twice as many requests as there is room for, which wait for it from the beginning, against two
+/// batches that begin and end together.   @param batch seconds of one of those
 template <class Config>
 void continuous(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Tokenizer& tokenizer,
                 int slots, DType pages, double batch) {

@@ -127,16 +127,15 @@ ZIYA_HIDDEN bool digits_take(Context<Cuda>& ctx, MatvecArguments<T, std::byte> a
   return taken;
 }
 
-/// Does the products of the normalised x with `ws`, if it is one token and they are in 16 bits.
-/// @param make arguments(), which only such products have
-template <class T, class Make>
-ZIYA_HIDDEN bool stream_takes_norm(Context<Cuda>& ctx, std::span<const Weight<Cuda>* const> ws,
-                                   View<const T, Cuda> x, View<const float, Cuda> norm, float eps,
-                                   const Make& make) {
+/// Does the products `a` of the normalised x with `ws`, if x is one token and all is in 16 bits.
+template <class T>
+ZIYA_HIDDEN bool rows_take(Context<Cuda>& ctx, MatvecArguments<T, T> a,
+                           std::span<const Weight<Cuda>* const> ws, View<const float, Cuda> norm,
+                           float eps) {
   if constexpr (sizeof(T) == 2) {
-    const auto alike = [](const Weight<Cuda>* w) { return w->dtype == dtype_of<T>; };
-    if (x.rows() != 1 || !std::all_of(ws.begin(), ws.end(), alike)) return false;
-    MatvecArguments<T, T> a = make();
+    for (const Weight<Cuda>* w : ws) {
+      if (w->dtype != dtype_of<T>) return false;
+    }
     a.norm = norm.data();
     a.eps = eps;
     if (!stream_takes(ctx, a)) return false;
@@ -294,12 +293,8 @@ void norm_matmul_many(Context<Cuda>& ctx, std::span<const View<T, Cuda>> ys, Vie
                       View<const float, Cuda> norm, float eps,
                       std::span<const Weight<Cuda>* const> ws) {
   if (!ws.empty() && ws.size() <= cuda::matvec_parts &&
-      cuda::digits_take<T>(ctx, cuda::many_arguments<T, std::byte>(ys, x, ws), x, ws, norm, eps)) {
-    return;
-  }
-  if (!ws.empty() && ws.size() <= cuda::matvec_parts &&
-      cuda::stream_takes_norm<T>(ctx, ws, x, norm, eps,
-                                 [&] { return cuda::many_arguments<T, T>(ys, x, ws); })) {
+      (cuda::digits_take<T>(ctx, cuda::many_arguments<T, std::byte>(ys, x, ws), x, ws, norm, eps) ||
+       cuda::rows_take<T>(ctx, cuda::many_arguments<T, T>(ys, x, ws), ws, norm, eps))) {
     return;
   }
   Workspace<Cuda>::Scope scope(ctx.workspace());
@@ -330,8 +325,7 @@ void gated_mlp(Context<Cuda>& ctx, View<T, Cuda> y, View<const T, Cuda> x,
   const auto both = std::span(all).first(2);
   if (!cuda::digits_take<T>(ctx, cuda::gated_arguments<T, std::byte>(g, x, gate, up), x, both, norm,
                             eps) &&
-      !cuda::stream_takes_norm<T>(ctx, both, x, norm, eps,
-                                  [&] { return cuda::gated_arguments<T, T>(g, x, gate, up); })) {
+      !cuda::rows_take<T>(ctx, cuda::gated_arguments<T, T>(g, x, gate, up), both, norm, eps)) {
     const View<T, Cuda> n = ctx.workspace().template take<T>({x.rows(), x.columns()});
     rms_norm<T>(ctx, n, x, norm, eps);
     matmul_silu_mul<T>(ctx, g, n, gate, up);
