@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "ziya/backend/cuda/attention.hpp"
+#include "ziya/backend/cuda/attention_blocks.cuh"
 #include "ziya/backend/cuda/attention_rows.cuh"
 #include "ziya/backend/cuda/attention_tiles.cuh"
 #include "ziya/backend/cuda/attention_warpgroups.cuh"
@@ -74,26 +75,31 @@ ZIYA_HIDDEN void run_rows(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, C
       a.fresh.positions += begin;
       a.fresh.places += begin;
     }
-    with_cached(dtype, [&](auto element) {
+    // No more blocks than there is room for: further parts are fetched while one is worked on.
+    const auto run = [&](auto kernel, int threads) {
+      const std::int64_t room =
+          std::int64_t{ctx.multiprocessors()} *
+          ctx.resident_blocks(reinterpret_cast<const void*>(kernel), threads, 0);
+      const std::int64_t blocks = std::clamp<std::int64_t>(room / (heads * count), 1, splits);
+      const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(heads),
+                      static_cast<unsigned>(count));
+      launch(ctx, "attention", kernel, grid, dim3(static_cast<unsigned>(threads)), 0, a);
+    };
+    if (dtype == DType::q8_0) {
+      run(head_dim <= 128 ? attention_blocks<T, 1> : attention_blocks<T, 2>, block_threads);
+      continue;
+    }
+    with_stored(dtype, [&](auto element) {
       using C = decltype(element);
-      constexpr int wide = in_blocks<C> ? 8 : 16 / sizeof(C);
+      constexpr int wide = 16 / sizeof(C);
       const bool whole = head_dim % wide == 0 && alignment_of(places.keys) == 16 &&
                          alignment_of(places.values) == 16 && places.key_stride % wide == 0 &&
                          places.value_stride % wide == 0 && places.page_bytes % 16 == 0;
       constexpr std::int64_t few = 16 * wide * (wide == 4 ? 2 : 1);  // elements of 16 lanes
-      auto kernel =
-          head_dim <= few ? attention_rows<T, C, wide, 16> : attention_rows<T, C, wide, 32>;
-      if constexpr (!in_blocks<C>) {  // heads in blocks are whole packs
-        if (!whole) kernel = attention_rows<T, C, 1, 32>;
-      }
-      // No more blocks than there is room for: further parts are fetched while one is worked on.
-      const std::int64_t room =
-          std::int64_t{ctx.multiprocessors()} *
-          ctx.resident_blocks(reinterpret_cast<const void*>(kernel), row_threads, 0);
-      const std::int64_t blocks = std::clamp<std::int64_t>(room / (heads * count), 1, splits);
-      const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(heads),
-                      static_cast<unsigned>(count));
-      launch(ctx, "attention", kernel, grid, dim3(row_threads), 0, a);
+      run(!whole            ? attention_rows<T, C, 1, 32>
+          : head_dim <= few ? attention_rows<T, C, wide, 16>
+                            : attention_rows<T, C, wide, 32>,
+          row_threads);
     });
   }
 }

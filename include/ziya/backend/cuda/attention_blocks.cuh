@@ -1,163 +1,259 @@
 // SPDX-License-Identifier: Apache-2.0
-// A row's query against keys in blocks, and sums of values in blocks, with few instructions for
-// each quant: the first by products of bytes, the second by the tensor cores.
+// Kernel of attention against keys and values in blocks of 8-bit numbers, a row at a time, for
+// single rows of one sequence or of many. Products are those of bytes on the tensor cores; a warp
+// meets 32 keys, and a block of four warps a part of `split_keys`. Of a row whose token is new it
+// also does the rotation, and what stores key and value.
 #pragma once
 
+#include "ziya/backend/cuda/attention_bytes.cuh"
+#include "ziya/backend/cuda/attention_keys.cuh"
 #include "ziya/backend/cuda/cached_blocks.cuh"
 #include "ziya/backend/cuda/device.cuh"
-#include "ziya/backend/cuda/mma.cuh"
+#include "ziya/backend/cuda/rope.cuh"
 
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
-inline constexpr int row_threads = 512;
+inline constexpr int block_warps = split_keys / 32, block_threads = 32 * block_warps;
 
-/// Eight numbers of a thread as whole numbers of 21 bits and a sign times `step`, 2⁻²⁰ of the
-/// largest of `Lanes` threads, in digits of 8 bits whose products with quants are sums of integers.
-template <int Lanes>
-struct QueryDigits {
-  unsigned low[2], middle[2], high[2];
-  float step;
+/// Sums over some of a row's keys: Σ 2^(score − greatest) × value and, as `total`, without the
+/// value.
+template <int Passes>
+struct PartSums {
+  float greatest = -INFINITY, total = 0, value[Passes] = {};
 
-  QueryDigits() = default;
-  __device__ QueryDigits(const float* x, bool present) {
-    int largest = 0;
+  /// Those of keys that follow, in one part; or in some, `ends` their greatest and total.
+  __device__ void add(const PartSums& more) {
+    const float2 ends[1]{{more.greatest, more.total}};
+    float values[1][Passes];
 #pragma unroll
-    for (int e = 0; e < 8; ++e) {
-      if (present) largest = max(largest, __float_as_int(x[e]) & 0x7fffffff);
-    }
-#pragma unroll
-    for (int apart = Lanes / 2; apart > 0; apart /= 2) {
-      largest = max(largest, __shfl_xor_sync(~0u, largest, apart));
-    }
-    step = __int_as_float(largest) * 0x1p-20f;  // of NaN and infinity what makes every product NaN
-    const float inverse = largest > 0 ? __fdividef(1.0f, step) : 0.0f;
-#pragma unroll
-    for (int word = 0; word < 2; ++word) {
-      low[word] = middle[word] = high[word] = 0;
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int whole = present ? __float2int_rn(x[4 * word + e] * inverse) : 0;
-        low[word] |= (whole & 255) << 8 * e;
-        middle[word] |= (whole >> 8 & 255) << 8 * e;
-        high[word] |= (whole >> 16 & 255) << 8 * e;
-      }
-    }
+    for (int p = 0; p < Passes; ++p) values[0][p] = more.value[p];
+    add(ends, values);
   }
-  __device__ float dot(const uint2& quants) const {
-    int sums[3] = {};
-    asm("dp4a.u32.s32 %0, %1, %2, %0;" : "+r"(sums[0]) : "r"(low[0]), "r"(quants.x));
-    asm("dp4a.u32.s32 %0, %1, %2, %0;" : "+r"(sums[1]) : "r"(middle[0]), "r"(quants.x));
-    asm("dp4a.s32.s32 %0, %1, %2, %0;" : "+r"(sums[2]) : "r"(high[0]), "r"(quants.x));
-    asm("dp4a.u32.s32 %0, %1, %2, %0;" : "+r"(sums[0]) : "r"(low[1]), "r"(quants.y));
-    asm("dp4a.u32.s32 %0, %1, %2, %0;" : "+r"(sums[1]) : "r"(middle[1]), "r"(quants.y));
-    asm("dp4a.s32.s32 %0, %1, %2, %0;" : "+r"(sums[2]) : "r"(high[1]), "r"(quants.y));
-    return static_cast<float>(sums[2] * 65536 + sums[1] * 256 + sums[0]) * step;
-  }
-};
-
-/// Scales of a part's keys, `KeyScales` for each: a thread fetches one or two and later puts them
-/// where all can read them. (Each thread with its own, compilers put them aside in memory, and so
-/// waited for them when they had just been asked for.)
-template <int KeyScales>
-struct PartScales {
-  static constexpr int each = split_keys * KeyScales / row_threads;
-  Half at[each];
-
-  __device__ void fetch(const CachedHead<Quant>* rows, int present, int head_dim) {
+  template <int Parts>
+  __device__ void add(const float2 (&ends)[Parts], const float (&values)[Parts][Passes]) {
+    float most = greatest;
 #pragma unroll
-    for (int n = 0; n < each; ++n) {
-      const int index = n * row_threads + static_cast<int>(threadIdx.x);
-      const int key = index / KeyScales, element = index % KeyScales * block_quants;
-      at[n] = key < present && element < head_dim ? load_scale(rows[key], element) : Half{};
-    }
-  }
-  __device__ void publish(Half* scales) const {
+    for (int n = 0; n < Parts; ++n) most = fmaxf(most, ends[n].x);
+    const float mine = power_of_two(greatest - most);
+    greatest = most;
+    total *= mine;
 #pragma unroll
-    for (int n = 0; n < each; ++n) {
-      scales[n * row_threads + static_cast<int>(threadIdx.x)] = at[n];
+    for (int p = 0; p < Passes; ++p) value[p] *= mine;
+#pragma unroll
+    for (int n = 0; n < Parts; ++n) {
+      const float its = power_of_two(ends[n].x - most);
+      total = fmaf(ends[n].y, its, total);
+#pragma unroll
+      for (int p = 0; p < Passes; ++p) value[p] = fmaf(values[n][p], its, value[p]);
     }
   }
 };
 
-template <>
-struct PartScales<0> {};
-
-/// Values of eight keys that a warp holds: lane 4 g + t has, of keys 2 t and 2 t + 1, elements 16 g
-/// … 16 g + 15 of every 128.
-template <int KeyScales>
-struct ValueBlocks {
-  using Bits = uint4;
-  static constexpr int passes = KeyScales / 4, keys_each = 2;
-  Bits bits[keys_each][passes];
-  PartScales<KeyScales> scales;
-
-  static __device__ int key(int n) {
-    const int thread = static_cast<int>(threadIdx.x);
-    return thread / 32 * 8 + thread % 4 * 2 + n;
+/// Grid: (blocks, heads, rows); a block takes every blocks-th part of `split_keys` keys. `Passes`:
+/// of 128 elements, head sizes up to 256.
+template <class T, int Passes>
+ZIYA_KERNEL void __launch_bounds__(block_threads, Passes* digit_pairs<T> == 1 ? 4 : 2)
+    attention_blocks(RowArguments<T> a) {
+  constexpr int pairs = digit_pairs<T>, most = 128 * Passes;
+  __shared__ alignas(16) float query[most];
+  __shared__ alignas(32) float fresh[2][most];  // key and value of the new token
+  __shared__ NewBlocks<Passes> fresh_blocks[2];
+  __shared__ alignas(16) float sums[2][block_warps][most];
+  __shared__ float2 ends[2][block_warps];  // the greatest score of a warp's keys, their total
+  __shared__ float2 turns[most / 2];
+  __shared__ alignas(8) WeightDigits digits[block_warps][Passes][pairs];
+  __shared__ bool last;
+  const int blocks = static_cast<int>(gridDim.x), thread = static_cast<int>(threadIdx.x);
+  const int warp = thread / 32, lane = thread % 32;
+  const unsigned head = blockIdx.y, row = blockIdx.z;
+  // Which tokens a row sees and where they lie was uploaded, and no kernel writes it: that may be
+  // read before the work before this kernel ends.
+  const auto visible = static_cast<int>(a.visible[row]);
+  const int used = (visible + split_keys - 1) / split_keys;
+  T* const out = a.out + row * a.out_stride + head * a.head_dim;
+  int part = static_cast<int>(blockIdx.x);
+  if (part >= used) {
+    release_next();
+    wait_for_previous();
+    if (part == 0 && visible == 0) {
+      for (int i = thread; i < a.head_dim; i += block_threads) out[i] = narrow<T>(0.0f);
+    }
+    return;
   }
-  static __device__ int element(int pass) {
-    return pass * 128 + static_cast<int>(threadIdx.x) % 32 / 4 * 16;
-  }
+  const std::int32_t slot = a.slots == nullptr ? 0 : a.slots[row];
+  const auto key_head = static_cast<std::int64_t>(head / a.group);
+  const int each = a.head_dim / block_quants;
+  // A new token is turned and rounded by the blocks that meet it; one block of the heads that share
+  // a key stores it.
+  const bool appends = a.fresh.k != nullptr, meets = appends && (used - 1) % blocks == part;
+  // The first block of the lane's key, or of the last one that is stored; values lie as keys do.
+  const auto block_at = [&](int key) {
+    const auto index = static_cast<unsigned>(key);
+    const unsigned page = a.places.page_of(index), tokens = a.places.page_tokens;
+    const auto stored = static_cast<unsigned>(a.places.table[slot * a.places.table_stride + page]);
+    return stored * static_cast<unsigned>(a.places.page_bytes / block_quants) +
+           (static_cast<unsigned>(key_head) * tokens + index - page * tokens) *
+               static_cast<unsigned>(each);
+  };
+  const int last_stored = max(0, appends ? visible - 2 : visible - 1);
+  const auto block_of = [&](int index) {
+    return block_at(min(index * split_keys + 32 * warp + lane_key(), last_stored));
+  };
+  const auto first_of = [&](int index) { return index * split_keys + 32 * warp; };
+  const StoredBlocks stored_keys{a.places.keys, a.places.keys + a.places.scales, each};
+  const StoredBlocks stored_values{a.places.values, a.places.values + a.places.scales, each};
+  KeyBytes<Passes> keys;
+  ValueBytes<Passes> values;
 
-  /// Two bytes, 128 more than quants, as f16: the last ones of 1024.
-  static __device__ unsigned numbers(unsigned bytes, unsigned which) {
-    const unsigned raised = __byte_perm(bytes, 0x64646464u, which), less = 0xe480e480u;  // −1152
-    unsigned result;
-    asm("add.f16x2 %0, %1, %2;" : "=r"(result) : "r"(raised), "r"(less));
-    return result;
+#pragma unroll 1
+  for (int i = thread; appends && i < a.head_dim / 2; i += block_threads) {
+    turns[i] = turn_of(static_cast<float>(a.fresh.positions[row]), a.fresh.frequencies[i]);
   }
-
-  /// to[i] = Σ weight × value over the warp's keys, by tensor cores: their first operand is quants
-  /// as f16; the second, weights times scales in two parts of f16, two columns for each block of
-  /// the 128 elements, of which a row needs its own.
-  /// @param weights not negative; where 0, a key need not have been fetched
-  /// @param scale_rows of the thread's keys
-  __device__ void sum(float* to, const float (&weights)[keys_each],
-                      const Half* const (&scale_rows)[keys_each], int head_dim) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-    for (int pass = 0; pass < passes; ++pass) {
-      const int at = element(pass);
-      float w[keys_each];
-#pragma unroll
-      for (int n = 0; n < keys_each; ++n) {
-        w[n] = weights[n] > 0 && at < head_dim
-                   ? weights[n] * widen(scale_rows[n][at / block_quants])
-                   : 0.0f;
-      }
-      // Times a power of two that makes the largest of the warp 1 to 2.
-      const unsigned largest =
-          __reduce_max_sync(~0u, max(__float_as_uint(w[0]), __float_as_uint(w[1])));
-      const unsigned exponent = largest & 0x7f800000u;
-      const float up = __uint_as_float(0x7f000000u - exponent), down = __uint_as_float(exponent);
-      const __half2 upper = __floats2half2_rn(w[0] * up, w[1] * up);
-      const float2 kept = __half22float2(upper);
-      const __half2 lower = __floats2half2_rn(w[0] * up - kept.x, w[1] * up - kept.y);
-      const auto b0 = reinterpret_cast<const unsigned&>(upper);
-      const auto b1 = reinterpret_cast<const unsigned&>(lower);
-#pragma unroll
-      for (int word = 0; word < 4; ++word) {
-        const auto word_of = [&](int n) {
-          return reinterpret_cast<const unsigned*>(&bits[n][pass])[word] ^ 0x80808080u;
-        };
-        Pack<float, 4> sums;
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const unsigned both = __byte_perm(word_of(0), word_of(1), half == 0 ? 0x5140 : 0x7362);
-          const unsigned even = numbers(both, 0x4140), odd = numbers(both, 0x4342);
-          float c[4];
-          multiply_first<Half>(c, {even, odd, even, odd}, b0, b1);
-          sums.at[2 * half] = c[0] * down;
-          sums.at[2 * half + 1] = c[2] * down;
-        }
-        if (lane % 4 == lane / 8 && at < head_dim) {
-          *reinterpret_cast<Pack<float, 4>*>(to + at + 4 * word) = sums;
-        }
-      }
+  release_next();
+  // What a row sees before its new token was stored for other places than those of now: they have
+  // been uploaded since, and no kernel starts before a copy that is ahead of it has ended. So these
+  // keys and values may be read now; past the first-level cache, which may hold their lines as they
+  // were before. All other keys may be a result of the work before this kernel.
+  if (!appends) wait_for_previous();
+  const unsigned place = block_of(part);
+  unsigned ahead = block_of(min(part + blocks, used - 1));
+  if (first_of(part) < visible) {
+    keys.fetch(stored_keys, place);
+    values.fetch(stored_values, place);
+  }
+  __syncthreads();
+  if (appends) wait_for_previous();
+#pragma unroll 1
+  for (int i = thread; i < (meets ? 3 : 1) * most / 2; i += block_threads) {
+    const int role = i / (most / 2), pair = i % (most / 2), half = a.head_dim / 2;
+    float* const to = role == 0 ? query : fresh[role - 1];
+    const bool halves = appends && !a.fresh.interleaved && pair < half;
+    const int at = halves ? pair : 2 * pair, other = at + (halves ? half : 1);
+    const T* from = role == 0   ? a.q + row * a.q_stride + head * a.head_dim
+                    : role == 1 ? a.fresh.k + row * a.fresh.k_stride + key_head * a.head_dim
+                                : a.fresh.v + row * a.fresh.v_stride + key_head * a.head_dim;
+    float x = 0, y = 0;  // behind the head
+    if (pair < half) x = widen(from[at]), y = widen(from[other]);
+    if (appends && role < 2 && pair < half) {
+      const float2 two = turned(x, y, turns[pair]);
+      x = widen(narrow<T>(two.x)), y = widen(narrow<T>(two.y));
+    }
+    const float times = role == 0 ? a.scale * 1.44269504f : 1.0f;  // log₂ e
+    to[at] = x * times, to[other] = y * times;
+  }
+  __syncthreads();
+  if (meets && thread < 2 * most / 8) {
+    const int role = thread / (most / 8), eight = 8 * (thread % (most / 8));
+    Half scale;
+    const auto quants =
+        encode_nearest(reinterpret_cast<const Pack<float, 8>*>(fresh[role] + eight)->at, scale);
+    NewBlocks<Passes>& kept = fresh_blocks[role];
+    store_block({kept.quants, reinterpret_cast<Half*>(kept.scales)}, eight, quants, scale);
+    if (head % a.group == 0 && eight < a.head_dim) {
+      const StoredBlocks& stored = role == 0 ? stored_keys : stored_values;
+      store_block(stored.head(block_at(static_cast<int>(a.fresh.places[row]))), eight, quants,
+                  scale);
     }
   }
-};
+  if (meets) __syncthreads();
+  int greatest = 0;
+  for (int i = lane; i < most; i += 32) {
+    greatest = max(greatest, __float_as_int(query[i]) & 0x7fffffff);
+  }
+  // Of NaN and infinity what makes every product NaN.
+  const float step = __int_as_float(__reduce_max_sync(~0u, greatest)) / QueryBytes<pairs>::largest;
+  const float inverse = step > 0 ? 1.0f / step : 0.0f;
+  QueryBytes<pairs> query_bytes[Passes];
+#pragma unroll
+  for (int p = 0; p < Passes; ++p) query_bytes[p].make(query + 128 * p, inverse);
+
+  const unsigned unit = row * gridDim.y + head;
+  const int width = a.head_dim + 2;
+  float* const all = a.parts + std::int64_t{unit} * a.splits * width;
+  const bool alone = blocks == 1 || used == 1;
+  PartSums<Passes> result;
+  for (int round = 0;; ++round) {
+    const int next = part + blocks, buffer = round % 2;
+    const bool goes_on = next < used && first_of(next) < visible;
+    const unsigned later = block_of(min(next + blocks, used - 1));
+    if (first_of(part) < visible) {
+      // The new token is not among those that were fetched.
+      const int added = appends ? visible - 1 - first_of(part) : 32;
+      if (added < 32) {
+        keys.put(fresh_blocks[0], added);
+        values.put(fresh_blocks[1], added);
+      }
+      const float product = keys.meet(query_bytes) * step;
+      if (goes_on) keys.fetch(stored_keys, ahead);
+      const float score = first_of(part) + lane_key() < visible ? product : -INFINITY;
+      const float most_of = warp_max(score), weight = power_of_two(score - most_of);
+      const float total = warp_sum(weight);
+      values.sum(sums[buffer][warp], digits[warp], weight);
+      if (goes_on) values.fetch(stored_values, ahead);
+      if (lane == 0) ends[buffer][warp] = {most_of, total};
+    } else if (lane == 0) {
+      ends[buffer][warp] = {-INFINITY, 0};
+    }
+    __syncthreads();
+    float2 warp_ends[block_warps];
+    float warp_values[block_warps][Passes];
+#pragma unroll
+    for (int w = 0; w < block_warps; ++w) {
+      warp_ends[w] = ends[buffer][w];
+#pragma unroll
+      for (int p = 0; p < Passes; ++p) {
+        warp_values[w][p] = warp_ends[w].y > 0 ? sums[buffer][w][thread + block_threads * p] : 0.0f;
+      }
+    }
+    PartSums<Passes> sum;
+    sum.add(warp_ends, warp_values);
+    if (alone) {
+      result.add(sum);
+    } else {
+#pragma unroll
+      for (int p = 0; p < Passes; ++p) {
+        const int i = thread + block_threads * p;
+        if (i < a.head_dim) all[part * width + i] = sum.value[p];
+      }
+      if (thread == 0) {
+        all[part * width + a.head_dim] = sum.greatest;
+        all[part * width + a.head_dim + 1] = sum.total;
+      }
+    }
+    if (next >= used) break;
+    part = next, ahead = later;
+  }
+
+  if (!alone) {
+    __threadfence();
+    __syncthreads();
+    if (thread == 0) {
+      last = atomicAdd(&a.counters[unit], 1u) + 1 == static_cast<unsigned>(min(blocks, used));
+      if (last) a.counters[unit] = 0;
+    }
+    __syncthreads();
+    if (!last) return;
+    __threadfence();
+#pragma unroll 4
+    for (int s = 0; s < used; ++s) {
+      const float* const from = all + s * width;
+      PartSums<Passes> sum;
+      sum.greatest = __ldcg(from + a.head_dim), sum.total = __ldcg(from + a.head_dim + 1);
+#pragma unroll
+      for (int p = 0; p < Passes; ++p) {
+        const int i = thread + block_threads * p;
+        if (i < a.head_dim) sum.value[p] = __ldcg(from + i);
+      }
+      result.add(sum);
+    }
+  }
+#pragma unroll
+  for (int p = 0; p < Passes; ++p) {
+    const int i = thread + block_threads * p;
+    if (i < a.head_dim) out[i] = narrow<T>(result.value[p] / result.total);
+  }
+}
 
 }  // namespace cuda
 ZIYA_NAMESPACE_END

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where kernels of attention find keys and values, and what a thread holds of a row's.
+// Where kernels of attention find keys and values, and what those of single rows are given.
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
-#include "ziya/backend/cuda/attention_blocks.cuh"
 #include "ziya/backend/cuda/cached_blocks.cuh"
 #include "ziya/backend/cuda/device.cuh"
 
@@ -29,7 +27,13 @@ struct KeyPlaces {
   __device__ Place place(std::int32_t slot, std::int64_t token) const {
     if (table == nullptr) return {0, token};
     const auto index = static_cast<unsigned>(token);
-    return {table[slot * table_stride + index / page_tokens] * page_bytes, index % page_tokens};
+    const unsigned page = page_of(index);
+    return {table[slot * table_stride + page] * page_bytes, index - page * page_tokens};
+  }
+  /// index / page_tokens, whose 20 instructions are spared where pages are powers of two.
+  __device__ unsigned page_of(unsigned index) const {
+    if ((page_tokens & (page_tokens - 1)) == 0) return index >> (31 - __clz(page_tokens));
+    return index / page_tokens;
   }
   /// Where a head lies in `keys` or `values`, whose tokens are `stride` apart.
   template <class C>
@@ -39,29 +43,35 @@ struct KeyPlaces {
   }
 };
 
-/// How `Lanes` threads share a key, of which they load `N` elements at once, and what a thread
-/// holds of its keys: packs as bits, which take no more registers than they have to.
-template <class C, int N, int Lanes>
-struct RowTile {
-  using Bits = std::conditional_t<
-      sizeof(C) * N == 16, uint4,
-      std::conditional_t<sizeof(C) * N == 8, uint2,
-                         std::conditional_t<sizeof(C) * N == 4, std::uint32_t, std::uint16_t>>>;
-  static constexpr int passes = N == 8   ? 1
-                                : N == 4 ? 2
-                                         : 8;  // × Lanes × N elements ≥ the head size
-  static constexpr int members = row_threads / Lanes, keys_each = split_keys / members;
-  /// Blocks per multiprocessor, by registers: keys and values are on their way together.
-  static constexpr int resident =
-      keys_each * passes * sizeof(Bits) <= (in_blocks<C> ? 32 : 64) ? 2 : 1;
-  Bits bits[keys_each][passes];
-  PartScales<in_blocks<C> ? Lanes / 4 : 0> scales;
+inline constexpr int most_head_dim = 256;
 
-  /// A thread's n-th key of a part, and the first element that it has of one.
-  static __device__ int key(int n) { return n * members + static_cast<int>(threadIdx.x) / Lanes; }
-  static __device__ int element(int pass) {
-    return (pass * Lanes + static_cast<int>(threadIdx.x) % Lanes) * N;
-  }
+/// A token for each row, the last one that it sees: neither turned to its position nor stored yet.
+template <class T>
+struct NewTokens {
+  const T *k, *v;  ///< null: what rows see is stored, and q is turned
+  std::int64_t k_stride, v_stride;
+  const std::int32_t* positions;
+  const std::int64_t* places;
+  const float* frequencies;
+  bool interleaved;
+};
+
+template <class T>
+struct RowArguments {
+  T* out;
+  const T* q;
+  std::int64_t out_stride, q_stride;
+  int head_dim;
+  unsigned group;  ///< query heads that share a key head
+  float scale;
+  KeyPlaces places;
+  const std::int32_t* slots;    ///< (rows), or null: all 0
+  const std::int64_t* visible;  ///< (rows) tokens that a row sees; −1: the row is left alone
+  const std::int64_t* first;    ///< (rows) token that it sees first, or null
+  NewTokens<T> fresh;
+  float* parts;  ///< (rows, heads, splits, head_dim + 2), for more than one split
+  int splits;
+  std::uint32_t* counters;  ///< (rows, heads) zeros
 };
 
 }  // namespace cuda

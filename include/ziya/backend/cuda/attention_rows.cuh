@@ -6,44 +6,36 @@
 
 #include <type_traits>
 
-#include "ziya/backend/cuda/attention_blocks.cuh"
 #include "ziya/backend/cuda/attention_keys.cuh"
-#include "ziya/backend/cuda/cached_blocks.cuh"
 #include "ziya/backend/cuda/device.cuh"
 #include "ziya/backend/cuda/rope.cuh"
 
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
-inline constexpr int most_head_dim = 256;
+inline constexpr int row_threads = 512;
 
-/// A token for each row, the last one that it sees: neither turned to its position nor stored yet.
-template <class T>
-struct NewTokens {
-  const T *k, *v;  ///< null: what rows see is stored, and q is turned
-  std::int64_t k_stride, v_stride;
-  const std::int32_t* positions;
-  const std::int64_t* places;
-  const float* frequencies;
-  bool interleaved;
-};
+/// How `Lanes` threads share a key, of which they load `N` elements at once, and what a thread
+/// holds of its keys: packs as bits, which take no more registers than they have to.
+template <class C, int N, int Lanes>
+struct RowTile {
+  using Bits = std::conditional_t<
+      sizeof(C) * N == 16, uint4,
+      std::conditional_t<sizeof(C) * N == 8, uint2,
+                         std::conditional_t<sizeof(C) * N == 4, std::uint32_t, std::uint16_t>>>;
+  static constexpr int passes = N == 8   ? 1
+                                : N == 4 ? 2
+                                         : 8;  // × Lanes × N elements ≥ the head size
+  static constexpr int members = row_threads / Lanes, keys_each = split_keys / members;
+  /// Blocks per multiprocessor, by registers: keys and values are on their way together.
+  static constexpr int resident = keys_each * passes * sizeof(Bits) <= 64 ? 2 : 1;
+  Bits bits[keys_each][passes];
 
-template <class T>
-struct RowArguments {
-  T* out;
-  const T* q;
-  std::int64_t out_stride, q_stride;
-  int head_dim;
-  unsigned group;  ///< query heads that share a key head
-  float scale;
-  KeyPlaces places;
-  const std::int32_t* slots;    ///< (rows), or null: all 0
-  const std::int64_t* visible;  ///< (rows) tokens that a row sees; −1: the row is left alone
-  const std::int64_t* first;    ///< (rows) token that it sees first, or null
-  NewTokens<T> fresh;
-  float* parts;  ///< (rows, heads, splits, head_dim + 2), for more than one split
-  int splits;
-  std::uint32_t* counters;  ///< (rows, heads) zeros
+  /// A thread's n-th key of a part, and the first element that it has of one.
+  static __device__ int key(int n) { return n * members + static_cast<int>(threadIdx.x) / Lanes; }
+  static __device__ int element(int pass) {
+    return (pass * Lanes + static_cast<int>(threadIdx.x) % Lanes) * N;
+  }
 };
 
 /// Grid: (blocks, heads, rows); a block takes every blocks-th part of `split_keys` keys.
@@ -51,17 +43,13 @@ template <class T, class C, int N, int Lanes>
 ZIYA_KERNEL void __launch_bounds__(row_threads, RowTile<C, N, Lanes>::resident)
     attention_rows(RowArguments<T> a) {
   using Tile = RowTile<C, N, Lanes>;
-  using Values = std::conditional_t<in_blocks<C>, ValueBlocks<Lanes / 4>, Tile>;
   constexpr int passes = Tile::passes, keys_each = Tile::keys_each;
   __shared__ alignas(16) float query[most_head_dim];
   __shared__ float scores[split_keys];
   __shared__ alignas(32) float gathered[row_threads / 32][most_head_dim];
-  __shared__ CachedHead<C> key_rows[split_keys], value_rows[split_keys];
+  __shared__ C *key_rows[split_keys], *value_rows[split_keys];
   __shared__ float2 turns[most_head_dim / 2];
   __shared__ alignas(16) C fresh[2][most_head_dim];  // key and value of the new token
-  __shared__ Half fresh_scales[2][most_head_dim / block_quants];
-  __shared__ QueryDigits<Lanes> query_digits[in_blocks<C> ? Lanes : 1];
-  __shared__ Half part_scales[2][in_blocks<C> ? split_keys * Lanes / 4 : 1];
   __shared__ bool last;
   const int blocks = static_cast<int>(gridDim.x), thread = static_cast<int>(threadIdx.x);
   const unsigned head = blockIdx.y, row = blockIdx.z;
@@ -87,10 +75,10 @@ ZIYA_KERNEL void __launch_bounds__(row_threads, RowTile<C, N, Lanes>::resident)
     return a.places.place(slot, first + index * split_keys + thread);
   };
   const auto key_at = [&](const KeyPlaces::Place& place) {
-    return a.places.template head_at<C>(a.places.keys, place, key_head, a.places.key_stride);
+    return a.places.template head_at<C>(a.places.keys, place, key_head, a.places.key_stride).at;
   };
   const auto value_at = [&](const KeyPlaces::Place& place) {
-    return a.places.template head_at<C>(a.places.values, place, key_head, a.places.value_stride);
+    return a.places.template head_at<C>(a.places.values, place, key_head, a.places.value_stride).at;
   };
   int count = keys_of(part);
   if (thread < count) {
@@ -104,7 +92,7 @@ ZIYA_KERNEL void __launch_bounds__(row_threads, RowTile<C, N, Lanes>::resident)
   const bool appends = a.fresh.k != nullptr, owns = (used - 1) % blocks == part;
   const int role = thread / (most_head_dim / 2), pair = thread % (most_head_dim / 2);
   const int pairs = a.head_dim / 2;
-  CachedHead<C> stored{};
+  C* stored = nullptr;
   if (appends) {
     if (role == 0 && pair < pairs) {
       turns[pair] = turn_of(static_cast<float>(a.fresh.positions[row]), a.fresh.frequencies[pair]);
@@ -120,23 +108,20 @@ ZIYA_KERNEL void __launch_bounds__(row_threads, RowTile<C, N, Lanes>::resident)
   // were before. All other keys may be a result of the work before this kernel.
   if (!appends) wait_for_previous();
   __syncthreads();
-  Tile keys;
-  Values values;
-  const auto fetch = [&]<class Held>(Held& held, const CachedHead<C>* rows, int index,
-                                     int present) {
+  Tile keys, values;
+  const auto fetch = [&](Tile& held, C* const* rows, int index, int present) {
     if (appends && index == used - 1) --present;
 #pragma unroll
-    for (int n = 0; n < Held::keys_each; ++n) {
-      const int j = Held::key(n);
+    for (int n = 0; n < keys_each; ++n) {
+      const int j = Tile::key(n);
 #pragma unroll
-      for (int pass = 0; pass < Held::passes; ++pass) {
-        const int i = Held::element(pass);
+      for (int pass = 0; pass < passes; ++pass) {
+        const int i = Tile::element(pass);
         if (j < present && i < a.head_dim) {
-          held.bits[n][pass] = __ldcg(reinterpret_cast<const typename Held::Bits*>(rows[j].at + i));
+          held.bits[n][pass] = __ldcg(reinterpret_cast<const typename Tile::Bits*>(rows[j] + i));
         }
       }
     }
-    if constexpr (in_blocks<C>) held.scales.fetch(rows, present, a.head_dim);
   };
   fetch(keys, key_rows, part, count);
   fetch(values, value_rows, part, count);
@@ -159,37 +144,21 @@ ZIYA_KERNEL void __launch_bounds__(row_threads, RowTile<C, N, Lanes>::resident)
       }
       if (role == 0) {
         query[at] = x * a.scale, query[other] = y * a.scale;
-      } else if constexpr (in_blocks<C>) {
-        gathered[role - 1][at] = x, gathered[role - 1][other] = y;
       } else {
         C* to = fresh[role - 1];
         to[at] = narrow<C>(x), to[other] = narrow<C>(y);
-        if (stored.at != nullptr) stored.at[at] = to[at], stored.at[other] = to[other];
+        if (stored != nullptr) stored[at] = to[at], stored[other] = to[other];
       }
-    }
-  }
-  if constexpr (in_blocks<C>) {
-    keys.scales.publish(part_scales[0]);
-    __syncthreads();
-    if (thread < 32) {
-      const QueryDigits<Lanes> digits(query + Tile::element(0), Tile::element(0) < a.head_dim);
-      if (thread < Lanes) query_digits[thread] = digits;
-    } else if (appends && owns && (role == 1 || role == 2) && 8 * pair < a.head_dim) {
-      Half scale;
-      const auto eight = reinterpret_cast<const Pack<float, 8>*>(gathered[role - 1])[pair];
-      const auto quants = encode_nearest(eight.at, scale);
-      store_block({fresh[role - 1], fresh_scales[role - 1]}, 8 * pair, quants, scale);
-      if (stored.at != nullptr) store_block(stored, 8 * pair, quants, scale);
     }
   }
   __syncthreads();
 
-  const auto take_fresh = [&]<class Held>(Held& held, int n, int which) {
+  const auto take_fresh = [&](Tile& held, int n, int which) {
 #pragma unroll
-    for (int pass = 0; pass < Held::passes; ++pass) {
-      const int i = Held::element(pass);
+    for (int pass = 0; pass < passes; ++pass) {
+      const int i = Tile::element(pass);
       if (i < a.head_dim) {
-        held.bits[n][pass] = *reinterpret_cast<const typename Held::Bits*>(fresh[which] + i);
+        held.bits[n][pass] = *reinterpret_cast<const typename Tile::Bits*>(fresh[which] + i);
       }
     }
   };
@@ -202,7 +171,6 @@ ZIYA_KERNEL void __launch_bounds__(row_threads, RowTile<C, N, Lanes>::resident)
     KeyPlaces::Place ahead{};
     if (thread < upcoming) ahead = place_in(next);
     float sums[keys_each];
-    [[maybe_unused]] const auto digits = query_digits[in_blocks<C> ? thread % Lanes : 0];
 #pragma unroll
     for (int n = 0; n < keys_each; ++n) {
       const int j = Tile::key(n);
@@ -212,15 +180,10 @@ ZIYA_KERNEL void __launch_bounds__(row_threads, RowTile<C, N, Lanes>::resident)
       for (int pass = 0; pass < passes; ++pass) {
         float met = sum;
         const int i = Tile::element(pass);
-        if constexpr (in_blocks<C>) {
-          const Half* scales = j == added ? fresh_scales[0] : part_scales[0] + j * Lanes / 4;
-          met = widen(scales[i / block_quants]) * digits.dot(keys.bits[n][pass]);
-        } else {
-          float key[N];
-          widen_pack(key, reinterpret_cast<const Pack<C, N>&>(keys.bits[n][pass]));
+        float key[N];
+        widen_pack(key, reinterpret_cast<const Pack<C, N>&>(keys.bits[n][pass]));
 #pragma unroll
-          for (int e = 0; e < N; ++e) met = fmaf(query[i + e], key[e], met);
-        }
+        for (int e = 0; e < N; ++e) met = fmaf(query[i + e], key[e], met);
         sum = i < a.head_dim ? met : sum;
       }
       sums[n] = sum;
@@ -240,7 +203,6 @@ ZIYA_KERNEL void __launch_bounds__(row_threads, RowTile<C, N, Lanes>::resident)
       key_rows[thread] = key_at(ahead);
       value_rows[thread] = value_at(ahead);
     }
-    if constexpr (in_blocks<C>) values.scales.publish(part_scales[1]);
     __syncthreads();
     fetch(keys, key_rows, next, upcoming);  // on their way while the scores become weights
 
@@ -254,50 +216,35 @@ ZIYA_KERNEL void __launch_bounds__(row_threads, RowTile<C, N, Lanes>::resident)
       for (int j = thread % 32; j < split_keys; j += 32) total += __expf(scores[j] - largest);
       total = warp_sum(total);
     }
-    if constexpr (in_blocks<C>) {
-      float weights[Values::keys_each];
-      const Half* scales[Values::keys_each];
+    float sum[passes][N] = {};
 #pragma unroll
-      for (int n = 0; n < Values::keys_each; ++n) {
-        const int j = Values::key(n);
-        if (j == added) take_fresh(values, n, 1);
-        weights[n] = j < count ? __expf(scores[j] - largest) : 0.0f;
-        scales[n] = j == added ? fresh_scales[1] : part_scales[1] + j * Lanes / 4;
-      }
-      values.sum(gathered[thread / 32], weights, scales, a.head_dim);
-      fetch(values, value_rows, next, upcoming);
-      keys.scales.publish(part_scales[0]);
-    } else {
-      float sum[passes][N] = {};
-#pragma unroll
-      for (int n = 0; n < keys_each; ++n) {
-        const int j = Tile::key(n);
-        if (j >= count) continue;
-        if (j == added) take_fresh(values, n, 1);
-        const float weight = __expf(scores[j] - largest);
-#pragma unroll
-        for (int pass = 0; pass < passes; ++pass) {
-          float value[N];
-          widen_pack(value, reinterpret_cast<const Pack<C, N>&>(values.bits[n][pass]));
-#pragma unroll
-          for (int e = 0; e < N; ++e) sum[pass][e] = fmaf(weight, value[e], sum[pass][e]);
-        }
-      }
-      fetch(values, value_rows, next, upcoming);
+    for (int n = 0; n < keys_each; ++n) {
+      const int j = Tile::key(n);
+      if (j >= count) continue;
+      if (j == added) take_fresh(values, n, 1);
+      const float weight = __expf(scores[j] - largest);
 #pragma unroll
       for (int pass = 0; pass < passes; ++pass) {
+        float value[N];
+        widen_pack(value, reinterpret_cast<const Pack<C, N>&>(values.bits[n][pass]));
 #pragma unroll
-        for (int e = 0; e < N; ++e) {
+        for (int e = 0; e < N; ++e) sum[pass][e] = fmaf(weight, value[e], sum[pass][e]);
+      }
+    }
+    fetch(values, value_rows, next, upcoming);
 #pragma unroll
-          for (int apart = 16; apart >= Lanes; apart /= 2) {
-            sum[pass][e] += __shfl_xor_sync(~0u, sum[pass][e], apart);
-          }
+    for (int pass = 0; pass < passes; ++pass) {
+#pragma unroll
+      for (int e = 0; e < N; ++e) {
+#pragma unroll
+        for (int apart = 16; apart >= Lanes; apart /= 2) {
+          sum[pass][e] += __shfl_xor_sync(~0u, sum[pass][e], apart);
         }
-        const int i = Tile::element(pass);
-        if (thread % 32 < Lanes && i < a.head_dim) {
-          *reinterpret_cast<Pack<float, N>*>(&gathered[thread / 32][i]) =
-              reinterpret_cast<const Pack<float, N>&>(sum[pass]);
-        }
+      }
+      const int i = Tile::element(pass);
+      if (thread % 32 < Lanes && i < a.head_dim) {
+        *reinterpret_cast<Pack<float, N>*>(&gathered[thread / 32][i]) =
+            reinterpret_cast<const Pack<float, N>&>(sum[pass]);
       }
     }
     __syncthreads();

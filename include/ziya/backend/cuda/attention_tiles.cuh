@@ -3,7 +3,7 @@
 // Source: Dao, arXiv 2307.08691 (order of work); Milakov & Gimelshein, arXiv 1805.02867 (softmax)
 #pragma once
 
-#include "ziya/backend/cuda/attention_rows.cuh"
+#include "ziya/backend/cuda/attention_keys.cuh"
 #include "ziya/backend/cuda/device.cuh"
 #include "ziya/backend/cuda/mma.cuh"
 
@@ -100,13 +100,6 @@ __device__ inline unsigned pair_of(float low, float high) {
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
   }
   return pair;
-}
-
-/// 2^value to 22 bits; 0 for −infinity.
-__device__ inline float power_of_two(float value) {
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
-  return result;
 }
 
 /// Grid: (heads, tiles). `Dim`: head size rounded up to whole matrices; the rest is zeros.

@@ -3,7 +3,6 @@
 // Source: Shah et al., arXiv 2407.08608 (products by warpgroups); Dao, arXiv 2307.08691
 #pragma once
 
-#include "ziya/backend/cuda/attention_rows.cuh"
 #include "ziya/backend/cuda/attention_tiles.cuh"
 #include "ziya/backend/cuda/device.cuh"
 #include "ziya/backend/cuda/warpgroup.cuh"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Copies from global to shared memory that one thread starts and a barrier in shared memory counts:
-// compute capability 9.0.
+// Copies from global to shared memory that one thread starts and a barrier in shared memory counts,
+// and shared memory of the blocks of a cluster: compute capability 9.0.
 #pragma once
 
 #include <cstdint>
@@ -60,6 +60,25 @@ class CopyBarrier {
 
   std::uint64_t state_;
 };
+
+/// Waits for all threads of the cluster; what they wrote before can be read afterwards.
+__device__ inline void meet_cluster() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
+                   : "memory");
+}
+/// What lies at the same place in the shared memory of a block of the cluster.
+__device__ inline float of_cluster(const float* at, int block) {
+  float result;
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(at));
+  asm volatile(
+      "{ .reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %1, %2;\n"
+      "ld.shared::cluster.f32 %0, [there]; }"
+      : "=f"(result)
+      : "r"(address), "r"(block)
+      : "memory");
+  return result;
+}
 
 }  // namespace cuda
 ZIYA_NAMESPACE_END

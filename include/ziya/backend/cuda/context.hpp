@@ -83,6 +83,27 @@ class Context<Cuda> {
     return resident_[key] = std::max(blocks, 1);
   }
 
+  /// Clusters of `blocks` blocks of a kernel that the GPU holds at a time; compute capability 9.0.
+  [[nodiscard]] int resident_clusters(const void* kernel, int threads, int shared_bytes,
+                                      int blocks) {
+    if (blocks == 1) return multiprocessors() * resident_blocks(kernel, threads, shared_bytes);
+    int& known = clusters_[std::make_tuple(kernel, shared_bytes, blocks)];
+    if (known > 0) return known;
+    (void)resident_blocks(kernel, threads, shared_bytes);  // so much shared memory
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(1, 1, static_cast<unsigned>(blocks));
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
+    cudaLaunchAttribute cluster{};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = cluster.val.clusterDim.y = 1;
+    cluster.val.clusterDim.z = static_cast<unsigned>(blocks);
+    config.attrs = &cluster;
+    config.numAttrs = 1;
+    check(cudaOccupancyMaxActiveClusters(&known, kernel, &config));
+    return known = std::max(known, 1);
+  }
+
   /// What runs whole decode steps, or null.
   [[nodiscard]] const DecodeHook* decode_hook() const { return hook_; }
   /// @param hook outlives the context, or is taken away with null
@@ -159,6 +180,7 @@ class Context<Cuda> {
   Tensor<std::uint32_t, Cuda> counters_;
   Workspace<Cuda> workspace_;
   std::map<std::tuple<const void*, int, int>, int> resident_;
+  std::map<std::tuple<const void*, int, int>, int> clusters_;
   const DecodeHook* hook_ = nullptr;
 };
 

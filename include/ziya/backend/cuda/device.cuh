@@ -129,6 +129,13 @@ __device__ inline float warp_max(float value) {
   return value;
 }
 
+/// 2^value to 22 bits; 0 for −infinity.
+__device__ inline float power_of_two(float value) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
+  return result;
+}
+
 /// One value per thread → the combination of all, known to all; warps in order. Whole warps only.
 template <class Combine>
 __device__ inline float block_combine(float value, float neutral, Combine combine) {
@@ -148,22 +155,34 @@ __device__ inline float block_max(float value) {
 }
 
 /// Starts a kernel behind the work of the context; on compute capability 9 and later its blocks may
-/// be brought to the multiprocessors before that work ends.
+/// be brought to the multiprocessors before that work ends, and `cluster` of them are together.
 template <class... Parameters, class... Arguments>
-ZIYA_HIDDEN void launch(Context<Cuda>& ctx, const char* name, void (*kernel)(Parameters...),
-                        dim3 grid, dim3 block, std::size_t shared, Arguments&&... arguments) {
+ZIYA_HIDDEN void launch_clusters(Context<Cuda>& ctx, const char* name,
+                                 void (*kernel)(Parameters...), dim3 grid, dim3 cluster, dim3 block,
+                                 std::size_t shared, Arguments&&... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared;
   config.stream = ctx.stream();
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &early;
-  config.numAttrs = ctx.capability() >= 9 ? 1 : 0;
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim.x = cluster.x;
+  attributes[1].val.clusterDim.y = cluster.y;
+  attributes[1].val.clusterDim.z = cluster.z;
+  config.attrs = attributes;
+  const bool alone = cluster.x * cluster.y * cluster.z == 1;
+  config.numAttrs = ctx.capability() < 9 ? 0 : alone ? 1 : 2;
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), name);
+}
+/// The same with blocks that have nothing to do with each other.
+template <class... Parameters, class... Arguments>
+ZIYA_HIDDEN void launch(Context<Cuda>& ctx, const char* name, void (*kernel)(Parameters...),
+                        dim3 grid, dim3 block, std::size_t shared, Arguments&&... arguments) {
+  launch_clusters(ctx, name, kernel, grid, dim3(1), block, shared, arguments...);
 }
 
 /// f(T{}) with the element type of plain `dtype`.   @throws ArgumentError for other types

@@ -78,12 +78,24 @@ __device__ inline void multiply_half_bytes(int (&c)[4], unsigned a0, unsigned a1
         : "r"(a0), "r"(a1), "r"(b), "r"(0));
   }
 }
-/// c += a · b, bytes of a without a sign.
+/// c += a · b; whether bytes of a and of b have signs.
+template <bool A = false, bool B = true>
 __device__ inline void add_bytes(int (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%0, %1, %2, %3};"
-      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#define ZIYA_PRODUCT(a_type, b_type)                             \
+  asm("mma.sync.aligned.m16n8k32.row.col.s32." a_type "." b_type \
+      ".s32 {%0, %1, %2, %3}, "                                  \
+      "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"            \
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])           \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
+  static_assert(A || B);
+  if constexpr (!A) {
+    ZIYA_PRODUCT("u8", "s8");
+  } else if constexpr (B) {
+    ZIYA_PRODUCT("s8", "s8");
+  } else {
+    ZIYA_PRODUCT("s8", "u8");
+  }
+#undef ZIYA_PRODUCT
 }
 
 }  // namespace cuda

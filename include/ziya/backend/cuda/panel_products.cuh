@@ -13,23 +13,27 @@
 #include "ziya/backend/cuda/matvec.cuh"
 #include "ziya/backend/cuda/panel.cuh"
 #include "ziya/backend/cuda/panel_rows.cuh"
+#include "ziya/backend/cuda/panel_whole.cuh"
 #include "ziya/backend/cuda/warpgroup.cuh"
 
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
-/// A block's share: 64 rows of each of its groups of four warps × N tokens, 128 columns at a time;
-/// of up to 16 tokens and a type whose products `PanelRows` does, those of a panel.
+/// A block's share: 64 rows of each of its groups of four warps × N tokens, 128 columns at a time,
+/// or those of a panel: of up to 64 tokens where its scales are small integers, of up to 16 of
+/// these by `PanelRows`.
 template <class Block, int N>
 struct PanelTile {
   using Form = Panel<Block>;
-  static constexpr bool few = N <= 16, in_rows = few && Form::exact_products;
-  static constexpr int steps = in_rows ? 1 : Form::columns / 128;  // of a panel
+  static constexpr bool few = N <= 16, exact = N <= 64 && Form::exact_products;
+  static constexpr bool in_rows = exact && few, whole = exact && !few;
+  static constexpr int steps = exact ? 1 : Form::columns / 128;  // of a panel
   static constexpr int groups = few ? 2 : N == 128 && Form::bytes > 3000 ? 3 : 4;
   static constexpr int warps = 4 * groups, threads = 32 * warps, rows = 64 * groups;
-  static constexpr int x_bytes =
-      in_rows ? PanelRows<Block, std::min(N, 16) / 8>::bytes : N * 128 * 2;
-  static constexpr int x_stages = few && !in_rows ? 6 : N == 64 ? 5 : 4;
+  static constexpr int x_bytes = in_rows ? PanelRows<Block, std::min(N, 16) / 8>::bytes
+                                 : whole ? WholePanel<Block>::bytes
+                                         : N * 128 * 2;
+  static constexpr int x_stages = whole ? 3 : in_rows ? 4 : few ? 6 : N == 64 ? 5 : 4;
   /// Two blocks share a multiprocessor where there are few tokens.
   static constexpr int budget = few ? 110 * 1024 : 225 * 1024;
   static constexpr int fitting = (budget - x_stages * x_bytes) / (warps * Form::bytes);
@@ -64,16 +68,17 @@ ZIYA_KERNEL void make_tiles(Half* y, const Half* x, std::int64_t x_stride, int t
   }
 }
 
-/// Grid: (parts of the tokens, parts of the rows, parts of the columns). Parts of the columns leave
-/// their sums in `partial`, and the last block to do so adds them up in order.
-/// @param a x as `make_tiles` makes it, `x_stride` columns of whole panels
+inline constexpr int most_splits = 8;  // blocks of a cluster that every GPU with clusters takes
+
+/// Grid: (parts of the tokens, parts of the rows, parts of the columns), the last in clusters,
+/// whose sums are added up in their order.
+/// @param a x as `PanelTile` wants it, `x_stride` columns of whole panels
 template <class Block, int N>
 ZIYA_KERNEL void __launch_bounds__(PanelTile<Block, N>::threads)
-    panel_products(MatvecArguments<Half, std::byte> a, float4* partial, std::uint32_t* counters) {
+    panel_products(MatvecArguments<Half, std::byte> a) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using Form = Panel<Block>;
   using Tile = PanelTile<Block, N>;
-  __shared__ bool is_last;
   __shared__ CopyBarrier x_full[Tile::x_stages], x_empty[Tile::x_stages];
   __shared__ CopyBarrier w_full[Tile::warps][Tile::w_stages];
   extern __shared__ std::byte unaligned[];
@@ -141,6 +146,8 @@ ZIYA_KERNEL void __launch_bounds__(PanelTile<Block, N>::threads)
       if constexpr (Tile::in_rows) {
         PanelRows<Block, N / 8>::add(sums, form, shared + stage * Tile::x_bytes);
         __syncwarp();
+      } else if constexpr (Tile::whole) {
+        WholePanel<Block>::add(sums, form, shared + stage * Tile::x_bytes);
       } else {
         const std::uint64_t tokens = describe(shared + stage * Tile::x_bytes);
 #pragma unroll
@@ -170,36 +177,8 @@ ZIYA_KERNEL void __launch_bounds__(PanelTile<Block, N>::threads)
 #pragma unroll
   for (float& sum : sums) asm volatile("" : "+f"(sum)::"memory");
 
-  if (splits > 1) {
-    const int unit = static_cast<int>(blockIdx.y * gridDim.x + blockIdx.x);
-    float4* const own = partial + std::int64_t{unit} * splits * (N / 8) * Tile::threads + thread;
-#pragma unroll
-    for (int n = 0; n < N / 8; ++n) {
-      own[(split * (N / 8) + n) * Tile::threads] = {sums[4 * n], sums[4 * n + 1], sums[4 * n + 2],
-                                                    sums[4 * n + 3]};
-    }
-    __threadfence();
-    __syncthreads();
-    if (thread == 0) {
-      is_last = atomicAdd(counters + unit, 1u) == static_cast<unsigned>(splits - 1);
-      if (is_last) counters[unit] = 0;
-    }
-    __syncthreads();
-    if (!is_last) return;
-    __threadfence();
-#pragma unroll
-    for (int n = 0; n < N / 8; ++n) {
-      float4 total = __ldcg(own + n * Tile::threads);
-      for (int s = 1; s < splits; ++s) {
-        const float4 more = __ldcg(own + (s * (N / 8) + n) * Tile::threads);
-        total.x += more.x, total.y += more.y, total.z += more.z, total.w += more.w;
-      }
-      sums[4 * n] = total.x, sums[4 * n + 1] = total.y;
-      sums[4 * n + 2] = total.z, sums[4 * n + 3] = total.w;
-    }
-  }
-
-  // Through shared memory, so that a token's rows are written side by side.
+  // Through shared memory, so that a token's rows are written side by side. Blocks that have parts
+  // of the columns read each other's sums there, each for some of the tokens.
   auto* const result = reinterpret_cast<float*>(shared);
   constexpr int stride = Tile::rows + 4;
   __syncthreads();
@@ -208,28 +187,41 @@ ZIYA_KERNEL void __launch_bounds__(PanelTile<Block, N>::threads)
     const int row = warp * 16 + lane / 4 + i / 2 % 2 * 8, token = i / 4 * 8 + lane % 4 * 2 + i % 2;
     result[token * stride + row] = sums[i];
   }
-  __syncthreads();
+  meet_cluster();
   const int first_token = static_cast<int>(blockIdx.x) * N;
   const int tokens = min(N, static_cast<int>(a.tokens) - first_token);
-  for (int i = thread; i < tokens * Tile::rows; i += Tile::threads) {
+  const int from = tokens * split / splits, to = tokens * (split + 1) / splits;
+  for (int i = from * Tile::rows + thread; i < to * Tile::rows; i += Tile::threads) {
     const std::int64_t row = std::int64_t{tile} * Tile::rows + i % Tile::rows;
     if (row >= part.rows) continue;
-    finish_row(a, part, row, first_token + i / Tile::rows,
-               result[i / Tile::rows * stride + i % Tile::rows]);
+    const float* const at = &result[i / Tile::rows * stride + i % Tile::rows];
+    float sum = *at;
+    if (splits > 1) {
+      float of_part[most_splits];  // all under way before the first is added
+#pragma unroll
+      for (int s = 0; s < most_splits; ++s) of_part[s] = s < splits ? of_cluster(at, s) : 0.0f;
+      sum = of_part[0];
+#pragma unroll
+      for (int s = 1; s < most_splits; ++s) sum += of_part[s];
+    }
+    finish_row(a, part, row, first_token + i / Tile::rows, sum);
   }
+  if (splits > 1) meet_cluster();  // nobody reads what has ended
 #else
-  (void)a, (void)partial, (void)counters;
+  (void)a;
 #endif
 }
 
 /// Into how many parts the columns are divided: what leaves the fewest multiprocessors idle.
-inline int panel_splits(std::int64_t units, std::int64_t slots, int panels) {
+/// @param clusters how many of so many blocks there is room for
+template <class Clusters>
+int panel_splits(std::int64_t units, int panels, const Clusters& clusters) {
   int best = 1;
   double least = 1e30;
-  for (int splits = 1; splits <= std::min(8, panels / 3); ++splits) {
-    const std::int64_t waves = (units * splits + slots - 1) / slots;
+  for (int splits = 1; splits <= std::clamp(panels / 3, 1, most_splits); ++splits) {
+    const std::int64_t room = std::max(1, clusters(splits)), waves = (units + room - 1) / room;
     const int longest = (panels + splits - 1) / splits;
-    const double cost = static_cast<double>(waves) * (longest + 3 + (splits > 1 ? 2 : 0));
+    const double cost = static_cast<double>(waves) * (longest + 3 + (splits > 1 ? 1 : 0));
     if (cost < least) best = splits, least = cost;
   }
   return best;
@@ -242,59 +234,56 @@ ZIYA_HIDDEN void launch_panel_products(Context<Cuda>& ctx, MatvecArguments<Half,
   for (const auto& part : a.parts) tiles += (part.rows + Tile::rows - 1) / Tile::rows;
   const std::int64_t token_parts = (a.tokens + N - 1) / N;
   const auto kernel = panel_products<Block, N>;
-  const int resident =
-      ctx.resident_blocks(reinterpret_cast<const void*>(kernel), Tile::threads, Tile::shared);
-  const std::int64_t units = tiles * token_parts;
-  const int splits = units > Context<Cuda>::counter_count
-                         ? 1
-                         : panel_splits(units, std::int64_t{ctx.multiprocessors()} * resident,
-                                        static_cast<int>(a.x_stride / Panel<Block>::columns));
-  const auto partial = ctx.workspace().template take<float4>(
-      Shape{splits > 1 ? units * splits * (N / 8) * Tile::threads : 1});
-  launch(ctx, "matmul", kernel,
-         dim3(static_cast<unsigned>(token_parts), static_cast<unsigned>(tiles),
-              static_cast<unsigned>(splits)),
-         dim3(Tile::threads), static_cast<std::size_t>(Tile::shared), a, partial.data(),
-         ctx.counters());
+  const auto clusters = [&](int blocks) {
+    return ctx.resident_clusters(reinterpret_cast<const void*>(kernel), Tile::threads, Tile::shared,
+                                 blocks);
+  };
+  const int splits = panel_splits(tiles * token_parts,
+                                  static_cast<int>(a.x_stride / Panel<Block>::columns), clusters);
+  launch_clusters(ctx, "matmul", kernel,
+                  dim3(static_cast<unsigned>(token_parts), static_cast<unsigned>(tiles),
+                       static_cast<unsigned>(splits)),
+                  dim3(1, 1, static_cast<unsigned>(splits)), dim3(Tile::threads),
+                  static_cast<std::size_t>(Tile::shared), a);
 }
 
-/// At most N tokens, 8 or 16.
+/// Any number of tokens, N at a time.   @param a x in whole packs, not gated
 template <class Block, int N>
-ZIYA_HIDDEN void run_few(Context<Cuda>& ctx, MatvecArguments<Half, std::byte> a,
-                         std::int64_t padded) {
-  using Rows = PanelRows<Block, N / 8>;
-  const std::int64_t panels = padded / Panel<Block>::columns;
-  const auto x = ctx.workspace().template take<std::byte>(Shape{panels * Rows::bytes});
-  launch(ctx, "matmul", make_panel_rows<Block, N / 8>, dim3(static_cast<unsigned>(panels)),
-         dim3(static_cast<unsigned>(4 * Panel<Block>::groups * N)), 0, x.data(), a.x, a.x_stride,
-         a.tokens, a.columns);
+ZIYA_HIDDEN void run_panel_tiles(Context<Cuda>& ctx, MatvecArguments<Half, std::byte> a) {
+  using Tile = PanelTile<Block, N>;
+  using Form = Panel<Block>;
+  Workspace<Cuda>::Scope scope(ctx.workspace());
+  const std::int64_t panels = (a.columns + Form::columns - 1) / Form::columns;
+  const std::int64_t padded = panels * Form::columns, parts = (a.tokens + N - 1) / N;
+  const auto x =
+      ctx.workspace().template take<std::byte>(Shape{parts * panels * Tile::steps * Tile::x_bytes});
+  const dim3 grid(static_cast<unsigned>(parts * N));
+  const dim3 block(
+      static_cast<unsigned>(std::min<std::int64_t>(1024, (padded / 8 + 31) / 32 * 32)));
+  if constexpr (Tile::in_rows) {
+    launch(ctx, "matmul", make_panel_rows<Block, N / 8>, dim3(static_cast<unsigned>(panels)),
+           dim3(static_cast<unsigned>(4 * Form::groups * N)), 0, x.data(), a.x, a.x_stride,
+           a.tokens, a.columns);
+  } else if constexpr (Tile::whole) {
+    launch(ctx, "matmul", make_whole_panels<Block>, grid, block, 0, x.data(), a.x, a.x_stride,
+           a.tokens, a.columns, padded);
+  } else {
+    launch(ctx, "matmul", make_tiles<Form::run>, grid, block, 0, reinterpret_cast<Half*>(x.data()),
+           a.x, a.x_stride, a.tokens, a.columns, padded, N);
+  }
   a.x = reinterpret_cast<const Half*>(x.data());
   a.x_stride = padded;
   launch_panel_products<Block, N>(ctx, a);
 }
 
-/// Any number of tokens.   @param a x in whole packs, not gated
 template <class Block>
-ZIYA_HIDDEN void run_panel_products(Context<Cuda>& ctx, MatvecArguments<Half, std::byte> a) {
-  using Form = Panel<Block>;
-  Workspace<Cuda>::Scope scope(ctx.workspace());
-  const std::int64_t padded = (a.columns + Form::columns - 1) / Form::columns * Form::columns;
-  if constexpr (Form::exact_products) {
-    if (a.tokens <= 8) return run_few<Block, 8>(ctx, a, padded);
-    if (a.tokens <= 16) return run_few<Block, 16>(ctx, a, padded);
+ZIYA_HIDDEN void run_panel_products(Context<Cuda>& ctx, const MatvecArguments<Half, std::byte>& a) {
+  if constexpr (Panel<Block>::exact_products) {
+    if (a.tokens <= 8) return run_panel_tiles<Block, 8>(ctx, a);
   }
-  const int tile = a.tokens <= 16 ? 16 : a.tokens <= 64 ? 64 : 128;
-  const std::int64_t rows = (a.tokens + tile - 1) / tile * tile;
-  const auto tiles = ctx.workspace().template take<Half>(Shape{rows, padded});
-  launch(ctx, "matmul", make_tiles<Form::run>, dim3(static_cast<unsigned>(rows)), dim3(256), 0,
-         tiles.data(), a.x, a.x_stride, a.tokens, a.columns, padded, tile);
-  a.x = tiles.data();
-  a.x_stride = padded;
-  if constexpr (!Form::exact_products) {
-    if (tile == 16) return launch_panel_products<Block, 16>(ctx, a);
-  }
-  if (tile == 64) return launch_panel_products<Block, 64>(ctx, a);
-  launch_panel_products<Block, 128>(ctx, a);
+  if (a.tokens <= 16) return run_panel_tiles<Block, 16>(ctx, a);
+  if (a.tokens <= 64) return run_panel_tiles<Block, 64>(ctx, a);
+  run_panel_tiles<Block, 128>(ctx, a);
 }
 
 /// Whether so many tokens are theirs: the kernels are there, built for `sm_90a` and on such a GPU,

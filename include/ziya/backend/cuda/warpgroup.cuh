@@ -44,6 +44,14 @@ __device__ inline std::uint64_t describe(const void* matrix, unsigned apart = 16
          std::uint64_t{1024u >> 4} << 32 | std::uint64_t{1} << 62;
 }
 
+/// A matrix in shared memory in pieces of eight rows of 16 bytes, 128 bytes each: `apart` from one
+/// piece to that of the next eight columns, `below` to that of the next eight rows.
+__device__ inline std::uint64_t describe_plain(const void* matrix, unsigned apart, unsigned below) {
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(matrix));
+  return std::uint64_t{(address & 0x3ffffu) >> 4} | std::uint64_t{apart >> 4} << 16 |
+         std::uint64_t{below >> 4} << 32;
+}
+
 #define ZIYA_SUMS_8(c, i)                                                                     \
   "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), \
       "+f"(c[i + 6]), "+f"(c[i + 7])
@@ -95,12 +103,19 @@ __device__ inline void multiply_columns(float (&c)[64], const unsigned (&a)[4], 
 }
 
 /// c (64 × N) += a (64 × 16, as `multiply` has it, 16 rows per warp) · bᵀ (N × 16, in rows), of
-/// f16.
-template <int N>
+/// f16; `First`: = instead, of 64.
+template <int N, bool First = false>
 __device__ inline void multiply_registers(float (&c)[N / 2], const unsigned (&a)[4],
                                           std::uint64_t b) {
   static_assert(N == 16 || N == 64 || N == 128);
-  if constexpr (N == 16) {
+  if constexpr (First) {
+    static_assert(N == 64);
+    for (float& sum : c) asm volatile("" : "=f"(sum));  // whatever it was
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" ZIYA_NAMES_32
+                 "}, {%32, %33, %34, %35}, %36, 0, 1, 1, 0;"
+                 : ZIYA_SUMS_32(c, 0)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  } else if constexpr (N == 16) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16 {" ZIYA_NAMES_8
                  "}, {%8, %9, %10, %11}, %12, 1, 1, 1, 0;"
                  : ZIYA_SUMS_8(c, 0)
