@@ -95,14 +95,15 @@ std::vector<float> as_cached(DType dtype, std::vector<float> values) {
 /// Rows of queries against `slots` sequences of 300 tokens.
 template <class Device, class T>
 void check_paged(Context<Device>& ctx, T, std::span<const Heads> all,
-                 const std::vector<Ragged>& batches, std::int64_t slots) {
+                 const std::vector<Ragged>& batches, std::int64_t slots,
+                 std::int64_t page_tokens = 16) {
   for (const Heads& heads : all) {
     for (const DType dtype : cache_types<T>(heads.dim)) {
       constexpr std::int64_t tokens = 300;
       ziya::KvCache<Device> cache({1, heads.key, heads.dim}, {.dtype = dtype,
                                                               .slots = static_cast<int>(slots),
                                                               .max_tokens = tokens,
-                                                              .page_tokens = 16});
+                                                              .page_tokens = page_tokens});
       // Tokens of the sequences alternate, so their pages do.
       std::vector<std::int32_t> order;
       for (std::int64_t i = 0; i < slots * tokens; ++i) {
@@ -168,6 +169,21 @@ ZIYA_TEST_ON_DEVICES("cuda: attention over a paged cache", "[cuda][small]") {
   prompt.visible.push_back(300);
   batches.push_back(prompt);
   on_device<TestType>([&](auto& ctx, auto t) { check_paged(ctx, t, head_cases, batches, 3); });
+}
+
+// Pages that warpgroups take: several tiles of a prompt, a prompt whose first rows see nothing, the
+// last tokens of another, and so many single rows that blocks take several tiles each.
+ZIYA_TEST_ON_DEVICES("cuda: attention of prompts over pages of 64 tokens", "[cuda][small][race]") {
+  constexpr std::array heads{Heads{4, 2, 128}};
+  Ragged batch;
+  const auto add = [&](std::int32_t slot, std::int64_t first, std::int64_t end) {
+    for (std::int64_t i = first; i < end; ++i) {
+      batch.slots.push_back(slot), batch.visible.push_back(std::max<std::int64_t>(0, i + 1));
+    }
+  };
+  add(1, 0, 300), add(3, -70, 60), add(0, 180, 200);
+  for (std::int32_t i = 0; i < 40; ++i) add(i % 2 * 2, 255 + i, 256 + i);
+  on_device<TestType>([&](auto& ctx, auto t) { check_paged(ctx, t, heads, {batch}, 4, 64); });
 }
 
 // One row, whose keys are split over blocks that merge what they found, and some rows of a prompt.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ziya/backend/cuda/attention.hpp"
@@ -120,11 +121,12 @@ ZIYA_HIDDEN bool tiles_fit(View<T, Cuda> out, View<const T, Cuda> q, const KeyPl
 
 /// Whether `attention_warpgroups` takes rows that `tiles_fit`.
 template <class T>
-ZIYA_HIDDEN bool warpgroups_fit(const Context<Cuda>& ctx, View<const T, Cuda> q,
+ZIYA_HIDDEN bool warpgroups_fit(const Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q,
                                 const KeyPlaces& places) {
   if constexpr (sizeof(T) == 2) {
     return q.rows() >= least_tile && q.extent(2) == warpgroup_dim &&
-           (places.table == nullptr || places.page_tokens % tile_keys == 0) &&
+           alignment_of(out.data()) == 16 && out.row_stride() % 8 == 0 &&
+           (places.table == nullptr || places.page_tokens % warpgroup_page == 0) &&
            has_warpgroups<T>(ctx);
   }
   return false;
@@ -132,10 +134,12 @@ ZIYA_HIDDEN bool warpgroups_fit(const Context<Cuda>& ctx, View<const T, Cuda> q,
 
 template <class T>
 ZIYA_HIDDEN void run_tiles(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q,
-                           const KeyPlaces& places, std::span<const Tile> tiles,
-                           std::int64_t height, std::span<const std::int64_t> visible,
-                           std::int64_t group, float scale) {
+                           const KeyPlaces& places, std::vector<Tile> tiles, std::int64_t height,
+                           std::span<const std::int64_t> visible, std::int64_t group, float scale) {
   if constexpr (sizeof(T) == 2) {
+    // Short ones last, so that multiprocessors end together.
+    std::stable_sort(tiles.begin(), tiles.end(),
+                     [](const Tile& one, const Tile& other) { return one.most > other.most; });
     TileArguments<T> a{};
     a.out = out.data();
     a.q = q.data();
@@ -145,15 +149,18 @@ ZIYA_HIDDEN void run_tiles(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, 
     a.group = static_cast<int>(group);
     a.scale = scale;
     a.places = places;
-    a.tiles = ctx.uploads().get(ctx.stream(), Upload::tiles, tiles);
+    a.tiles = ctx.uploads().get(ctx.stream(), Upload::tiles, std::span<const Tile>(tiles));
     a.visible = ctx.uploads().get(ctx.stream(), Upload::visible, visible);
     const dim3 grid(static_cast<unsigned>(q.extent(1)), static_cast<unsigned>(tiles.size()));
-    if (warpgroups_fit(ctx, q, places)) {
+    if (warpgroups_fit(ctx, out, q, places)) {
       check(cudaFuncSetAttribute(attention_warpgroups<T>,
                                  cudaFuncAttributeMaxDynamicSharedMemorySize, warpgroup_shared),
             "attention");
-      return launch(ctx, "attention", attention_warpgroups<T>, grid, dim3(warpgroup_threads),
-                    warpgroup_shared, a);
+      const unsigned blocks =
+          std::min(grid.x * grid.y, static_cast<unsigned>(ctx.multiprocessors()));
+      return launch(ctx, "attention", attention_warpgroups<T>, dim3(blocks),
+                    dim3(warpgroup_threads), warpgroup_shared, a, grid.x, grid.x * grid.y,
+                    ctx.counters());
     }
     const auto run = [&](auto whole, auto half, int dim) {
       const auto kernel = height == tile_rows ? whole : half;
@@ -189,9 +196,9 @@ inline void add_tiles(std::vector<Tile>& tiles, std::span<const std::int64_t> vi
 /// Rows of a tile: half as many where whole tiles of four warps would leave multiprocessors without
 /// work.
 template <class T>
-ZIYA_HIDDEN std::int64_t tile_height(const Context<Cuda>& ctx, View<const T, Cuda> q,
-                                     const KeyPlaces& places) {
-  if (warpgroups_fit(ctx, q, places)) return tile_rows;
+ZIYA_HIDDEN std::int64_t tile_height(const Context<Cuda>& ctx, View<T, Cuda> out,
+                                     View<const T, Cuda> q, const KeyPlaces& places) {
+  if (warpgroups_fit(ctx, out, q, places)) return warpgroup_rows;
   const std::int64_t tiles = (q.rows() + tile_rows - 1) / tile_rows * q.extent(1);
   return tiles < 4 * ctx.multiprocessors() ? tile_rows / 2 : tile_rows;
 }
@@ -264,7 +271,8 @@ ZIYA_HIDDEN bool run_widened(Context<Cuda>& ctx, View<T, Cuda> out, View<const T
                               view.row_stride());
       };
       const auto q_part = heads_of(q);
-      const std::int64_t height = tile_height(ctx, q_part, widened);
+      const auto out_part = heads_of(out);
+      const std::int64_t height = tile_height(ctx, out_part, q_part, widened);
       std::vector<Tile> tiles;
       for (const RowRun& run : many) {
         add_tiles(tiles, rows.visible, run.begin, run.end - run.begin, 0, run.first, height);
@@ -274,7 +282,8 @@ ZIYA_HIDDEN bool run_widened(Context<Cuda>& ctx, View<T, Cuda> out, View<const T
                dim3(widen_threads), 0, keys + run.first * dim, values + run.first * dim, places,
                run.slot, packs, head_packs, head, head_elements);
       }
-      run_tiles<T>(ctx, heads_of(out), q_part, widened, tiles, height, rows.visible, group, scale);
+      run_tiles<T>(ctx, out_part, q_part, widened, std::move(tiles), height, rows.visible, group,
+                   scale);
     }
     std::int64_t begin = 0;
     const auto run_others = [&](std::int64_t end) {
@@ -316,7 +325,7 @@ void attention(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q,
   }
   std::vector<cuda::Tile> tiles;
   std::int64_t longest = 0;
-  const std::int64_t height = cuda::tile_height(ctx, q, places);
+  const std::int64_t height = cuda::tile_height(ctx, out, q, places);
   if (cuda::tiles_fit(out, q, places, cache.dtype)) {
     for (std::int64_t begin = 0, end = 0; begin < q.rows(); begin = end) {
       const std::int32_t slot = rows.slots[static_cast<std::size_t>(begin)];
@@ -326,7 +335,7 @@ void attention(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q,
     }
   }
   if (longest >= cuda::least_tile) {
-    cuda::run_tiles<T>(ctx, out, q, places, tiles, height, rows.visible, group, scale);
+    cuda::run_tiles<T>(ctx, out, q, places, std::move(tiles), height, rows.visible, group, scale);
   } else {
     cuda::run_rows<T>(ctx, out, q, places, cache.dtype, {rows.slots, rows.visible, {}}, group,
                       scale);
@@ -352,7 +361,7 @@ void attention(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q, Vie
   std::vector<std::int64_t> first(visible.size(), 0);
   std::vector<cuda::Tile> tiles;
   std::int64_t longest = 0;
-  const std::int64_t height = cuda::tile_height(ctx, q, places);
+  const std::int64_t height = cuda::tile_height(ctx, out, q, places);
   for (const Segment& s : segments) {
     for (std::int64_t i = 0; i < s.query_count; ++i) {
       const auto at = static_cast<std::size_t>(s.query_begin + i);
@@ -364,7 +373,7 @@ void attention(Context<Cuda>& ctx, View<T, Cuda> out, View<const T, Cuda> q, Vie
     cuda::add_tiles(tiles, visible, s.query_begin, s.query_count, 0, s.key_begin, height);
   }
   if (longest >= cuda::least_tile && cuda::tiles_fit(out, q, places, dtype_of<T>)) {
-    cuda::run_tiles<T>(ctx, out, q, places, tiles, height, visible, group, scale);
+    cuda::run_tiles<T>(ctx, out, q, places, std::move(tiles), height, visible, group, scale);
   } else {
     cuda::run_rows<T>(ctx, out, q, places, dtype_of<T>, {{}, visible, first}, group, scale);
   }

@@ -30,7 +30,7 @@ struct TileArguments {
   int head_dim, group;
   float scale;
   KeyPlaces places;
-  const Tile* tiles;
+  const Tile* tiles;  ///< those that see most first
   const std::int64_t* visible;
 };
 
@@ -116,8 +116,7 @@ ZIYA_KERNEL void __launch_bounds__(tile_threads) attention_tiles(TileArguments<T
   T* const values = keys + 2 * tile_keys * pitch;   // [2][tile_keys][pitch]
   release_next();
   wait_for_previous();
-  // Late rows see most keys: those of all heads begin first.
-  const Tile tile = a.tiles[gridDim.y - 1 - blockIdx.y];
+  const Tile tile = a.tiles[blockIdx.y];
   const std::int64_t head = blockIdx.x, to_head = head / a.group * a.places.head_stride;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int quad = lane / 4, within = lane % 4;

@@ -29,6 +29,11 @@ class CopyBarrier {
         "{ .reg .b64 state; mbarrier.arrive.shared::cta.b64 state, [%0]; }" ::"r"(address())
         : "memory");
   }
+  /// Arrives when the calling thread's `copy_async` until here have ended.
+  __device__ void arrive_after_copies() {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(address())
+                 : "memory");
+  }
   /// Arrives, and starts a copy of `bytes` bytes, a multiple of 16, between addresses that are.
   __device__ void fetch(void* to, const void* from, int bytes) {
     asm volatile(

@@ -13,7 +13,19 @@
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
-/// Shared memory is written by ordinary copies; what `wgmma` reads has to be fenced by the writer.
+/// Registers per thread of the four warps that call it, of those that the block started with; the
+/// others' share is what is left. Multiples of 8.
+template <int Count>
+__device__ inline void give_registers_back() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Count));
+}
+template <int Count>
+__device__ inline void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Count));
+}
+
+/// Shared memory is written by ordinary copies; what `wgmma` reads has to be fenced, by the writer
+/// or by a reader who has waited for it.
 __device__ inline void publish_to_warpgroups() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
@@ -68,15 +80,15 @@ __device__ inline std::uint64_t describe_plain(const void* matrix, unsigned apar
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, " \
   "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
-/// c (64 × 64) = or += a (64 × 16) · bᵀ (64 × 16), both in rows.
+/// c (64 × 128) = or += a (64 × 16) · bᵀ (128 × 16), both in rows.
 template <class T>
-__device__ inline void multiply_rows(float (&c)[32], std::uint64_t a, std::uint64_t b, bool add) {
-#define ZIYA_PRODUCT(type)                                                           \
-  asm volatile(                                                                      \
-      "{ .reg .pred p; setp.ne.b32 p, %34, 0;\n"                                     \
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " {" ZIYA_NAMES_32 \
-      "}, %32, %33, p, 1, 1, 0, 0; }"                                                \
-      : ZIYA_SUMS_32(c, 0)                                                           \
+__device__ inline void multiply_rows(float (&c)[64], std::uint64_t a, std::uint64_t b, bool add) {
+#define ZIYA_PRODUCT(type)                                                            \
+  asm volatile(                                                                       \
+      "{ .reg .pred p; setp.ne.b32 p, %66, 0;\n"                                      \
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" ZIYA_NAMES_64 \
+      "}, %64, %65, p, 1, 1, 0, 0; }"                                                 \
+      : ZIYA_SUMS_32(c, 0), ZIYA_SUMS_32(c, 32)                                       \
       : "l"(a), "l"(b), "r"(static_cast<int>(add)))
   if constexpr (std::is_same_v<T, Half>) {
     ZIYA_PRODUCT("f16");
