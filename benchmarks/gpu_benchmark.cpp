@@ -302,11 +302,13 @@ template <class Config>
 void continuous(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Tokenizer& tokenizer,
                 int slots, DType pages, double batch) {
   constexpr std::int64_t in = 512, out = 128;
+  constexpr std::int64_t chunk = 2048;  // faster here than the default, 512
   const DecodeGraph<LlamaModel<Config>> graph(ctx);
   std::vector<double> times;
   for (int pass = 0; pass < 3; ++pass) {
     Scheduler<LlamaModel<Config>> scheduler(
-        ctx, model, tokenizer, {.cache_dtype = pages, .slots = slots, .max_tokens = in + out});
+        ctx, model, tokenizer,
+        {.cache_dtype = pages, .slots = slots, .max_tokens = in + out, .chunk_tokens = chunk});
     std::int64_t answered = 0;
     for (int n = 0; n < 2 * slots; ++n) {
       Request request;
