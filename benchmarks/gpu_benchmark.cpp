@@ -25,9 +25,8 @@
 #include "ziya/model/llama.hpp"
 #include "ziya/ops/add_bias.hpp"
 #include "ziya/ops/cross_entropy.hpp"
-#include "ziya/ops/draw_token.hpp"
+#include "ziya/ops/draw_tokens.hpp"
 #include "ziya/ops/rope_append_attention.hpp"
-#include "ziya/ops/top_k.hpp"
 
 namespace {
 
@@ -74,23 +73,28 @@ class Runner {
                {.dtype = pages, .slots = sequences, .max_tokens = tokens}),
         hidden_(Shape{sequences, model.shape().hidden}),
         logits_(Shape{sequences, model.shape().vocabulary}),
-        next_(static_cast<std::size_t>(sequences), 5) {}
+        next_(static_cast<std::size_t>(sequences), 5),
+        best_(static_cast<std::size_t>(sequences), {.best = true}) {}
 
   void reset() {
     for (std::size_t slot = 0; slot < next_.size(); ++slot) {
       cache_.release(static_cast<std::int32_t>(slot));
     }
   }
-  /// `count` tokens of one sequence in one pass; its last row meets the head.
-  void prefill(std::int32_t slot, std::int64_t count) {
+  /// `count` tokens each of sequences `begin` … `end` in one pass; their last rows meet the head.
+  void prefill(std::int32_t begin, std::int32_t end, std::int64_t count) {
     clear();
-    for (std::int64_t i = 0; i < count; ++i)
-      add(static_cast<std::int32_t>((i * 7919 + 3) % 30000), slot);
-    const auto last = static_cast<std::int32_t>(count - 1);
-    run(std::span(&last, 1));
+    std::vector<std::int32_t> outputs;
+    for (std::int32_t slot = begin; slot < end; ++slot) {
+      for (std::int64_t i = 0; i < count; ++i) {
+        add(static_cast<std::int32_t>((i * 7919 + 3) % 30000), slot);
+      }
+      outputs.push_back(static_cast<std::int32_t>(ids_.size()) - 1);
+    }
+    run(outputs);
     ctx_.synchronize();
   }
-  /// One token of every sequence.
+  /// One token of every sequence; all ids of the next ones cross the bus.
   void decode() {
     clear();
     std::vector<std::int32_t> outputs;
@@ -99,11 +103,7 @@ class Runner {
       add(next_[slot], static_cast<std::int32_t>(slot));
     }
     run(outputs);
-    for (std::size_t slot = 0; slot < next_.size(); ++slot) {
-      float value = 0;
-      const auto row = logits_.view().row_range(static_cast<std::int64_t>(slot), 1);
-      ops::top_k(ctx_, std::span(&next_[slot], 1), std::span(&value, 1), row);
-    }
+    ops::draw_tokens(ctx_, next_, View<const float, Cuda>(logits_.view()), best_, {});
   }
 
  private:
@@ -134,6 +134,7 @@ class Runner {
   Tensor<T, Cuda> hidden_;
   Tensor<float, Cuda> logits_;
   std::vector<std::int32_t> ids_, positions_, slots_, next_;
+  std::vector<TokenDraw> best_;
 };
 
 struct Ceilings {
@@ -178,7 +179,7 @@ void decode_alone(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Cei
                   std::int64_t context, DType pages = dtype_of<typename Config::Compute>) {
   const DecodeGraph<LlamaModel<Config>> graph(ctx);
   Runner<Config> runner(model, ctx, 1, context + 128, pages);
-  runner.prefill(0, context);
+  runner.prefill(0, 1, context);
   for (int i = 0; i < 5; ++i) runner.decode();
   std::vector<double> times;
   for (int i = 0; i < 48; ++i) {
@@ -211,7 +212,7 @@ void decode_together(const LlamaModel<Config>& model, Context<Cuda>& ctx, const 
                      int sequences) {
   const DecodeGraph<LlamaModel<Config>> graph(ctx);
   Runner<Config> runner(model, ctx, sequences, 128);
-  for (int slot = 0; slot < sequences; ++slot) runner.prefill(slot, 16);
+  for (int slot = 0; slot < sequences; ++slot) runner.prefill(slot, slot + 1, 16);
   for (int i = 0; i < 5; ++i) runner.decode();
   std::vector<double> times;
   for (int i = 0; i < 24; ++i) {
@@ -234,7 +235,7 @@ double prefill(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilin
   for (int i = 0; i < 7; ++i) {
     runner.reset();
     const auto begin = Clock::now();
-    runner.prefill(0, tokens);
+    runner.prefill(0, 1, tokens);
     if (i > 1) times.push_back(seconds_since(begin));
   }
   const LlamaShape& shape = model.shape();
@@ -252,18 +253,22 @@ double prefill(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilin
   return time;
 }
 
+/// Sequences that begin and end together; their prompts are computed by up to eight in one pass.
 /// @returns seconds
 template <class Config>
 double batch(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings& most,
              int sequences, DType pages = dtype_of<typename Config::Compute>) {
   constexpr std::int64_t in = 512, out = 128;
+  constexpr int prompts = 8;
   const DecodeGraph<LlamaModel<Config>> graph(ctx);
   Runner<Config> runner(model, ctx, sequences, in + out, pages);
   std::vector<double> times;
   for (int pass = 0; pass < 4; ++pass) {
     runner.reset();
     const auto begin = Clock::now();
-    for (int slot = 0; slot < sequences; ++slot) runner.prefill(slot, in);
+    for (int slot = 0; slot < sequences; slot += prompts) {
+      runner.prefill(slot, std::min(slot + prompts, sequences), in);
+    }
     for (int i = 0; i < out; ++i) runner.decode();
     if (pass > 0) times.push_back(seconds_since(begin));  // the first one chooses algorithms
   }
@@ -297,11 +302,13 @@ template <class Config>
 void continuous(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Tokenizer& tokenizer,
                 int slots, DType pages, double batch) {
   constexpr std::int64_t in = 512, out = 128;
+  constexpr std::int64_t chunk = 2048;  // faster here than the default, 512
   const DecodeGraph<LlamaModel<Config>> graph(ctx);
   std::vector<double> times;
   for (int pass = 0; pass < 3; ++pass) {
     Scheduler<LlamaModel<Config>> scheduler(
-        ctx, model, tokenizer, {.cache_dtype = pages, .slots = slots, .max_tokens = in + out});
+        ctx, model, tokenizer,
+        {.cache_dtype = pages, .slots = slots, .max_tokens = in + out, .chunk_tokens = chunk});
     std::int64_t answered = 0;
     for (int n = 0; n < 2 * slots; ++n) {
       Request request;
@@ -477,7 +484,7 @@ void kernels(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings
                                  layer(i).attention.o.weight);
         }));
   }
-  // What brings an id to the host, on its clock.
+  // What brings the ids of all rows to the host, on its clock.
   const auto on_host = [&](const std::function<void()>& op) {
     std::vector<double> all;
     for (int i = 0; i < 21; ++i) {
@@ -487,16 +494,15 @@ void kernels(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings
     }
     return median(all);
   };
-  const View<const float, Cuda> last = View<const float, Cuda>(scores.view()).row_range(0, 1);
-  const View<const float, Cuda> one(last.data(), Shape{s.vocabulary});
-  const auto one_bytes = static_cast<double>(s.vocabulary) * sizeof(float);
-  std::int32_t id = 0;
-  float value = 0;
-  say("best token, to the host", one_bytes, 0,
-      on_host([&] { ops::top_k(ctx, std::span(&id, 1), std::span(&value, 1), one); }));
-  say("token drawn, to the host", one_bytes, 0, on_host([&] {
-        (void)ops::draw_token(ctx, one, {}, {.top_k = 50, .top_p = 0.85f, .uniform = 0.4});
-      }));
+  std::vector<std::int32_t> drawn(static_cast<std::size_t>(rows));
+  const auto say_drawn = [&](const char* name, const TokenDraw& draw) {
+    const std::vector<TokenDraw> draws(drawn.size(), draw);
+    say(name, score_bytes, 0, on_host([&] {
+          ops::draw_tokens(ctx, drawn, View<const float, Cuda>(scores.view()), draws, {});
+        }));
+  };
+  say_drawn("best tokens, to the host", {.best = true});
+  say_drawn("tokens drawn, to the host", {.top_k = 50, .top_p = 0.85f, .uniform = 0.4});
   say("softmax", 2 * score_bytes, 0,
       time_of(ctx, [&](int) { ops::softmax(ctx, scores.view(), scores.view()); }));
 }

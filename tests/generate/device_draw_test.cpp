@@ -47,8 +47,15 @@ TEST_CASE("device draw: each id of the history once, the answer counted") {
   const std::vector<std::int32_t> history{9, 4, 4, 7, 4, 7, 2};
   state.history = history;
   state.prompt_size = 4;
-  const auto changes = draw.changes_of(state);
-  REQUIRE(changes.size() == 4);
+  state.random = {.seed = 3, .position = 7};
+  std::vector<ScoreChange> changes{{2, 0, 1}};  // another row's
+  Random after;
+  const TokenDraw next = draw.next(changes, after, state);
+  REQUIRE(changes.size() == 5);
+  CHECK(next.first_change == 1);
+  CHECK(next.changes == 4);
+  CHECK(changes[0].amount == 1);
+  changes.erase(changes.begin());
   const auto of = [&](std::int32_t id) {
     for (const ScoreChange& change : changes) {
       if (change.id == id) return change;
@@ -61,6 +68,13 @@ TEST_CASE("device draw: each id of the history once, the answer counted") {
   CHECK(of(4).amount == -2.5f);
   CHECK(of(7).amount == -2.5f);
   CHECK(of(2).amount == -2.5f);
+
+  CHECK(state.random.position == 7);
+  CHECK(after.position == 8);
+  CHECK(next.uniform == Random{3, 7}.uniform());
+  CHECK(draw.next(changes, after, state, 2).uniform ==
+        Random{3, 9}.uniform());  // behind two guesses
+  CHECK(after.position == 10);
 }
 
 }  // namespace device_draw_test

@@ -250,8 +250,8 @@ TEST_CASE("every answer that ends parses and satisfies the schema") {
           logits[static_cast<std::size_t>(*id)] += 9;
         }
       }
-      sequence.accept(ctx, View<const float, Cpu>(logits.data(),
-                                                  Shape{static_cast<std::int64_t>(logits.size())}));
+      const View<const float, Cpu> row(logits.data(), Shape{std::ssize(logits)});
+      sequence.accept(ctx, row, TokenDraws<Cpu>(), 0);
     }
     const GenerationResult result = sequence.take_result();
     if (result.finish_reason != FinishReason::eos) continue;

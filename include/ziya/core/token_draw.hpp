@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a backend draws a token from a row of logits by itself.
+// How a backend draws tokens from rows of logits by itself.
 #pragma once
 
 #include <cstdint>
@@ -18,14 +18,18 @@ struct ScoreChange {
 
 /// The processors of `generate/processor_list.hpp` that need nothing but the row and what occurred
 /// before, in their order: penalties, temperature, top_k, top_p; the temperature last on demand.
+/// For one row of several.
 struct TokenDraw {
-  bool best = false;  ///< the best token after the penalties; of equals the lowest id
+  bool on_host = false;  ///< nothing is drawn: the host decides
+  bool best = false;     ///< the best token after the penalties; of equals the lowest id
   bool temperature_last = false;
   float repetition_penalty = 1;
   float temperature = 1;
-  int top_k = 0;       ///< 0: all
-  float top_p = 1;     ///< 1: all
-  double uniform = 0;  ///< in [0, 1): the quantile that is drawn
+  int top_k = 0;                  ///< 0: all
+  float top_p = 1;                ///< 1: all
+  std::int32_t first_change = 0;  ///< of the row's own among the changes of all rows
+  std::int32_t changes = 0;       ///< how many are its own
+  double uniform = 0;             ///< in [0, 1): the quantile that is drawn
 };
 
 ZIYA_NAMESPACE_END

@@ -11,12 +11,13 @@
 #include "ziya/generate/mirostat.hpp"
 #include "ziya/generate/processor_list.hpp"
 #include "ziya/generate/sampling.hpp"
+#include "ziya/generate/token_draws.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 
-/// The processors of a config, and then the best token, a draw, or mirostat's draw; where the
-/// logits are on another device, that device draws if it knows the settings, and only the id comes
-/// back.
+/// The processors of a config, and then the best token, a draw, or mirostat's draw. Where the
+/// logits are on another device, that device draws if it knows the settings (`TokenDraws`), and
+/// only the id comes back; what is left to `sample` brings the logits to the host.
 class ConfiguredPolicy {
  public:
   /// @throws ArgumentError for settings outside their domain
@@ -29,14 +30,15 @@ class ConfiguredPolicy {
     mirostat_ = config.mirostat;
   }
   template <class Device>
-  std::int32_t sample(Context<Device>& ctx, View<const float, Device> logits,
+  std::int32_t sample(Context<Device>&, View<const float, Device> logits,
                       SamplerState& state) const {
-    if (const auto id = device_draw_.sample(ctx, logits, state)) return *id;
     Candidates& candidates = processors_.run(on_host(logits, state), state);
     if (choice_ == Choice::best) return candidates.best().id;
     if (choice_ == Choice::mirostat) return sample_mirostat(mirostat_, state);
     return candidates.at_quantile(state.random.uniform());
   }
+
+  [[nodiscard]] const DeviceDraw& device_draw() const { return device_draw_; }
 
  private:
   enum class Choice : std::uint8_t { best, draw, mirostat };
@@ -53,6 +55,7 @@ concept ConfigurablePolicy = requires(P policy, const GenerationConfig& config) 
   policy.configure(config);
 };
 
-static_assert(SamplingPolicy<ConfiguredPolicy> && ConfigurablePolicy<ConfiguredPolicy>);
+static_assert(SamplingPolicy<ConfiguredPolicy> && ConfigurablePolicy<ConfiguredPolicy> &&
+              DeviceDrawnPolicy<ConfiguredPolicy>);
 
 ZIYA_NAMESPACE_END

@@ -1,78 +1,69 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tokens drawn on the device where the logits are, for the settings that it knows.
+// Which tokens a device may draw where the logits are, and how.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <vector>
 
 #include "ziya/config.hpp"
 #include "ziya/core/random.hpp"
 #include "ziya/core/token_draw.hpp"
-#include "ziya/core/view.hpp"
 #include "ziya/generate/generation_config.hpp"
 #include "ziya/generate/processors.hpp"
 #include "ziya/generate/sampler_state.hpp"
-#include "ziya/ops/draw_token.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 
-/// Greedy choice and draws with penalties for repetition, temperature, top_k and top_p. Gives the
-/// id that the processors on the CPU give, with the same random number: only a draw within 1e-13 of
-/// the edge between two tokens may fall to the other. Everything else, errors included, is left to
-/// the processors.
+/// Greedy choice and draws with penalties for repetition, temperature, top_k and top_p. They give
+/// the id that the processors on the CPU give, with the same random number: only a draw within
+/// 1e-13 of the edge between two tokens may fall to the other. Everything else, errors included, is
+/// left to the processors.
 class DeviceDraw {
  public:
   void configure(const GenerationConfig& config) {
-    draw_.reset();
-    if (!is_simple(config)) return;
-    TokenDraw draw;
-    draw.best = !config.do_sample;
-    draw.temperature_last = config.order == SamplerOrder::llama_cpp;
-    draw.repetition_penalty = config.repetition_penalty;
-    draw.temperature = config.temperature;
-    draw.top_k = config.top_k;
-    draw.top_p = config.top_p;
-    draw_ = draw;
+    draw_.on_host = !is_simple(config);
+    draw_.best = !config.do_sample;
+    draw_.temperature_last = config.order == SamplerOrder::llama_cpp;
+    draw_.repetition_penalty = config.repetition_penalty;
+    draw_.temperature = config.temperature;
+    draw_.top_k = config.top_k;
+    draw_.top_p = config.top_p;
     presence_ = config.presence_penalty;
     frequency_ = config.frequency_penalty;
-    last_tokens_ = draw.temperature_last ? config.penalty_last_tokens : -1;
+    last_tokens_ = draw_.temperature_last ? config.penalty_last_tokens : -1;
   }
 
   /// Whether the settings are such that a device may draw.
-  [[nodiscard]] bool possible() const { return draw_.has_value(); }
+  [[nodiscard]] bool possible() const { return !draw_.on_host; }
 
-  /// The next token; none where the processors have to find it, and then `state` is as it was.
-  template <class Device>
-  std::optional<std::int32_t> sample(Context<Device>& ctx, View<const float, Device> logits,
-                                     SamplerState& state) const {
-    if constexpr (ops::draws_tokens<Device>) {
-      if (!draw_) return std::nullopt;
-      TokenDraw draw = *draw_;
-      Random random = state.random;
-      if (!draw.best) draw.uniform = random.uniform();
-      const auto id = ops::draw_token(ctx, logits, changes_of(state), draw);
-      if (id) state.random = random;
-      return id;
-    } else {
-      return std::nullopt;
+  /// How a device draws the token behind `state.history`.
+  /// @param changes gets what the penalties change: the ids that occurred, each once
+  /// @param after `state.random` once the token is taken
+  /// @param ahead tokens at the end of the history that are guesses: each took a random number more
+  TokenDraw next(std::vector<ScoreChange>& changes, Random& after, SamplerState& state,
+                 std::size_t ahead = 0) const {
+    TokenDraw draw = draw_;
+    if (draw.on_host) return draw;
+    after = state.random;
+    if (!draw.best) {
+      after.position += ahead;
+      draw.uniform = after.uniform();
     }
-  }
-
-  /// What the penalties change: the ids that occurred, each once; valid until `state` changes.
-  [[nodiscard]] std::span<const ScoreChange> changes_of(SamplerState& state) const {
-    std::vector<ScoreChange>& changes = state.changes;
-    changes.clear();
-    const bool repetition = draw_ && draw_->repetition_penalty != 1.0f;
+    const std::size_t first = changes.size();
     const bool counts = presence_ != 0 || frequency_ != 0;
-    if (repetition) add(state, last_of(state.history, last_tokens_), true);
-    if (counts) {
-      add(state, last_tokens_ < 0 ? state.answer() : last_of(state.history, last_tokens_), false);
+    if (draw.repetition_penalty != 1.0f) {
+      add(changes, first, state, last_of(state.history, last_tokens_), true);
     }
-    return changes;
+    if (counts) {
+      add(changes, first, state,
+          last_tokens_ < 0 ? state.answer() : last_of(state.history, last_tokens_), false);
+    }
+    draw.first_change = static_cast<std::int32_t>(first);
+    draw.changes = static_cast<std::int32_t>(changes.size() - first);
+    return draw;
   }
 
  private:
@@ -90,13 +81,13 @@ class DeviceDraw {
             config.top_k <= 1024);
   }
 
-  /// Merges the ids of `counted` into the changes, which stand by ascending id.
-  void add(SamplerState& state, std::span<const std::int32_t> counted, bool repetition) const {
-    std::vector<ScoreChange>& changes = state.changes;
+  /// Merges the ids of `counted` into the changes from `first` on, which stand by ascending id.
+  void add(std::vector<ScoreChange>& changes, std::size_t first, SamplerState& state,
+           std::span<const std::int32_t> counted, bool repetition) const {
     state.ids.assign(counted.begin(), counted.end());
     std::sort(state.ids.begin(), state.ids.end());
     const std::size_t known = changes.size();
-    for (std::size_t i = 0, at = 0; i < state.ids.size();) {
+    for (std::size_t i = 0, at = first; i < state.ids.size();) {
       const std::int32_t id = state.ids[i];
       std::size_t end = i;
       while (end < state.ids.size() && state.ids[end] == id) ++end;
@@ -113,7 +104,7 @@ class DeviceDraw {
     }
   }
 
-  std::optional<TokenDraw> draw_;
+  TokenDraw draw_{.on_host = true};
   float presence_ = 0, frequency_ = 0;
   std::int64_t last_tokens_ = -1;
 };

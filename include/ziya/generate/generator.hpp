@@ -26,6 +26,7 @@
 #include "ziya/generate/speculation.hpp"
 #include "ziya/generate/step_rows.hpp"
 #include "ziya/generate/stopping.hpp"
+#include "ziya/generate/token_draws.hpp"
 #include "ziya/model/llama.hpp"
 #include "ziya/nn/kv_cache.hpp"
 #include "ziya/text/tokenizer.hpp"
@@ -179,6 +180,8 @@ class Generator {
   StepRows rows_;
   Drafter<Device> drafter_;
   std::vector<std::int32_t> drafts_;
+  std::vector<std::int32_t> history_;  ///< the ids so far and `drafts_`
+  TokenDraws<Device> draws_;
 };
 
 template <class Config>
@@ -300,12 +303,20 @@ void Generator<Model, Policy>::step(Sequence<Policy>& sequence, Progress& progre
   }
   const Cut cut{*cache_, sequence, !drafts_.empty()};
   std::size_t right = 0;  // guesses that came true
-  rows_.run(*ctx_, *model_, *cache_, tokenizer_->vocabulary_size(),
-            [&](std::size_t row, const auto& logits) {
-              if (row != right || sequence.finished()) return;
-              sequence.accept(*ctx_, logits);
-              right += row < drafts_.size() && sequence.ids().back() == drafts_[row];
-            });
+  rows_.run_together(*ctx_, *model_, *cache_, tokenizer_->vocabulary_size(),
+                     [&](const auto& logits) {
+                       history_.assign(ids.begin(), ids.end());
+                       history_.insert(history_.end(), drafts_.begin(), drafts_.end());
+                       draws_.reset(drafts_.size() + 1);
+                       for (std::size_t row = 0; row <= drafts_.size(); ++row) {
+                         sequence.ask(draws_, row, std::span(history_).first(ids.size() + row));
+                       }
+                       draws_.run(*ctx_, logits);
+                       for (std::size_t row = 0; row == right && !sequence.finished(); ++row) {
+                         sequence.accept(*ctx_, StepRows::row_of(logits, row), draws_, row);
+                         right += row < drafts_.size() && sequence.ids().back() == drafts_[row];
+                       }
+                     });
   progress.drafted += std::ssize(drafts_);
   progress.accepted += static_cast<std::int64_t>(right);
   if (drafts_.empty()) return;

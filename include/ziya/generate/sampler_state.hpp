@@ -14,7 +14,6 @@
 #include "ziya/core/device.hpp"
 #include "ziya/core/random.hpp"
 #include "ziya/core/tensor.hpp"
-#include "ziya/core/token_draw.hpp"
 #include "ziya/core/view.hpp"
 #include "ziya/generate/candidates.hpp"
 #include "ziya/generate/grammar_progress.hpp"
@@ -35,7 +34,6 @@ struct SamplerState {
   Candidates candidates;
   std::vector<Candidate> amounts;
   std::vector<std::int32_t> ids;
-  std::vector<ScoreChange> changes;
   std::vector<float> row;  ///< logits of another device
 
   [[nodiscard]] std::span<const std::int32_t> answer() const {

@@ -21,6 +21,7 @@
 #include "ziya/generate/sequence.hpp"
 #include "ziya/generate/step_rows.hpp"
 #include "ziya/generate/stopping.hpp"
+#include "ziya/generate/token_draws.hpp"
 #include "ziya/nn/kv_cache.hpp"
 
 ZIYA_NAMESPACE_BEGIN
@@ -125,8 +126,8 @@ class Scheduler {
     deliver();
     admit();
     if (build_rows()) {
-      rows_.run(*ctx_, *model_, cache_, tokenizer_->vocabulary_size(),
-                [&](std::size_t owner, const auto& logits) { accept(*running_[owner], logits); });
+      rows_.run_together(*ctx_, *model_, cache_, tokenizer_->vocabulary_size(),
+                         [&](const auto& logits) { accept(logits); });
     }
     end_finished(running_);
     deliver();
@@ -187,9 +188,20 @@ class Scheduler {
     return options;
   }
 
-  template <class Logits>
-  void accept(Job& job, const Logits& logits) {
-    guarded(job, [&] { job.sequence.accept(*ctx_, logits); });
+  /// Every sequence whose logits are there gets its next token.
+  void accept(View<const float, Device> logits) {
+    const auto each = [&](auto&& f) {
+      for (std::size_t row = 0; row < rows_.owners().size(); ++row) {
+        Job& job = *running_[rows_.owners()[row]];
+        if (!job.sequence.finished()) guarded(job, [&] { f(job.sequence, row); });
+      }
+    };
+    draws_.reset(rows_.owners().size());
+    each([&](auto& sequence, std::size_t row) { sequence.ask(draws_, row, sequence.ids()); });
+    draws_.run(*ctx_, logits);
+    each([&](auto& sequence, std::size_t row) {
+      sequence.accept(*ctx_, StepRows::row_of(logits, row), draws_, row);
+    });
   }
   /// What a request's own callback throws ends that request only.
   template <class F>
@@ -376,6 +388,7 @@ class Scheduler {
   std::vector<Slot> slots_;
   Queue waiting_, running_, ended_;
   StepRows rows_;
+  TokenDraws<Device> draws_;
   RequestId next_id_ = 1;
   std::uint64_t clock_ = 0;
   std::int64_t preemptions_ = 0;

@@ -20,6 +20,7 @@
 #include "ziya/generate/logprobs.hpp"
 #include "ziya/generate/sampling.hpp"
 #include "ziya/generate/stopping.hpp"
+#include "ziya/generate/token_draws.hpp"
 #include "ziya/text/detokenizer.hpp"
 #include "ziya/text/tokenizer.hpp"
 
@@ -76,12 +77,22 @@ class Sequence {
   [[nodiscard]] std::span<const std::int32_t> ids() const { return ids_; }
   [[nodiscard]] bool finished() const { return finished_; }
 
-  /// Chooses the next token from its logits. What the callback throws passes through.
+  /// Asks for the token behind `history`: the ids so far, and guesses that `accept` will take
+  /// first.
+  template <class Device>
+  void ask(TokenDraws<Device>& draws, std::size_t row, std::span<const std::int32_t> history) {
+    state_.history = history;
+    draws.ask(row, policy_, state_, history.size() - ids_.size());
+  }
+  /// Takes the next token as row `row` of `draws` has it, or chooses it from its logits. What the
+  /// callback throws passes through.
   /// @param logits (tokenizer's vocabulary)
   template <class Device>
-  void accept(Context<Device>& ctx, View<const float, Device> logits) {
+  void accept(Context<Device>& ctx, View<const float, Device> logits,
+              const TokenDraws<Device>& draws, std::size_t row) {
     state_.history = ids_;
-    const std::int32_t id = policy_.sample(ctx, logits, state_);
+    const auto drawn = draws.take(row, state_);
+    const std::int32_t id = drawn ? *drawn : policy_.sample(ctx, logits, state_);
     ids_.push_back(id);
     if (config_.logprobs) note_logprobs(logits, id);
     emit(stop_.push(detokenizer_.push(id)));
@@ -110,7 +121,7 @@ class Sequence {
                      std::span<const std::int32_t> history) {
     if (history.size() == ids_.size()) guess_state_.random = state_.random;
     guess_state_.history = history;
-    return policy_.sample(ctx, logits, guess_state_);
+    return next_token(ctx, logits, policy_, guess_state_);
   }
 
   /// What came of it; the sequence is spent.

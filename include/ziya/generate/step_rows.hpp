@@ -44,12 +44,15 @@ class StepRows {
     owners_.push_back(owner);
   }
 
-  /// Runs the rows and calls f(owner, logits) for each that is wanted, in their order.
+  /// For whom the rows are that are wanted, in their order.
+  [[nodiscard]] std::span<const std::size_t> owners() const { return owners_; }
+
+  /// Runs the rows and calls f(logits) with all that are wanted, (owners, columns), if any is.
   /// @param columns of the logits that f sees: rows of the embedding past the tokenizer's last id
   /// are padding and mean nothing
   template <class Model, class F>
-  void run(Context<typename Model::Device>& ctx, const Model& model,
-           KvCache<typename Model::Device>& cache, std::int64_t columns, F&& f) const {
+  void run_together(Context<typename Model::Device>& ctx, const Model& model,
+                    KvCache<typename Model::Device>& cache, std::int64_t columns, F&& f) const {
     using Device = typename Model::Device;
     using T = typename Model::T;
     typename Workspace<Device>::Scope scope(ctx.workspace());
@@ -59,10 +62,19 @@ class StepRows {
     const auto logits =
         ctx.workspace().template take<float>(Shape{outputs, model.shape().vocabulary});
     model.logits(ctx, logits, View<T, Device>(hidden));
-    for (std::int64_t row = 0; row < outputs; ++row) {
-      f(owners_[static_cast<std::size_t>(row)],
-        View<const float, Device>(logits.row(row), Shape{columns}));
-    }
+    f(View<const float, Device>(logits).column_range(0, columns));
+  }
+  /// Runs the rows and calls f(owner, logits (columns)) for each that is wanted, in their order.
+  template <class Model, class F>
+  void run(Context<typename Model::Device>& ctx, const Model& model,
+           KvCache<typename Model::Device>& cache, std::int64_t columns, F&& f) const {
+    run_together(ctx, model, cache, columns, [&](const auto& logits) {
+      for (std::size_t row = 0; row < owners_.size(); ++row) f(owners_[row], row_of(logits, row));
+    });
+  }
+  template <class Device>
+  static View<const float, Device> row_of(View<const float, Device> logits, std::size_t row) {
+    return {logits.row(static_cast<std::int64_t>(row)), Shape{logits.columns()}};
   }
 
   /// The hidden rows that are wanted, in the workspace of the caller's scope.

@@ -19,8 +19,8 @@ ZIYA_INSTANCES(float)
 
 template Weight<Cuda> quantised_on(const Weight<Cpu>&, Staging<Cuda>&);
 template Weight<Cuda> float8_on(const Weight<Cpu>&, Staging<Cuda>&);
-template std::int32_t draw_token(Context<Cuda>&, View<const float, Cuda>,
-                                 std::span<const ScoreChange>, const TokenDraw&);
+template void draw_tokens(Context<Cuda>&, std::span<std::int32_t>, View<const float, Cuda>,
+                          std::span<const TokenDraw>, std::span<const ScoreChange>);
 template void top_k(Context<Cuda>&, std::span<std::int32_t>, std::span<float>,
                     View<const float, Cuda>);
 

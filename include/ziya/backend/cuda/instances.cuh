@@ -7,7 +7,7 @@
 #include "ziya/backend/cuda/attention.hpp"
 #include "ziya/backend/cuda/cross_entropy.hpp"
 #include "ziya/backend/cuda/dequantise.hpp"
-#include "ziya/backend/cuda/draw_token.hpp"
+#include "ziya/backend/cuda/draw_tokens.hpp"
 #include "ziya/backend/cuda/embedding.hpp"
 #include "ziya/backend/cuda/float8.hpp"
 #include "ziya/backend/cuda/matmul.hpp"

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernel of draw_token: one block does what the processors do on the CPU, in their order and with
-// their roundings.
+// Kernel of draw_tokens: one block per row does what the processors do on the CPU, in their order
+// and with their roundings.
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
+#include <vector>
 
 #include "ziya/backend/cuda/device.cuh"
-#include "ziya/backend/cuda/draw_token.hpp"
+#include "ziya/backend/cuda/draw_tokens.hpp"
 #include "ziya/backend/cuda/top_k.cuh"
 
 ZIYA_NAMESPACE_BEGIN
@@ -150,23 +152,30 @@ __device__ inline int quantile_of_row(const DrawMemory& memory, const float* row
   return chosen;
 }
 
-/// out = the id, or −1 for what the host has to decide.
-/// @param row (count) scratch
+/// ids[block] = the id, or −1 for what the host has to decide.
+/// @param logits (blocks, count), `stride` apart   @param scores (blocks, count) scratch
 template <class T>
-ZIYA_KERNEL void draw_one(std::int32_t* out, float* row, const T* logits, int count,
-                          const ScoreChange* changes, int change_count, TokenDraw draw) {
+ZIYA_KERNEL void draw_rows(std::int32_t* ids, float* __restrict__ scores,
+                           const T* __restrict__ all_logits, std::int64_t stride, int count,
+                           const TokenDraw* draws, const ScoreChange* all_changes) {
   release_next();
   wait_for_previous();
   __shared__ DrawMemory memory;
   const int lane = static_cast<int>(threadIdx.x);
+  const TokenDraw draw = draws[blockIdx.x];
+  const T* logits = all_logits + blockIdx.x * stride;
+  const ScoreChange* changes = all_changes + draw.first_change;
+  float* row = scores + std::int64_t{blockIdx.x} * count;
+  std::int32_t* out = ids + blockIdx.x;
   if (lane == 0) *out = -1;
+  if (draw.on_host) return;
   int wrong = 0;
   for (int i = lane; i < count; i += draw_threads) {
     row[i] = logits[i];
     wrong |= !(row[i] < INFINITY);
   }
   if (__syncthreads_or(wrong)) return;
-  for (int i = lane; i < change_count; i += draw_threads) {
+  for (int i = lane; i < draw.changes; i += draw_threads) {
     const auto [id, repeated, amount] = changes[i];
     if (id < 0 || id >= count) continue;
     float score = row[id];
@@ -234,27 +243,30 @@ ZIYA_KERNEL void draw_one(std::int32_t* out, float* row, const T* logits, int co
 namespace backend {
 
 template <class T>
-std::int32_t draw_token(Context<Cuda>& ctx, View<const T, Cuda> logits,
-                        std::span<const ScoreChange> changes, const TokenDraw& draw) {
+void draw_tokens(Context<Cuda>& ctx, std::span<std::int32_t> ids, View<const T, Cuda> logits,
+                 std::span<const TokenDraw> draws, std::span<const ScoreChange> changes) {
   Workspace<Cuda>::Scope scope(ctx.workspace());
-  const auto count = static_cast<int>(logits.elements());
-  const auto row = ctx.workspace().template take<float>(Shape{count});
-  const auto place = ctx.workspace().template take<std::int32_t>(Shape{1});
-  const auto on_gpu =
-      ctx.workspace().template take<ScoreChange>(Shape{static_cast<std::int64_t>(changes.size())});
-  if (!changes.empty()) {
-    cuda::check(cudaMemcpyAsync(on_gpu.data(), changes.data(), changes.size_bytes(),
-                                cudaMemcpyHostToDevice, ctx.stream()),
-                "draw_token");
-  }
-  cuda::launch(ctx, "draw_token", cuda::draw_one<T>, dim3(1), dim3(cuda::draw_threads), 0,
-               place.data(), row.data(), logits.data(), count, on_gpu.data(),
-               static_cast<int>(changes.size()), draw);
-  std::int32_t id = -1;
-  cuda::check(cudaMemcpyAsync(&id, place.data(), sizeof id, cudaMemcpyDeviceToHost, ctx.stream()),
-              "draw_token");
+  const std::int64_t rows = logits.rows(), count = logits.columns();
+  const auto scores = ctx.workspace().template take<float>(Shape{rows, count});
+  const auto places = ctx.workspace().template take<std::int32_t>(Shape{rows});
+  // Both cross the bus together.
+  const auto changes_at = static_cast<std::ptrdiff_t>(draws.size_bytes());
+  std::vector<std::byte> packed(draws.size_bytes() + changes.size_bytes());
+  std::ranges::copy(std::as_bytes(draws), packed.begin());
+  std::ranges::copy(std::as_bytes(changes), packed.begin() + changes_at);
+  const auto there = ctx.workspace().template take<std::byte>(Shape{std::ssize(packed)});
+  cuda::check(cudaMemcpyAsync(there.data(), packed.data(), packed.size(), cudaMemcpyHostToDevice,
+                              ctx.stream()),
+              "draw_tokens");
+  cuda::launch(ctx, "draw_tokens", cuda::draw_rows<T>, dim3(static_cast<unsigned>(rows)),
+               dim3(cuda::draw_threads), 0, places.data(), scores.data(), logits.data(),
+               logits.row_stride(), static_cast<int>(count),
+               reinterpret_cast<const TokenDraw*>(there.data()),
+               reinterpret_cast<const ScoreChange*>(there.data() + changes_at));
+  cuda::check(cudaMemcpyAsync(ids.data(), places.data(), ids.size_bytes(), cudaMemcpyDeviceToHost,
+                              ctx.stream()),
+              "draw_tokens");
   ctx.synchronize();
-  return id;
 }
 
 }  // namespace backend
