@@ -675,7 +675,7 @@ int main(int count, char** arguments) {
       const auto model = gpu_random_model::make<CudaBFloat16Config>(shape_13b());
       std::printf("bf16\n");
       if (wanted("kernels")) kernels(model, ctx, most, 1, 127);
-      for (const std::int64_t tokens : {512, 2048}) {
+      for (const std::int64_t tokens : {512, 2048, 8192}) {
         if (wanted("kernels")) kernels(model, ctx, most, tokens, 0);
       }
       if (wanted("prefill")) prefill(model, ctx, most, 512);

@@ -187,7 +187,8 @@ ZIYA_KERNEL void __launch_bounds__(PanelTile<Block, N>::threads)
     const int row = warp * 16 + lane / 4 + i / 2 % 2 * 8, token = i / 4 * 8 + lane % 4 * 2 + i % 2;
     result[token * stride + row] = sums[i];
   }
-  meet_cluster();
+  __syncthreads();
+  if (splits > 1) meet_cluster();
   const int first_token = static_cast<int>(blockIdx.x) * N;
   const int tokens = min(N, static_cast<int>(a.tokens) - first_token);
   const int from = tokens * split / splits, to = tokens * (split + 1) / splits;
