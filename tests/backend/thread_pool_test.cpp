@@ -109,6 +109,61 @@ TEST_CASE("the caller takes over the parts that other threads have not begun", "
   CHECK(by_caller > 200);
 }
 
+TEST_CASE("parts taken in turn: every index once, none shorter than asked while there are enough",
+          "[thread_pool]") {
+  for (const int threads : {1, 2, 5}) {
+    ThreadPool pool(threads);
+    for (const std::int64_t count : {0, 1, 3, 64, 1001}) {
+      for (const std::int64_t least : {1, 4, 100}) {
+        std::vector<std::atomic<int>> seen(static_cast<std::size_t>(count));
+        std::atomic<std::int64_t> parts = 0, odd = 0, shorter = 0;
+        pool.share_out(count, least,
+                       [&](std::int64_t thread, std::int64_t begin, std::int64_t end) {
+                         ++parts;
+                         odd += thread < 0 || thread >= threads || begin >= end || end > count;
+                         shorter += end - begin < least && (count - begin) / threads >= least;
+                         for (auto i = begin; i < end; ++i) ++seen[static_cast<std::size_t>(i)];
+                       });
+        REQUIRE(odd == 0);
+        REQUIRE(shorter == 0);
+        REQUIRE(parts <= std::max<std::int64_t>(threads, count));
+        for (const auto& times : seen) REQUIRE(times == 1);
+      }
+    }
+  }
+}
+
+TEST_CASE("a thread that is slower gets less of what is taken in turn", "[thread_pool]") {
+  ThreadPool pool(2);
+  const auto caller = std::this_thread::get_id();
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  std::atomic<std::int64_t> slow = 0, quick = 0;
+  pool.share_out(1000, 1, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
+    if (std::this_thread::get_id() == caller) {  // holds its first part until all else is done
+      slow += end - begin;
+      while (slow + quick < 1000 && std::chrono::steady_clock::now() < deadline) {
+        std::this_thread::yield();
+      }
+    } else {
+      quick += end - begin;
+    }
+  });
+  CHECK(slow + quick == 1000);
+  CHECK(slow <= 250);
+}
+
+TEST_CASE("an exception within a part taken in turn ends nobody else's", "[thread_pool]") {
+  ThreadPool pool(3);
+  std::atomic<std::int64_t> done = 0;
+  REQUIRE_THROWS_WITH(pool.share_out(300, 1,
+                                     [&](std::int64_t, std::int64_t begin, std::int64_t end) {
+                                       if (begin == 0) throw std::runtime_error("part");
+                                       done += end - begin;
+                                     }),
+                      "part");
+  CHECK(done == 250);
+}
+
 TEST_CASE("the default number of threads is what the process may use", "[thread_pool]") {
   REQUIRE(ziya::default_threads() >= 1);
   REQUIRE(ziya::default_threads() <=

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention where numbers and layouts are extreme: token by token, page by page, huge scores.
 #include <algorithm>
+#include <bit>
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <cstdint>
 #include <vector>
 
 #include "support/contexts.hpp"
@@ -235,6 +237,27 @@ TEST_CASE("attention_backward and cache_append refuse what does not fit", "[atte
   for (const std::int64_t index : {std::int64_t{12}, std::int64_t{-1}}) {
     CHECK_THROWS_AS(append(k, index), ziya::ArgumentError);
   }
+}
+
+TEST_CASE("floats become halves as to_half rounds them, on every path") {
+  std::vector<float> values;  // of every sign, exponent and beginning: exact, near and at ties
+  for (std::uint32_t upper = 0; upper < 0x10000; ++upper) {
+    for (const std::uint32_t lower :
+         {0x0000u, 0x0001u, 0x0fffu, 0x1000u, 0x1001u, 0x3000u, 0xffffu}) {
+      values.push_back(std::bit_cast<float>(upper << 16 | lower));
+    }
+  }
+  values.push_back(1.0f);  // a rest beside whole vectors
+  std::vector<ziya::Half> halves(values.size());
+  test::on_every_isa([&](Isa isa) {
+    const Context<Cpu> ctx({.threads = 1, .isa = isa});
+    ctx.kernels().to_halves(halves.data(), values.data(), std::ssize(values));
+    std::int64_t odd = 0;
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      odd += halves[i].bits != ziya::to_half(values[i]).bits;
+    }
+    CHECK(odd == 0);
+  });
 }
 
 }  // namespace attention_cache_test

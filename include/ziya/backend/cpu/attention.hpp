@@ -267,11 +267,12 @@ inline void attention_backward(Context<Cpu>& ctx, View<float> dq, View<float> dk
   });
 }
 
-inline void store_as(DType dtype, std::byte* to, const float* from, std::int64_t count) {
+inline void store_as(const CpuKernels& kernels, DType dtype, std::byte* to, const float* from,
+                     std::int64_t count) {
   if (dtype == DType::f32) {
     std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(float));
   } else if (dtype == DType::f16) {
-    for (std::int64_t i = 0; i < count; ++i) reinterpret_cast<Half*>(to)[i] = to_half(from[i]);
+    kernels.to_halves(reinterpret_cast<Half*>(to), from, count);
   } else if (dtype == DType::bf16) {
     for (std::int64_t i = 0; i < count; ++i) {
       reinterpret_cast<BFloat16*>(to)[i] = to_bfloat16(from[i]);
@@ -287,13 +288,15 @@ inline void store_as(DType dtype, std::byte* to, const float* from, std::int64_t
 
 inline void cache_append(Context<Cpu>& ctx, const CachedKeysValues<Cpu>& cache, View<const float> k,
                          View<const float> v, const AppendRows& rows) {
+  const CpuKernels& kernels = ctx.kernels();
   ctx.parallel_for(k.rows(), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
       const auto at = static_cast<std::size_t>(t);
       for (std::int64_t h = 0; h < cache.kv_heads; ++h) {
         const std::int64_t place = cache.offset(rows.slots[at], h, rows.indices[at]);
-        store_as(cache.dtype, cache.keys + place, k.row(t) + h * cache.head_dim, cache.head_dim);
-        store_as(cache.dtype, cache.values + place, v.row(t) + h * cache.head_dim, cache.head_dim);
+        const std::int64_t first = h * cache.head_dim;
+        store_as(kernels, cache.dtype, cache.keys + place, k.row(t) + first, cache.head_dim);
+        store_as(kernels, cache.dtype, cache.values + place, v.row(t) + first, cache.head_dim);
       }
     }
   });

@@ -97,8 +97,12 @@ inline void dequantise(float* y, const std::byte* x, std::int64_t count) {
   quantize::dequantise_row(DType::q8_0, x, y, count);
 }
 
-inline constexpr CpuKernels kernels{&matmul,  &dot,      &add_scaled, &add_weighted,
-                                    &exp_sum, &silu_mul, nullptr,     &dequantise};
+inline void to_halves(Half* y, const float* x, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) y[i] = to_half(x[i]);
+}
+
+inline constexpr CpuKernels kernels{&matmul,   &dot,    &add_scaled, &add_weighted, &exp_sum,
+                                    &silu_mul, nullptr, &dequantise, &to_halves};
 
 }  // namespace baseline
 ZIYA_NAMESPACE_END

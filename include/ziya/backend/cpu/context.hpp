@@ -51,6 +51,12 @@ class Context<Cpu> {
   void parallel_for(std::int64_t count, F&& body, std::int64_t grain = 1) {
     pool_->run(count, std::forward<F>(body), grain);
   }
+  /// body(thread, begin, end) with parts of [0, count) that the threads take in turn, of at least
+  /// `least` while there are as many for each of them (ThreadPool::share_out).
+  template <class F>
+  void share_out(std::int64_t count, std::int64_t least, F&& body) {
+    pool_->share_out(count, least, std::forward<F>(body));
+  }
 
  private:
   static Isa checked(Isa isa);

@@ -80,6 +80,8 @@ struct CpuKernels {
                    std::int64_t columns, int span, ActivationFours* fours);
   /// y[i] = x[i], x stored as q8_0: `count` elements, whole blocks, exactly.
   void (*dequantise)(float* y, const std::byte* x, std::int64_t count);
+  /// y[i] = to_half(x[i])
+  void (*to_halves)(Half* y, const float* x, std::int64_t count);
   /// How many tokens meet a row of 16-bit or 32-bit floats at once, at most, if they are packed.
   std::int64_t token_tile = 0;
   /// `tokens` ≤ token_tile rows of x in the order in which such products read them; or null.

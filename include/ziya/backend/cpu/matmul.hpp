@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products on the CPU: each thread streams one contiguous part of each weight.
+// Products on the CPU: threads take contiguous parts of the weights in turn and stream each.
 #pragma once
 
 #include <algorithm>
@@ -54,14 +54,32 @@ inline MatmulArguments arguments_of(View<float> y, View<const float> x, const We
 /// Parts of a weight are multiples of this many rows, as the kernels' tiles are.
 inline std::int64_t matmul_grain(const Weight<Cpu>& w) { return is_plain_float(w.dtype) ? 4 : 32; }
 
-/// body(first, last) with the rows of a weight that are the part of threads [begin, end).
+/// body(n, thread, first, last) with parts of the rows of every weight n, which the threads take in
+/// turn: one core of a machine that others share may be slower by a third, and memory rests while
+/// the faster ones wait. Parts are long enough for what begins with each: streams through memory,
+/// or panels of many tokens.
 template <class F>
-void with_part(const Context<Cpu>& ctx, std::int64_t rows, std::int64_t grain, std::int64_t begin,
-               std::int64_t end, F&& body) {
-  const std::int64_t blocks = (rows + grain - 1) / grain;
-  const std::int64_t first = blocks * begin / ctx.threads() * grain;
-  const std::int64_t last = std::min(rows, blocks * end / ctx.threads() * grain);
-  if (first < last) body(first, last);
+void share_rows(Context<Cpu>& ctx, std::int64_t tokens, std::span<const Weight<Cpu>* const> ws,
+                F&& body) {
+  constexpr std::int64_t few_tokens = 48, least_rows = 256, least_bytes = 128 << 10;
+  std::int64_t grain = 1, row_bytes = 1, blocks = 0;
+  for (const Weight<Cpu>* w : ws) {
+    grain = std::max(grain, matmul_grain(*w));
+    row_bytes = std::max(row_bytes, bytes_of(w->dtype, w->columns));
+  }
+  const auto blocks_of = [&](const Weight<Cpu>& w) { return (w.rows + grain - 1) / grain; };
+  for (const Weight<Cpu>* w : ws) blocks += blocks_of(*w);
+  const std::int64_t rows = tokens > few_tokens ? least_rows : least_bytes / row_bytes;
+  ctx.share_out(blocks, std::max<std::int64_t>(1, rows / grain),
+                [&](std::int64_t thread, std::int64_t begin, std::int64_t end) {
+                  for (std::size_t n = 0; n < ws.size(); ++n) {
+                    const std::int64_t count = blocks_of(*ws[n]);
+                    const std::int64_t first = std::max<std::int64_t>(begin, 0) * grain;
+                    const std::int64_t last = std::min(std::min(end, count) * grain, ws[n]->rows);
+                    if (first < last) body(n, thread, first, last);
+                    begin -= count, end -= count;
+                  }
+                });
 }
 
 inline QuantisedRows quantised(Context<Cpu>& ctx, View<const float> x, int span) {
@@ -119,14 +137,10 @@ inline void matmul_many(Context<Cpu>& ctx, std::span<const View<float>> ys, View
                         std::span<const Weight<Cpu>* const> ws) {
   Workspace<Cpu>::Scope scope(ctx.workspace());
   const ActivationForms forms = forms_of(ctx, x, ws);
-  ctx.parallel_for(ctx.threads(), [&](std::int64_t begin, std::int64_t end) {
-    for (std::size_t n = 0; n < ys.size(); ++n) {
-      with_part(ctx, ws[n]->rows, matmul_grain(*ws[n]), begin, end,
-                [&](std::int64_t first, std::int64_t last) {
-                  ctx.kernels().matmul(arguments_of(ys[n], x, *ws[n], forms, begin), first, last);
-                });
-    }
-  });
+  share_rows(ctx, x.rows(), ws,
+             [&](std::size_t n, std::int64_t thread, std::int64_t first, std::int64_t last) {
+               ctx.kernels().matmul(arguments_of(ys[n], x, *ws[n], forms, thread), first, last);
+             });
 }
 
 inline void matmul(Context<Cpu>& ctx, View<float> y, View<const float> x, const Weight<Cpu>& w) {
@@ -138,16 +152,19 @@ inline void matmul_add(Context<Cpu>& ctx, View<float> y, View<const float> x,
                        const Weight<Cpu>& w) {
   Workspace<Cpu>::Scope scope(ctx.workspace());
   const View<float> product = ctx.workspace().take<float>({y.rows(), y.columns()});
+  const CpuKernels& kernels = ctx.kernels();
   const Weight<Cpu>* weight = &w;
-  const ActivationForms forms = forms_of(ctx, x, std::span(&weight, 1));
-  ctx.parallel_for(ctx.threads(), [&](std::int64_t begin, std::int64_t end) {
-    with_part(ctx, w.rows, matmul_grain(w), begin, end, [&](std::int64_t first, std::int64_t last) {
-      ctx.kernels().matmul(arguments_of(product, x, w, forms, begin), first, last);
-      for (std::int64_t t = 0; t < y.rows(); ++t) {
-        for (std::int64_t o = first; o < last; ++o) y.row(t)[o] += product.row(t)[o];
-      }
-    });
-  });
+  const std::span<const Weight<Cpu>* const> ws(&weight, 1);
+  const ActivationForms forms = forms_of(ctx, x, ws);
+  share_rows(ctx, x.rows(), ws,
+             [&](std::size_t, std::int64_t thread, std::int64_t first, std::int64_t last) {
+               kernels.matmul(arguments_of(product, x, w, forms, thread), first, last);
+               for (std::int64_t t = 0; t < y.rows(); ++t) {
+                 kernels.add_scaled(y.row(t) + first, 1.0f, DType::f32,
+                                    reinterpret_cast<const std::byte*>(product.row(t) + first),
+                                    last - first);
+               }
+             });
 }
 
 inline void matmul_silu_mul(Context<Cpu>& ctx, View<float> y, View<const float> x,
@@ -157,16 +174,15 @@ inline void matmul_silu_mul(Context<Cpu>& ctx, View<float> y, View<const float> 
   const CpuKernels& kernels = ctx.kernels();
   const Weight<Cpu>* weights[] = {&gate, &up};
   const ActivationForms forms = forms_of(ctx, x, weights);
-  const std::int64_t grain = std::max(matmul_grain(gate), matmul_grain(up));
-  ctx.parallel_for(ctx.threads(), [&](std::int64_t begin, std::int64_t end) {
-    with_part(ctx, gate.rows, grain, begin, end, [&](std::int64_t first, std::int64_t last) {
-      kernels.matmul(arguments_of(y, x, gate, forms, begin), first, last);
-      kernels.matmul(arguments_of(u, x, up, forms, begin), first, last);
-      for (std::int64_t t = 0; t < y.rows(); ++t) {
-        kernels.silu_mul(y.row(t) + first, y.row(t) + first, u.row(t) + first, last - first);
-      }
-    });
-  });
+  share_rows(ctx, x.rows(), std::span(weights, 1),
+             [&](std::size_t, std::int64_t thread, std::int64_t first, std::int64_t last) {
+               kernels.matmul(arguments_of(y, x, gate, forms, thread), first, last);
+               kernels.matmul(arguments_of(u, x, up, forms, thread), first, last);
+               for (std::int64_t t = 0; t < y.rows(); ++t) {
+                 kernels.silu_mul(y.row(t) + first, y.row(t) + first, u.row(t) + first,
+                                  last - first);
+               }
+             });
 }
 
 inline void norm_matmul_many(Context<Cpu>& ctx, std::span<const View<float>> ys,

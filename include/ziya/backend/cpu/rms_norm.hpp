@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "ziya/backend/cpu/context.hpp"
 #include "ziya/config.hpp"
@@ -23,9 +24,17 @@ inline void rms_norm(Context<Cpu>& ctx, View<float> y, View<const float> x,
                      View<const float> weight, float eps) {
   ctx.parallel_for(x.rows(), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
-      const float* in = x.row(i);
+      const float *in = x.row(i), *w = weight.data();
+      float* out = y.row(i);
       const float scale = inverse_rms(ctx.kernels(), in, x.columns(), eps);
-      for (std::int64_t j = 0; j < x.columns(); ++j) y.row(i)[j] = in[j] * scale * weight.data()[j];
+      constexpr std::int64_t chunk = 16;  // through memory of its own, so that it becomes vectors
+      std::int64_t j = 0;
+      for (; j + chunk <= x.columns(); j += chunk) {
+        float part[chunk];
+        for (std::int64_t l = 0; l < chunk; ++l) part[l] = in[j + l] * scale * w[j + l];
+        std::memcpy(out + j, part, sizeof part);
+      }
+      for (; j < x.columns(); ++j) out[j] = in[j] * scale * w[j];
     }
   });
 }

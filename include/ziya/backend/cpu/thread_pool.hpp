@@ -28,8 +28,9 @@ ZIYA_NAMESPACE_BEGIN
 int default_threads();
 
 /// A fixed number of threads, the calling one among them. `run` cuts a range into one contiguous
-/// part for each. A part that its thread has not begun when the caller is done with its own is the
-/// caller's too, so a busy machine, which lets threads wait, costs little. Belongs to one thread.
+/// part for each, `share_out` into parts that they take in turn. A part that its thread has not
+/// begun when the caller is done with its own is the caller's too, so a busy machine, which lets
+/// threads wait, costs little. Belongs to one thread.
 class ThreadPool {
  public:
   explicit ThreadPool(int threads);
@@ -68,6 +69,30 @@ class ThreadPool {
       std::swap(error, error_);
       std::rethrow_exception(error);
     }
+  }
+
+  /// body(thread, begin, end) on every thread, again and again until all of [0, count) is done: a
+  /// part is the thread's share of half of what is left, so that all end together although one may
+  /// be slower. `least` is the shortest part, while there are as many for every thread. Which
+  /// thread gets which part changes from run to run.
+  template <class F>
+  void share_out(std::int64_t count, std::int64_t least, F&& body) {
+    const std::int64_t threads = size();
+    if (threads == 1) {
+      if (count > 0) body(std::int64_t{0}, std::int64_t{0}, count);
+      return;
+    }
+    next_.store(0, std::memory_order_relaxed);
+    run(threads, [&](std::int64_t thread, std::int64_t) {
+      for (std::int64_t begin = next_.load(std::memory_order_relaxed); begin < count;) {
+        const std::int64_t left = count - begin;
+        const std::int64_t end =
+            begin + std::max(left / (2 * threads), std::min(least, (left + threads - 1) / threads));
+        if (!next_.compare_exchange_weak(begin, end, std::memory_order_relaxed)) continue;
+        body(thread, begin, end);
+        begin = next_.load(std::memory_order_relaxed);
+      }
+    });
   }
 
  private:
@@ -114,6 +139,7 @@ class ThreadPool {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::atomic<std::uint64_t> generation_{0};
+  std::atomic<std::int64_t> next_{0};  // begins what share_out has left
   std::atomic<int> pending_{0}, sleepers_{0};
   std::atomic<bool> stopping_{false};
   std::int64_t count_ = 0, grain_ = 1;

@@ -372,8 +372,16 @@ ZIYA_TARGET_AVX2 inline void dequantise(float* y, const std::byte* x, std::int64
   }
 }
 
-inline constexpr CpuKernels kernels{&matmul,  &dot,      &add_scaled, &add_weighted,
-                                    &exp_sum, &silu_mul, &quantise,   &dequantise};
+ZIYA_TARGET_AVX2 inline void to_halves(Half* y, const float* x, std::int64_t count) {
+  std::int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i), _mm256_cvtps_ph(load(x + i), 0));
+  }
+  baseline::to_halves(y + i, x + i, count - i);
+}
+
+inline constexpr CpuKernels kernels{&matmul,   &dot,      &add_scaled, &add_weighted, &exp_sum,
+                                    &silu_mul, &quantise, &dequantise, &to_halves};
 
 }  // namespace avx2
 ZIYA_NAMESPACE_END

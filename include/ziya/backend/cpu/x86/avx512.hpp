@@ -197,9 +197,19 @@ ZIYA_TARGET_AVX512 inline void dequantise(float* y, const std::byte* x, std::int
   }
 }
 
+ZIYA_TARGET_AVX512 inline void to_halves(Half* y, const float* x, std::int64_t count) {
+  std::int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + i),
+                        _mm512_maskz_cvtps_ph(0xffff, load(x + i), 0));
+  }
+  baseline::to_halves(y + i, x + i, count - i);
+}
+
 template <bool Amx>
-inline constexpr CpuKernels kernels{&matmul<Amx>, &dot,      &add_scaled, &add_weighted, &exp_sum,
-                                    &silu_mul,    &quantise, &dequantise, token_tile,    &pack};
+inline constexpr CpuKernels kernels{&matmul<Amx>, &dot,       &add_scaled, &add_weighted,
+                                    &exp_sum,     &silu_mul,  &quantise,   &dequantise,
+                                    &to_halves,   token_tile, &pack};
 
 }  // namespace avx512
 ZIYA_NAMESPACE_END
