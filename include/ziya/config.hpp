@@ -64,4 +64,4 @@
   "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi," \
   "avx512vnni,avx512bf16,gfni"
 #define ZIYA_TARGET_AVX512 __attribute__((target(ZIYA_AVX512_INSTRUCTIONS)))
-#define ZIYA_TARGET_AMX __attribute__((target(ZIYA_AVX512_INSTRUCTIONS ",amx-tile,amx-int8")))
+#define ZIYA_TARGET_AMX __attribute__((target(ZIYA_AVX512_INSTRUCTIONS ",amx-tile,amx-int8,amx-bf16")))

@@ -11,6 +11,7 @@
 
 #include "ziya/backend/cpu/baseline.hpp"
 #include "ziya/backend/cpu/kernels.hpp"
+#include "ziya/backend/cpu/x86/amx_floats.hpp"
 #include "ziya/backend/cpu/x86/avx512_floats.hpp"
 #include "ziya/backend/cpu/x86/avx512_quantised.hpp"
 #include "ziya/backend/cpu/x86/avx512_vector.hpp"
@@ -20,16 +21,22 @@
 ZIYA_NAMESPACE_BEGIN
 namespace avx512 {
 
-template <bool Amx>
-ZIYA_TARGET_AVX512 inline void matmul(const MatmulArguments& m, std::int64_t begin,
-                                      std::int64_t end) {
-  if (!is_plain_float(m.dtype)) return matmul_quantised(m, begin, end, Amx);
-  if (m.dtype == DType::f16)
-    return matmul_of(m, reinterpret_cast<const Half*>(m.weight), begin, end);
-  if (m.dtype == DType::bf16) {
-    return matmul_of(m, reinterpret_cast<const BFloat16*>(m.weight), begin, end);
+template <bool Amx, class W>
+inline void matmul_of_floats(const MatmulArguments& m, std::int64_t begin, std::int64_t end) {
+  const auto* w = reinterpret_cast<const W*>(m.weight);
+  if (Amx && m.packed != nullptr && m.columns > 0 &&
+      m.tokens >= amx_floats::packing.least_tokens) {
+    amx_floats::matmul_of(m, w, begin, end);
+  } else {
+    matmul_of(m, w, begin, end);
   }
-  matmul_of(m, reinterpret_cast<const float*>(m.weight), begin, end);
+}
+template <bool Amx>
+inline void matmul(const MatmulArguments& m, std::int64_t begin, std::int64_t end) {
+  if (!is_plain_float(m.dtype)) return matmul_quantised(m, begin, end, Amx);
+  if (m.dtype == DType::f16) return matmul_of_floats<Amx, Half>(m, begin, end);
+  if (m.dtype == DType::bf16) return matmul_of_floats<Amx, BFloat16>(m, begin, end);
+  matmul_of_floats<Amx, float>(m, begin, end);
 }
 
 ZIYA_TARGET_AVX512 inline float dot(const float* a, DType dtype, const std::byte* b,
@@ -198,8 +205,9 @@ ZIYA_TARGET_AVX512 inline void dequantise(float* y, const std::byte* x, std::int
 }
 
 template <bool Amx>
-inline constexpr CpuKernels kernels{&matmul<Amx>, &dot,      &add_scaled, &add_weighted, &exp_sum,
-                                    &silu_mul,    &quantise, &dequantise, token_tile,    &pack};
+inline constexpr CpuKernels kernels{
+    &matmul<Amx>, &dot,      &add_scaled, &add_weighted, &exp_sum,
+    &silu_mul,    &quantise, &dequantise, {&packing, Amx ? &amx_floats::packing : nullptr}};
 
 }  // namespace avx512
 ZIYA_NAMESPACE_END

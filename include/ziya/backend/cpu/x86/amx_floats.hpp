@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of 16-bit and 32-bit floats with AMX: every number is the sum of up to three bf16, whose
+// products tiles add up in 32-bit floats.
+#pragma once
+
+#include "ziya/config.hpp"
+
+#if ZIYA_X86
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "ziya/backend/cpu/kernels.hpp"
+#include "ziya/backend/cpu/x86/amx_tiles.hpp"
+#include "ziya/backend/cpu/x86/avx512_vector.hpp"
+
+ZIYA_NAMESPACE_BEGIN
+/// x = x₁ + x₂ + x₃ exactly: the upper 8 bits of its significand, the next 8, the last 8. A weight
+/// of bf16 is one part, of f16 two, of f32 three. y = Σ wᵢ xⱼ over i + j ≤ 4: what is left out is
+/// less than 2⁻²² |w| |x|. Parts below 2⁻¹²⁶ count as zero. An infinity gives an infinity or NaN.
+namespace amx_floats {
+
+using namespace avx512;
+
+inline constexpr std::int64_t tile_bytes = 1024;  // 16 rows of 16 floats or of 32 bf16
+inline constexpr std::int64_t tile_columns = 32;
+inline constexpr std::int64_t depth = 512;         // columns at a time
+inline constexpr std::int64_t row_block = 256;     // rows of w at a time, at most
+inline constexpr std::int64_t token_block = 512;   // tokens at a time, at most
+inline constexpr int x_parts = 3;
+
+template <class W>
+inline constexpr int parts_of = std::is_same_v<W, float> ? 3 : std::is_same_v<W, Half> ? 2 : 1;
+
+/// Bytes of the tiles of 16 rows in so many parts.
+constexpr std::int64_t tiled_bytes(std::int64_t columns, int parts) {
+  return (columns + tile_columns - 1) / tile_columns * parts * tile_bytes;
+}
+
+/// 32 numbers in parts; pair l of a part is columns l and l + 16.
+template <int Parts>
+struct Split {
+  __m512i part[Parts];
+};
+template <int Parts>
+ZIYA_TARGET_AVX512 inline Split<Parts> split(__m512 low, __m512 high) {
+  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+  Split<Parts> result;
+#pragma GCC unroll 3
+  for (int p = 0; p < Parts; ++p) {
+    const __m512i l = _mm512_castps_si512(low), h = _mm512_and_si512(_mm512_castps_si512(high), upper);
+    result.part[p] = _mm512_or_si512(_mm512_maskz_srli_epi32(all, l, 16), h);
+    if (p + 1 < Parts) {
+      low = subtract(low, _mm512_castsi512_ps(_mm512_and_si512(l, upper)));
+      high = subtract(high, _mm512_castsi512_ps(h));
+    }
+  }
+  return result;
+}
+
+/// Columns [i, i + 32) of a row of `columns`, zeros beyond its end.
+template <class T>
+ZIYA_TARGET_AVX512 inline Split<parts_of<T>> split_at(const T* row, std::int64_t i,
+                                                      std::int64_t columns) {
+  if (i + tile_columns <= columns) {
+    return split<parts_of<T>>(load(row + i), load(row + i + lanes));
+  }
+  const std::int64_t rest = columns - i;
+  return split<parts_of<T>>(
+      load(row + i, std::min(rest, lanes)),
+      rest > lanes ? load(row + i + lanes, rest - lanes) : zero());
+}
+
+ZIYA_TARGET_AVX512 inline __m512i low_words(__m512i a, __m512i b) {
+  return _mm512_maskz_unpacklo_epi32(all, a, b);
+}
+ZIYA_TARGET_AVX512 inline __m512i high_words(__m512i a, __m512i b) {
+  return _mm512_maskz_unpackhi_epi32(all, a, b);
+}
+
+/// v[i] ← word i of every vector
+ZIYA_TARGET_AVX512 inline void transpose(__m512i (&v)[16]) {
+  __m512i a[16];
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {  // a[i + k]: words 4 q + k of rows i … i + 3 in quarter q
+    const __m512i p = low_words(v[i], v[i + 1]), q = low_words(v[i + 2], v[i + 3]);
+    const __m512i r = high_words(v[i], v[i + 1]), s = high_words(v[i + 2], v[i + 3]);
+    a[i] = _mm512_maskz_unpacklo_epi64(0xff, p, q);
+    a[i + 1] = _mm512_maskz_unpackhi_epi64(0xff, p, q);
+    a[i + 2] = _mm512_maskz_unpacklo_epi64(0xff, r, s);
+    a[i + 3] = _mm512_maskz_unpackhi_epi64(0xff, r, s);
+  }
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k) {
+    const __m512i p = _mm512_maskz_shuffle_i32x4(all, a[k], a[k + 4], 0x88);
+    const __m512i q = _mm512_maskz_shuffle_i32x4(all, a[k + 8], a[k + 12], 0x88);
+    const __m512i r = _mm512_maskz_shuffle_i32x4(all, a[k], a[k + 4], 0xdd);
+    const __m512i s = _mm512_maskz_shuffle_i32x4(all, a[k + 8], a[k + 12], 0xdd);
+    v[k] = _mm512_maskz_shuffle_i32x4(all, p, q, 0x88);
+    v[k + 8] = _mm512_maskz_shuffle_i32x4(all, p, q, 0xdd);
+    v[k + 4] = _mm512_maskz_shuffle_i32x4(all, r, s, 0x88);
+    v[k + 12] = _mm512_maskz_shuffle_i32x4(all, r, s, 0xdd);
+  }
+}
+
+/// `tokens` ≤ 16 rows of x as second operands, tiles (column / 32, part): pairs of columns × tokens.
+ZIYA_TARGET_AVX512 inline void pack(float* packed, const float* x, std::int64_t x_stride,
+                                    std::int64_t tokens, std::int64_t columns) {
+  auto* to = reinterpret_cast<std::byte*>(packed);
+  for (std::int64_t i = 0; i < columns; i += tile_columns) {
+    __m512i parts[x_parts][16] = {};
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      const Split<x_parts> row = split_at(x + t * x_stride, i, columns);
+      for (int p = 0; p < x_parts; ++p) parts[p][t] = row.part[p];
+    }
+    for (__m512i(&part)[16] : parts) {
+      transpose(part);
+      for (int t = 0; t < 16; ++t, to += 64) _mm512_storeu_si512(to, part[t]);
+    }
+  }
+}
+inline std::int64_t packed_floats(std::int64_t columns) {
+  return tiled_bytes(columns, x_parts) / static_cast<std::int64_t>(sizeof(float));
+}
+
+/// `count` columns of 16 rows of w as first operands, tiles (column / 32, part): rows × pairs of
+/// columns; zeros beyond `rows`.
+template <class W>
+ZIYA_TARGET_AVX512 inline void pack_rows(std::byte* tiles, const W* w, std::int64_t stride,
+                                         std::int64_t rows, std::int64_t count) {
+  constexpr int parts = parts_of<W>;
+  for (std::int64_t r = 0; r < 16; ++r, w += stride, tiles += 64) {
+    std::byte* to = tiles;
+    for (std::int64_t i = 0; i < count; i += tile_columns) {
+      Split<parts> row{};
+      if (r < rows) row = split_at(w, i, count);
+#pragma GCC unroll 3
+      for (int p = 0; p < parts; ++p, to += tile_bytes) _mm512_storeu_si512(to, row.part[p]);
+    }
+  }
+}
+
+/// Tiles of w or x: two times 16 rows, `apart` bytes from one to the other.
+struct TilePair {
+  const std::byte* at;
+  std::int64_t apart;
+};
+
+/// The products of parts, small ones first, each with one of the operands before.
+inline constexpr struct {
+  int w, x;
+} products[] = {{0, 2}, {0, 1}, {1, 1}, {1, 0}, {2, 0}, {0, 0}};
+
+/// sums (2, 2) of 16 rows × 16 tokens, a row of tiles `sums_apart` bytes from the next, + 32 rows
+/// of w × 32 tokens, `steps` times 32 columns.
+template <int Parts>
+ZIYA_TARGET_AMX inline void add_products(std::byte* sums, std::int64_t sums_apart, bool first,
+                                         TilePair w, TilePair x, std::int64_t steps) {
+  // g++ 12 does not believe that tiles are loaded from memory
+  asm volatile("" : : : "memory");
+  std::byte* second = sums + sums_apart;
+  if (first) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  } else {
+    _tile_loadd(0, sums, 64);
+    _tile_loadd(1, sums + tile_bytes, 64);
+    _tile_loadd(2, second, 64);
+    _tile_loadd(3, second + tile_bytes, 64);
+  }
+  for (; steps > 0; --steps, w.at += Parts * tile_bytes, x.at += x_parts * tile_bytes) {
+    int w_part = -1, x_part = -1;
+#pragma GCC unroll 6
+    for (const auto& p : products) {
+      if (p.w >= Parts) continue;
+      // a tile is loaded while the other one is multiplied
+      if (p.w != w_part) {
+        _tile_loadd(4, w.at + p.w * tile_bytes, 64);
+        _tile_loadd(5, w.at + w.apart + p.w * tile_bytes, 64);
+      }
+      if (p.x != x_part) _tile_loadd(6, x.at + p.x * tile_bytes, 64);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(2, 5, 6);
+      if (p.x != x_part) _tile_loadd(7, x.at + x.apart + p.x * tile_bytes, 64);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_dpbf16ps(3, 5, 7);
+      w_part = p.w, x_part = p.x;
+    }
+  }
+  _tile_stored(0, sums, 64);
+  _tile_stored(1, sums + tile_bytes, 64);
+  _tile_stored(2, second, 64);
+  _tile_stored(3, second + tile_bytes, 64);
+  asm volatile("" : : : "memory");
+}
+
+/// y[t · y_stride + r] = sums[r][t] of 16 rows × 16 tokens, as many as are there.
+ZIYA_TARGET_AVX512 inline void store_outputs(float* y, std::int64_t y_stride, std::int64_t rows,
+                                             std::int64_t tokens, const std::byte* sums) {
+  __m512i v[16];
+#pragma GCC unroll 16
+  for (int r = 0; r < 16; ++r) v[r] = _mm512_loadu_si512(sums + r * 64);
+  transpose(v);
+  const __mmask16 there = mask(std::min<std::int64_t>(rows, 16));
+#pragma GCC unroll 16
+  for (int t = 0; t < 16; ++t) {
+    if (t < tokens) _mm512_mask_storeu_epi32(y + t * y_stride, there, v[t]);
+  }
+}
+
+/// A block of at most row_block rows × token_block tokens of a product.
+template <class W>
+struct Block {
+  static constexpr int parts = parts_of<W>;
+  static constexpr std::int64_t w_apart = tiled_bytes(depth, parts);
+  static constexpr std::int64_t sums_apart = token_block / 16 * tile_bytes;
+  static_assert(row_block / 16 * (w_apart + sums_apart) <= 4 * matmul_scratch_floats);
+
+  const MatmulArguments& m;
+  const W* w;                        ///< the first row
+  std::int64_t rows, first, tokens;  ///< tokens from `first` on, a multiple of 16
+  std::byte* tiles = reinterpret_cast<std::byte*>(m.scratch);  ///< of w, 16 rows every w_apart
+  std::byte* sums = tiles + row_block / 16 * w_apart;          ///< (rows / 16, tokens / 16) tiles
+
+  /// Columns from i on: w in parts stays in the second-level cache and meets 32 tokens at a time.
+  ZIYA_TARGET_AMX void add_columns(std::int64_t i) const {
+    const std::int64_t count = std::min(depth, m.columns - i);
+    const std::int64_t x_apart = tiled_bytes(m.columns, x_parts);
+    for (std::int64_t r = 0; r < (rows + 31) / 32 * 32; r += 16) {
+      pack_rows(tiles + r / 16 * w_apart, w + r * m.weight_stride + i, m.weight_stride, rows - r,
+                count);
+    }
+    for (std::int64_t t = 0; t < tokens; t += 32) {
+      const TilePair x{reinterpret_cast<const std::byte*>(m.packed) + (first + t) / 16 * x_apart +
+                           tiled_bytes(i, x_parts),
+                       t + 16 < tokens ? x_apart : 0};
+      for (std::int64_t r = 0; r < rows; r += 32) {
+        add_products<parts>(sums + r / 16 * sums_apart + t / 16 * tile_bytes, sums_apart, i == 0,
+                            {tiles + r / 16 * w_apart, w_apart}, x,
+                            (count + tile_columns - 1) / tile_columns);
+      }
+    }
+  }
+  ZIYA_TARGET_AMX void run(std::int64_t output) const {
+    for (std::int64_t i = 0; i < m.columns; i += depth) add_columns(i);
+    for (std::int64_t t = 0; t < tokens; t += 16) {
+      float* y = m.y + (first + t) * m.y_stride + output;
+      for (std::int64_t r = 0; r < rows; r += 16) {
+        store_outputs(y + r, m.y_stride, rows - r, tokens - t,
+                      sums + r / 16 * sums_apart + t / 16 * tile_bytes);
+      }
+    }
+  }
+};
+
+/// Outputs [begin, end) of all tokens, whose x is packed. An output is summed in the order of the
+/// columns, whatever is beside it.
+template <class W>
+ZIYA_TARGET_AMX inline void matmul_of(const MatmulArguments& m, const W* w, std::int64_t begin,
+                                      std::int64_t end) {
+  TileShapes shapes;
+  shapes.set(16, 64);
+  for (std::int64_t r = begin; r < end; r += row_block) {
+    for (std::int64_t t = 0; t < m.tokens; t += token_block) {
+      Block<W>{m, w + r * m.weight_stride, std::min(row_block, end - r), t,
+               std::min(token_block, m.tokens - t)}
+          .run(r);
+    }
+  }
+  shapes.release();
+}
+
+inline constexpr TokenPacking packing{64, 16, &packed_floats, &pack};
+
+}  // namespace amx_floats
+ZIYA_NAMESPACE_END
+#endif
