@@ -18,22 +18,29 @@
 #include "ziya/backend/cpu/x86/avx512_vector.hpp"
 
 ZIYA_NAMESPACE_BEGIN
-/// x = x₁ + x₂ + x₃ exactly: the upper 8 bits of its significand, the next 8, the last 8. A weight
-/// of bf16 is one part, of f16 two, of f32 three. y = Σ wᵢ xⱼ over i + j ≤ 4: what is left out is
-/// less than 2⁻²² |w| |x|. Parts below 2⁻¹²⁶ count as zero. An infinity gives an infinity or NaN.
+/// x = x₁ + x₂ + x₃ exactly: x₁ is x rounded to bf16, x₂ what is left, rounded, x₃ the rest. A
+/// weight of bf16 is one part, of f16 two, of f32 three. Weights of 16 bits meet x₁ + x₂, which is
+/// x to 2⁻¹⁷ of it; of f32, wᵢ xⱼ is left out where i + j > 4, less than 2⁻²³ of the product. Parts
+/// below 2⁻¹²⁶ count as zero, and so do their products. An infinity gives an infinity or NaN.
 namespace amx_floats {
 
 using namespace avx512;
 
 inline constexpr std::int64_t tile_bytes = 1024;  // 16 rows of 16 floats or of 32 bf16
 inline constexpr std::int64_t tile_columns = 32;
-inline constexpr std::int64_t depth = 512;         // columns at a time
-inline constexpr std::int64_t row_block = 256;     // rows of w at a time, at most
-inline constexpr std::int64_t token_block = 512;   // tokens at a time, at most
+inline constexpr std::int64_t depth = 512;        // columns at a time
+inline constexpr std::int64_t row_block = 256;    // rows of w at a time, at most
+inline constexpr std::int64_t token_block = 512;  // tokens at a time, at most
 inline constexpr int x_parts = 3;
 
+/// How many parts a weight has, and with how many of x they are multiplied.
 template <class W>
-inline constexpr int parts_of = std::is_same_v<W, float> ? 3 : std::is_same_v<W, Half> ? 2 : 1;
+inline constexpr int parts_of = std::is_same_v<W, float>  ? 3
+                                : std::is_same_v<W, Half> ? 2
+                                                          : 1;
+
+template <class W>
+inline constexpr int parts_met = std::is_same_v<W, float> ? 3 : 2;
 
 /// Bytes of the tiles of 16 rows in so many parts.
 constexpr std::int64_t tiled_bytes(std::int64_t columns, int parts) {
@@ -41,20 +48,31 @@ constexpr std::int64_t tiled_bytes(std::int64_t columns, int parts) {
 }
 
 /// 32 numbers in parts; pair l of a part is columns l and l + 16.
-template <int Parts>
+template <int Count>
 struct Split {
-  __m512i part[Parts];
+  __m512i part[Count];
 };
-template <int Parts>
-ZIYA_TARGET_AVX512 inline Split<Parts> split(__m512 low, __m512 high) {
-  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
-  Split<Parts> result;
+/// The upper halves of 16 words, rounded to nearest but never to an infinity.
+ZIYA_TARGET_AVX512 inline __m512i rounded(__m512 v) {
+  const __m512i bits = _mm512_castps_si512(v);
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  const __m512i up = _mm512_add_epi32(bits, _mm512_set1_epi32(0x8000));
+  const __mmask16 finite =
+      _mm512_cmplt_epi32_mask(_mm512_and_si512(up, magnitude), _mm512_set1_epi32(0x7f800000));
+  return _mm512_and_si512(_mm512_mask_mov_epi32(bits, finite, up),
+                          _mm512_set1_epi32(static_cast<int>(0xffff0000u)));
+}
+template <int Count>
+ZIYA_TARGET_AVX512 inline Split<Count> split(__m512 low, __m512 high) {
+  Split<Count> result;
 #pragma GCC unroll 3
-  for (int p = 0; p < Parts; ++p) {
-    const __m512i l = _mm512_castps_si512(low), h = _mm512_and_si512(_mm512_castps_si512(high), upper);
-    result.part[p] = _mm512_or_si512(_mm512_maskz_srli_epi32(all, l, 16), h);
-    if (p + 1 < Parts) {
-      low = subtract(low, _mm512_castsi512_ps(_mm512_and_si512(l, upper)));
+  for (int p = 0; p < Count; ++p) {
+    const bool last = p + 1 == Count;  // what is left has 8 bits
+    const __m512i l = last ? _mm512_castps_si512(low) : rounded(low);
+    const __m512i h = last ? _mm512_castps_si512(high) : rounded(high);
+    result.part[p] = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_maskz_srli_epi32(all, l, 16), h);
+    if (!last) {
+      low = subtract(low, _mm512_castsi512_ps(l));
       high = subtract(high, _mm512_castsi512_ps(h));
     }
   }
@@ -69,9 +87,8 @@ ZIYA_TARGET_AVX512 inline Split<parts_of<T>> split_at(const T* row, std::int64_t
     return split<parts_of<T>>(load(row + i), load(row + i + lanes));
   }
   const std::int64_t rest = columns - i;
-  return split<parts_of<T>>(
-      load(row + i, std::min(rest, lanes)),
-      rest > lanes ? load(row + i + lanes, rest - lanes) : zero());
+  return split<parts_of<T>>(load(row + i, std::min(rest, lanes)),
+                            rest > lanes ? load(row + i + lanes, rest - lanes) : zero());
 }
 
 ZIYA_TARGET_AVX512 inline __m512i low_words(__m512i a, __m512i b) {
@@ -106,7 +123,8 @@ ZIYA_TARGET_AVX512 inline void transpose(__m512i (&v)[16]) {
   }
 }
 
-/// `tokens` ≤ 16 rows of x as second operands, tiles (column / 32, part): pairs of columns × tokens.
+/// `tokens` ≤ 16 rows of x as second operands, tiles (column / 32, part): pairs of columns ×
+/// tokens.
 ZIYA_TARGET_AVX512 inline void pack(float* packed, const float* x, std::int64_t x_stride,
                                     std::int64_t tokens, std::int64_t columns) {
   auto* to = reinterpret_cast<std::byte*>(packed);
@@ -126,76 +144,87 @@ inline std::int64_t packed_floats(std::int64_t columns) {
   return tiled_bytes(columns, x_parts) / static_cast<std::int64_t>(sizeof(float));
 }
 
+/// `count` columns of a row, or zeros for null, in first operands: a row of tiles (column / 32,
+/// part).
+template <class W>
+ZIYA_TARGET_AVX512 inline void pack_row(std::byte* to, const W* w, std::int64_t count) {
+  constexpr int parts = parts_of<W>;
+  for (std::int64_t i = 0; i < count; i += tile_columns) {
+    Split<parts> row{};
+    if (w != nullptr) row = split_at(w, i, count);
+#pragma GCC unroll 3
+    for (int p = 0; p < parts; ++p, to += tile_bytes) _mm512_storeu_si512(to, row.part[p]);
+  }
+}
 /// `count` columns of 16 rows of w as first operands, tiles (column / 32, part): rows × pairs of
 /// columns; zeros beyond `rows`.
 template <class W>
 ZIYA_TARGET_AVX512 inline void pack_rows(std::byte* tiles, const W* w, std::int64_t stride,
                                          std::int64_t rows, std::int64_t count) {
-  constexpr int parts = parts_of<W>;
-  for (std::int64_t r = 0; r < 16; ++r, w += stride, tiles += 64) {
-    std::byte* to = tiles;
-    for (std::int64_t i = 0; i < count; i += tile_columns) {
-      Split<parts> row{};
-      if (r < rows) row = split_at(w, i, count);
-#pragma GCC unroll 3
-      for (int p = 0; p < parts; ++p, to += tile_bytes) _mm512_storeu_si512(to, row.part[p]);
-    }
+  for (std::int64_t r = 0; r < 16; ++r, w += stride) {
+    pack_row(tiles + r * 64, r < rows ? w : nullptr, count);
   }
 }
 
-/// Tiles of w or x: two times 16 rows, `apart` bytes from one to the other.
+/// An operand's tiles: parts that it has, of which the first `Used` are multiplied.
+template <int Has, int Used = Has>
+struct Parts {
+  static constexpr int has = Has, used = Used;
+};
+/// Two tiles of an operand, `apart` bytes from one to the other, or of sums in one direction.
 struct TilePair {
   const std::byte* at;
   std::int64_t apart;
 };
+/// 2 × 2 tiles of sums: bytes from a row to the next, from a tile to the one beside it and below.
+struct TileSquare {
+  std::byte* at;
+  std::int64_t stride, beside, below;
+};
 
 /// The products of parts, small ones first, each with one of the operands before.
-inline constexpr struct {
-  int w, x;
-} products[] = {{0, 2}, {0, 1}, {1, 1}, {1, 0}, {2, 0}, {0, 0}};
+inline constexpr struct { int a, b; } products[] = {{0, 2}, {0, 1}, {1, 1}, {1, 0}, {2, 0}, {0, 0}};
 
-/// sums (2, 2) of 16 rows × 16 tokens, a row of tiles `sums_apart` bytes from the next, + 32 rows
-/// of w × 32 tokens, `steps` times 32 columns.
-template <int Parts>
-ZIYA_TARGET_AMX inline void add_products(std::byte* sums, std::int64_t sums_apart, bool first,
-                                         TilePair w, TilePair x, std::int64_t steps) {
+/// sums + a (32 rows) × b (32 rows), `steps` times 32 columns; from zero if it is the first time.
+template <class A, class B>
+ZIYA_TARGET_AMX inline void add_products(TileSquare sums, bool first, TilePair a, TilePair b,
+                                         std::int64_t steps) {
   // g++ 12 does not believe that tiles are loaded from memory
   asm volatile("" : : : "memory");
-  std::byte* second = sums + sums_apart;
   if (first) {
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
   } else {
-    _tile_loadd(0, sums, 64);
-    _tile_loadd(1, sums + tile_bytes, 64);
-    _tile_loadd(2, second, 64);
-    _tile_loadd(3, second + tile_bytes, 64);
+    _tile_loadd(0, sums.at, sums.stride);
+    _tile_loadd(1, sums.at + sums.beside, sums.stride);
+    _tile_loadd(2, sums.at + sums.below, sums.stride);
+    _tile_loadd(3, sums.at + sums.below + sums.beside, sums.stride);
   }
-  for (; steps > 0; --steps, w.at += Parts * tile_bytes, x.at += x_parts * tile_bytes) {
-    int w_part = -1, x_part = -1;
+  for (; steps > 0; --steps, a.at += A::has * tile_bytes, b.at += B::has * tile_bytes) {
+    int of_a = -1, of_b = -1;
 #pragma GCC unroll 6
     for (const auto& p : products) {
-      if (p.w >= Parts) continue;
-      // a tile is loaded while the other one is multiplied
-      if (p.w != w_part) {
-        _tile_loadd(4, w.at + p.w * tile_bytes, 64);
-        _tile_loadd(5, w.at + w.apart + p.w * tile_bytes, 64);
+      if (p.a >= A::used || p.b >= B::used) continue;
+      // a tile is loaded while the one before is multiplied
+      if (p.a != of_a) {
+        _tile_loadd(4, a.at + p.a * tile_bytes, 64);
+        _tile_loadd(5, a.at + a.apart + p.a * tile_bytes, 64);
       }
-      if (p.x != x_part) _tile_loadd(6, x.at + p.x * tile_bytes, 64);
+      if (p.b != of_b) _tile_loadd(6, b.at + p.b * tile_bytes, 64);
       _tile_dpbf16ps(0, 4, 6);
       _tile_dpbf16ps(2, 5, 6);
-      if (p.x != x_part) _tile_loadd(7, x.at + x.apart + p.x * tile_bytes, 64);
+      if (p.b != of_b) _tile_loadd(7, b.at + b.apart + p.b * tile_bytes, 64);
       _tile_dpbf16ps(1, 4, 7);
       _tile_dpbf16ps(3, 5, 7);
-      w_part = p.w, x_part = p.x;
+      of_a = p.a, of_b = p.b;
     }
   }
-  _tile_stored(0, sums, 64);
-  _tile_stored(1, sums + tile_bytes, 64);
-  _tile_stored(2, second, 64);
-  _tile_stored(3, second + tile_bytes, 64);
+  _tile_stored(0, sums.at, sums.stride);
+  _tile_stored(1, sums.at + sums.beside, sums.stride);
+  _tile_stored(2, sums.at + sums.below, sums.stride);
+  _tile_stored(3, sums.at + sums.below + sums.beside, sums.stride);
   asm volatile("" : : : "memory");
 }
 
@@ -240,9 +269,10 @@ struct Block {
                            tiled_bytes(i, x_parts),
                        t + 16 < tokens ? x_apart : 0};
       for (std::int64_t r = 0; r < rows; r += 32) {
-        add_products<parts>(sums + r / 16 * sums_apart + t / 16 * tile_bytes, sums_apart, i == 0,
-                            {tiles + r / 16 * w_apart, w_apart}, x,
-                            (count + tile_columns - 1) / tile_columns);
+        std::byte* const to = sums + r / 16 * sums_apart + t / 16 * tile_bytes;
+        add_products<Parts<parts>, Parts<x_parts, parts_met<W>>>(
+            {to, 64, tile_bytes, sums_apart}, i == 0, {tiles + r / 16 * w_apart, w_apart}, x,
+            (count + tile_columns - 1) / tile_columns);
       }
     }
   }

@@ -24,8 +24,7 @@ namespace avx512 {
 template <bool Amx, class W>
 inline void matmul_of_floats(const MatmulArguments& m, std::int64_t begin, std::int64_t end) {
   const auto* w = reinterpret_cast<const W*>(m.weight);
-  if (Amx && m.packed != nullptr && m.columns > 0 &&
-      m.tokens >= amx_floats::packing.least_tokens) {
+  if (Amx && m.packed != nullptr && m.columns > 0 && m.tokens >= amx_floats::packing.least_tokens) {
     amx_floats::matmul_of(m, w, begin, end);
   } else {
     matmul_of(m, w, begin, end);
@@ -206,8 +205,9 @@ ZIYA_TARGET_AVX512 inline void dequantise(float* y, const std::byte* x, std::int
 
 template <bool Amx>
 inline constexpr CpuKernels kernels{
-    &matmul<Amx>, &dot,      &add_scaled, &add_weighted, &exp_sum,
-    &silu_mul,    &quantise, &dequantise, {&packing, Amx ? &amx_floats::packing : nullptr}};
+    &matmul<Amx>,  &dot,        &add_scaled,
+    &add_weighted, &exp_sum,    &silu_mul,
+    &quantise,     &dequantise, {&packing, Amx ? &amx_floats::packing : nullptr}};
 
 }  // namespace avx512
 ZIYA_NAMESPACE_END
