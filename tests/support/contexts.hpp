@@ -34,6 +34,14 @@ inline std::int64_t other_order_from(ziya::Isa isa) {
   return packing == nullptr ? std::numeric_limits<std::int64_t>::max() : packing->least_tokens;
 }
 
+/// So many adjacent rows of a sequence, or more, may sum their attention in another order than
+/// fewer do.
+inline std::int64_t other_attention_from(ziya::Isa isa) {
+  const ziya::AttentionTiles* tiles =
+      ziya::Context<ziya::Cpu>({.threads = 1, .isa = isa}).kernels().attention;
+  return tiles == nullptr ? std::numeric_limits<std::int64_t>::max() : tiles->least_rows;
+}
+
 /// compute(ctx) → floats, which must not depend on the number of threads.
 template <class F>
 std::vector<float> on_threads(ziya::Isa isa, F&& compute) {

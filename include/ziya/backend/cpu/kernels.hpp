@@ -43,8 +43,8 @@ inline constexpr std::int64_t tokens_in_fours = 3;
 /// How rows of x are laid out for products of floats with `least_tokens` of them or more.
 struct TokenPacking {
   std::int64_t least_tokens;
-  std::int64_t tile;                              ///< rows that are packed together, at most
-  std::int64_t (*floats)(std::int64_t columns);   ///< room of a tile
+  std::int64_t tile;                             ///< rows that are packed together, at most
+  std::int64_t (*floats)(std::int64_t columns);  ///< room of a tile
   /// `tokens` ≤ tile rows of x
   void (*pack)(float* packed, const float* x, std::int64_t x_stride, std::int64_t tokens,
                std::int64_t columns);
@@ -62,6 +62,29 @@ struct WeightedSumArguments {
   std::int64_t rows;
   float* y;               ///< (rows, width)
   std::int64_t y_stride;  ///< in floats
+};
+
+/// Rows of one head against some of their keys and values, at most AttentionTiles::block of each.
+struct AttentionBlock {
+  DType dtype;  ///< of keys and values: f32, f16 or bf16
+  std::int64_t head_dim, rows, count;
+  const std::byte *const *keys, *const *values;  ///< (count) rows of head_dim elements
+  const std::int64_t* seen;  ///< (rows) so many of the keys a row sees; none if not positive
+  float scale;
+  float* scratch;
+};
+/// out = Σ_j softmax_j(scale · q · key(j)) value(j) for many rows of a head at once: begin, add
+/// block after block, end, with the same scratch memory. A row does not depend on the rows beside
+/// it.
+struct AttentionTiles {
+  static constexpr std::int64_t block = 64;
+  std::int64_t least_rows;  ///< adjacent rows of one sequence in a call, for which it pays
+  std::int64_t (*scratch_floats)(std::int64_t head_dim);
+  void (*begin)(float* scratch, const float* q, std::int64_t q_stride, std::int64_t rows,
+                std::int64_t head_dim);
+  void (*add)(const AttentionBlock& block);
+  void (*end)(float* scratch, float* out, std::int64_t out_stride, std::int64_t rows,
+              std::int64_t head_dim);
 };
 
 /// Every sum runs in an order that depends on the table and the stored type alone, never on the
@@ -89,6 +112,7 @@ struct CpuKernels {
   /// For several tokens, and for many, whose sums are near those of fewer but not the same bits; or
   /// null.
   const TokenPacking* packings[2] = {nullptr, nullptr};
+  const AttentionTiles* attention = nullptr;  ///< or null
 };
 
 /// Reads the bytes of a stored type as its elements: visit(dtype, bytes, f) calls f(const W*).

@@ -11,6 +11,7 @@
 
 #include "ziya/backend/cpu/baseline.hpp"
 #include "ziya/backend/cpu/kernels.hpp"
+#include "ziya/backend/cpu/x86/amx_attention.hpp"
 #include "ziya/backend/cpu/x86/amx_floats.hpp"
 #include "ziya/backend/cpu/x86/avx512_floats.hpp"
 #include "ziya/backend/cpu/x86/avx512_quantised.hpp"
@@ -140,24 +141,6 @@ ZIYA_TARGET_AVX512 inline void add_weighted(const WeightedSumArguments& s) {
   }
 }
 
-/// e^x = 2^n · e^r with n = round(x / ln 2); e^r by its Taylor polynomial of degree 7, whose error
-/// is below 1e-8 for |r| ≤ ln 2 / 2. 0 below −87.3. The bounds are the
-/// first operands, because min and max give the second when either is NaN.
-ZIYA_TARGET_AVX512 inline __m512 exp(__m512 x) {
-  const __m512 bounded = min(set(88.37f), max(set(-87.33f), x));
-  const __m512 n = round(multiply(bounded, set(1.44269504f)));
-  const __m512 r = fma(n, set(2.12194440e-4f), fma(n, set(-0.693359375f), bounded));
-  __m512 p = set(1.0f / 5040);
-  p = fma(p, r, set(1.0f / 720));
-  p = fma(p, r, set(1.0f / 120));
-  p = fma(p, r, set(1.0f / 24));
-  p = fma(p, r, set(1.0f / 6));
-  p = fma(p, r, set(0.5f));
-  p = fma(p, r, set(1.0f));
-  p = fma(p, r, set(1.0f));
-  return zero_below(x, -87.33f, scale_by_power(p, n));
-}
-
 ZIYA_TARGET_AVX512 inline float exp_sum(float* values, float shift, std::int64_t count) {
   __m512 total = zero();
   std::int64_t i = 0;
@@ -204,10 +187,16 @@ ZIYA_TARGET_AVX512 inline void dequantise(float* y, const std::byte* x, std::int
 }
 
 template <bool Amx>
-inline constexpr CpuKernels kernels{
-    &matmul<Amx>,  &dot,        &add_scaled,
-    &add_weighted, &exp_sum,    &silu_mul,
-    &quantise,     &dequantise, {&packing, Amx ? &amx_floats::packing : nullptr}};
+inline constexpr CpuKernels kernels{&matmul<Amx>,
+                                    &dot,
+                                    &add_scaled,
+                                    &add_weighted,
+                                    &exp_sum,
+                                    &silu_mul,
+                                    &quantise,
+                                    &dequantise,
+                                    {&packing, Amx ? &amx_floats::packing : nullptr},
+                                    Amx ? &amx_floats::attention_tiles : nullptr};
 
 }  // namespace avx512
 ZIYA_NAMESPACE_END
