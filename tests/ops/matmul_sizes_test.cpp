@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products of every small size: whatever tiles a size is cut into, an element keeps its bits.
 #include <algorithm>
+#include <bit>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
@@ -177,16 +178,18 @@ TEST_CASE("matmul: a prompt of numbers of every size, and of some that are none"
     values[11 * columns + 7] = infinity;
     x[static_cast<std::size_t>(13 * columns + 2)] = -infinity;
     x[static_cast<std::size_t>(14 * columns + 39)] = std::numeric_limits<float>::quiet_NaN();
+    x[static_cast<std::size_t>(15 * columns + 1)] = std::bit_cast<float>(0x7fffffffu);
+    x[static_cast<std::size_t>(16 * columns + 20)] = std::bit_cast<float>(0xff800001u);
     const auto w = test::stored(dtype, high, columns, values);
     test::on_every_isa([&](Isa isa) {
       CAPTURE(ziya::name(dtype));
-      const auto y = test::on_threads(
-          isa, [&](Context<Cpu>& ctx) { return product(ctx, x, many, w.weight); });
+      const auto y =
+          test::on_threads(isa, [&](Context<Cpu>& ctx) { return product(ctx, x, many, w.weight); });
       for (std::int64_t t = 0; t < many; ++t) {
         double scale = 0, difference = 0;
         for (std::int64_t r = 0; r < high; ++r) {
           const float found = y[static_cast<std::size_t>(t * high + r)];
-          if (r == 11 || t == 13 || t == 14) {
+          if (r == 11 || (t >= 13 && t <= 16)) {
             if (std::isfinite(found)) FAIL("a finite product of token " << t << ", row " << r);
             continue;
           }

@@ -52,14 +52,12 @@ template <int Count>
 struct Split {
   __m512i part[Count];
 };
-/// The upper halves of 16 words, rounded to nearest but never to an infinity.
+/// 16 numbers rounded to bf16, to the nearest; cut where that would be an infinity.
 ZIYA_TARGET_AVX512 inline __m512i rounded(__m512 v) {
   const __m512i bits = _mm512_castps_si512(v);
-  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-  const __m512i up = _mm512_add_epi32(bits, _mm512_set1_epi32(0x8000));
-  const __mmask16 finite =
-      _mm512_cmplt_epi32_mask(_mm512_and_si512(up, magnitude), _mm512_set1_epi32(0x7f800000));
-  return _mm512_and_si512(_mm512_mask_mov_epi32(bits, finite, up),
+  const __m512i magnitude = _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff));
+  const __mmask16 stays = _mm512_cmplt_epi32_mask(magnitude, _mm512_set1_epi32(0x7f7f8000));
+  return _mm512_and_si512(_mm512_mask_add_epi32(bits, stays, bits, _mm512_set1_epi32(0x8000)),
                           _mm512_set1_epi32(static_cast<int>(0xffff0000u)));
 }
 template <int Count>
