@@ -35,8 +35,8 @@
 #endif
 
 // Whether the program links ziya::compiled or ziya::cuda, which hold the library's long functions:
-// what is declared, and then defined between `#if ZIYA_DEFINITIONS` and `#endif`, and templates with
-// an `extern template`. The program then does not compile them; that is all that changes.
+// what is declared, and then defined between `#if ZIYA_DEFINITIONS` and `#endif`, and templates
+// with an `extern template`. The program then does not compile them; that is all that changes.
 #ifndef ZIYA_COMPILED
 #define ZIYA_COMPILED 0
 #endif
@@ -64,4 +64,5 @@
   "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi," \
   "avx512vnni,avx512bf16,gfni"
 #define ZIYA_TARGET_AVX512 __attribute__((target(ZIYA_AVX512_INSTRUCTIONS)))
-#define ZIYA_TARGET_AMX __attribute__((target(ZIYA_AVX512_INSTRUCTIONS ",amx-tile,amx-int8")))
+#define ZIYA_TARGET_AMX \
+  __attribute__((target(ZIYA_AVX512_INSTRUCTIONS ",amx-tile,amx-int8,amx-bf16")))

@@ -7,6 +7,8 @@
 #if ZIYA_DEFINITIONS  // kernels and readers of formats, which ziya::compiled holds
 #include "ziya/backend/cpu/baseline.hpp"
 #include "ziya/backend/cpu/eigen.hpp"
+#include "ziya/backend/cpu/x86/amx_attention.hpp"
+#include "ziya/backend/cpu/x86/amx_floats.hpp"
 #include "ziya/backend/cpu/x86/amx_tiles.hpp"
 #include "ziya/backend/cpu/x86/avx2.hpp"
 #include "ziya/backend/cpu/x86/avx2_quantised.hpp"

@@ -121,14 +121,33 @@ TEST_CASE("attention: token by token, in chunks and at once are the same bits", 
           // q8_0, half a step of 1/127 away, against numbers that were not rounded
           CHECK(test::row_error(whole, expected, dim) <
                 (dtype == DType::q8_0 ? 2e-2 : test::op_tolerance));
-          for (const std::int64_t chunk : {1, 7, 50}) {
+          const auto in_chunks = [&](std::int64_t chunk) {
             Cache cache(dtype, 2, dim, page, s.tokens);
             std::vector<float> joined;
             for (std::int64_t begin = 0; begin < s.tokens; begin += chunk) {
               const auto part = s.step(ctx, cache.layer, begin, std::min(chunk, s.tokens - begin));
               joined.insert(joined.end(), part.begin(), part.end());
             }
-            CHECK(test::same_bits(joined, whole));
+            return joined;
+          };
+          const auto alone = in_chunks(1);
+          for (const std::int64_t chunk : {7, 50}) {
+            CHECK(test::same_bits(in_chunks(chunk), alone));
+          }
+          CHECK(test::row_error(alone, expected, dim) <
+                (dtype == DType::q8_0 ? 2e-2 : test::op_tolerance));
+          if (s.tokens < test::other_attention_from(isa)) {
+            CHECK(test::same_bits(whole, alone));
+          } else {  // 65 rows, 65 rows, and a row by itself
+            auto mixed = whole;
+            const auto last = static_cast<std::ptrdiff_t>(whole.size()) / s.tokens;
+            std::copy(alone.end() - last, alone.end(), mixed.end() - last);
+            CHECK(test::same_bits(in_chunks(65), mixed));
+          }
+          for (const int threads : {2, 5}) {
+            Context<Cpu> several({.threads = threads, .isa = isa});
+            CHECK(test::same_bits(
+                s.step(several, Cache(dtype, 2, dim, page, s.tokens).layer, 0, s.tokens), whole));
           }
         });
       }

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products of every small size: whatever tiles a size is cut into, an element keeps its bits.
+#include <algorithm>
+#include <bit>
 #include <catch2/catch.hpp>
+#include <cmath>
+#include <limits>
 #include <vector>
 
 #include "support/contexts.hpp"
@@ -99,6 +103,106 @@ TEST_CASE("matmul: many tokens by several blocks of wide rows", "[matmul]") {
         }
       });
     }
+  }
+}
+
+TEST_CASE("matmul: a prompt's tokens do not know their places nor their neighbours", "[matmul]") {
+  struct Shape {
+    std::int64_t many, high, columns;
+  };
+  for (const Shape s : {Shape{64, 1, 1}, Shape{67, 33, 31}, Shape{81, 40, 33}, Shape{97, 300, 64},
+                        Shape{70, 18, 1100}, Shape{600, 21, 48}}) {
+    const auto x = test::random_values(s.many * s.columns, 1);
+    for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+      const auto w = test::random_matrix(dtype, s.high, s.columns, 2);
+      std::vector<double> expected;
+      for (std::int64_t t = 0; t < s.many; ++t) {
+        for (std::int64_t o = 0; o < s.high; ++o) {
+          double sum = 0;
+          for (std::int64_t i = 0; i < s.columns; ++i) {
+            sum += static_cast<double>(x[static_cast<std::size_t>(t * s.columns + i)]) * w.at(o, i);
+          }
+          expected.push_back(sum);
+        }
+      }
+      test::on_every_isa([&](Isa isa) {
+        CAPTURE(ziya::name(dtype), s.many, s.high, s.columns);
+        const auto whole = test::on_threads(
+            isa, [&](Context<Cpu>& ctx) { return product(ctx, x, s.many, w.weight); });
+        CHECK(test::row_error(whole, expected, s.high) < test::op_tolerance);
+        Context<Cpu> ctx({.threads = 1, .isa = isa});
+        for (const std::int64_t count : {64, 65, 66, 80, 513}) {
+          if (count > s.many) continue;
+          for (const std::int64_t part : {s.high, (s.high + 1) / 2}) {
+            ziya::Weight<Cpu> last_rows = w.weight;
+            last_rows.rows = part;
+            last_rows.data = w.weight.row(s.high - part);
+            const std::vector<float> last(x.end() - count * s.columns, x.end());
+            const auto y = product(ctx, last, count, last_rows);
+            for (std::int64_t t = 0; t < count; ++t) {
+              const auto row = test::row_of(whole, s.many - count + t, s.high);
+              if (!test::same_bits(test::row_of(y, t, part), {row.end() - part, row.end()})) {
+                FAIL(count << " tokens by " << part << " rows differ at token " << t);
+              }
+            }
+          }
+        }
+      });
+    }
+  }
+}
+
+/// Rows of numbers of one size each, from 1e-30 to what a product of finite numbers may be, with a
+/// token and a row of w that hold an infinity or no number.
+TEST_CASE("matmul: a prompt of numbers of every size, and of some that are none", "[matmul]") {
+  constexpr std::int64_t many = 70, high = 20, columns = 40;
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  constexpr float largest = std::numeric_limits<float>::max();
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    auto x = test::random_values(many * columns, 1);
+    for (std::int64_t t = 0; t < many; ++t) {
+      for (std::int64_t i = 0; i < columns; ++i) {
+        float& value = x[static_cast<std::size_t>(t * columns + i)];
+        value = t == 3 ? (i == 5 ? largest : 0)
+                       : std::ldexp(value, static_cast<int>(t * 3) - 100);  // to 2^107
+      }
+    }
+    auto values = test::random_values(high * columns, 2);
+    for (std::int64_t r = 0; r < high; ++r) {
+      values[static_cast<std::size_t>(r * columns + 5)] = 0.75f;
+      for (std::int64_t i = 0; i < columns; ++i) {
+        auto& value = values[static_cast<std::size_t>(r * columns + i)];
+        value = std::ldexp(value, static_cast<int>(r % 4) * -6);  // halves without exponents, too
+      }
+    }
+    values[11 * columns + 7] = infinity;
+    x[static_cast<std::size_t>(13 * columns + 2)] = -infinity;
+    x[static_cast<std::size_t>(14 * columns + 39)] = std::numeric_limits<float>::quiet_NaN();
+    x[static_cast<std::size_t>(15 * columns + 1)] = std::bit_cast<float>(0x7fffffffu);
+    x[static_cast<std::size_t>(16 * columns + 20)] = std::bit_cast<float>(0xff800001u);
+    const auto w = test::stored(dtype, high, columns, values);
+    test::on_every_isa([&](Isa isa) {
+      CAPTURE(ziya::name(dtype));
+      const auto y =
+          test::on_threads(isa, [&](Context<Cpu>& ctx) { return product(ctx, x, many, w.weight); });
+      for (std::int64_t t = 0; t < many; ++t) {
+        double scale = 0, difference = 0;
+        for (std::int64_t r = 0; r < high; ++r) {
+          const float found = y[static_cast<std::size_t>(t * high + r)];
+          if (r == 11 || (t >= 13 && t <= 16)) {
+            if (std::isfinite(found)) FAIL("a finite product of token " << t << ", row " << r);
+            continue;
+          }
+          double sum = 0;
+          for (std::int64_t i = 0; i < columns; ++i) {
+            sum += static_cast<double>(x[static_cast<std::size_t>(t * columns + i)]) * w.at(r, i);
+          }
+          scale = std::max(scale, std::abs(sum));
+          difference = std::max(difference, std::abs(static_cast<double>(found) - sum));
+        }
+        if (!(difference <= test::op_tolerance * scale)) FAIL("token " << t);
+      }
+    });
   }
 }
 

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <catch2/catch.hpp>
+#include <cstdint>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -23,6 +25,21 @@ void on_every_isa(F&& f) {
     INFO("isa " << name(isa));
     f(isa);
   }
+}
+
+/// So many tokens, or more, may sum their products with floats in another order than fewer do.
+inline std::int64_t other_order_from(ziya::Isa isa) {
+  const ziya::TokenPacking* packing =
+      ziya::Context<ziya::Cpu>({.threads = 1, .isa = isa}).kernels().packings[1];
+  return packing == nullptr ? std::numeric_limits<std::int64_t>::max() : packing->least_tokens;
+}
+
+/// So many adjacent rows of a sequence, or more, may sum their attention in another order than
+/// fewer do.
+inline std::int64_t other_attention_from(ziya::Isa isa) {
+  const ziya::AttentionTiles* tiles =
+      ziya::Context<ziya::Cpu>({.threads = 1, .isa = isa}).kernels().attention;
+  return tiles == nullptr ? std::numeric_limits<std::int64_t>::max() : tiles->least_rows;
 }
 
 /// compute(ctx) → floats, which must not depend on the number of threads.

@@ -44,7 +44,8 @@ struct GeneratorOptions {
 
 /// Answers prompts with one model. Context, model and tokenizer outlive it; it belongs to the
 /// context's thread. The cache stays filled between calls: a prompt that begins like the last
-/// conversation only computes what is new, with the same result to the bit.
+/// conversation only computes what is new, with the same result (to the bit, but for what
+/// docs/architecture.md says of AMX).
 /// Whatever a call throws (also the callback), the generator can be used again.
 template <class Model, class Policy = ConfiguredPolicy>
 class Generator {

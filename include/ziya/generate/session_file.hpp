@@ -21,7 +21,7 @@
 
 ZIYA_NAMESPACE_BEGIN
 
-/// A saved conversation. The cache is not in it: it is computed again, with the same bits.
+/// A saved conversation. The cache is not in it: it is computed again.
 struct SessionFile {
   static constexpr std::string_view format = "ziya-session";
   static constexpr std::int64_t version = 1;

@@ -34,11 +34,11 @@ struct QueryRun {
   float* out = nullptr;
   std::int64_t q_stride = 0, out_stride = 0;  ///< in floats
   std::int64_t rows = 0;
-  std::int64_t visible[attention_rows] = {};
+  std::int64_t visible[AttentionTiles::block] = {};
 
-  /// Takes one more row if it sees as many keys as the row before, or one more.
-  bool extend(std::int64_t keys) {
-    if (rows == attention_rows) return false;
+  /// Takes one more row of `most` if it sees as many keys as the row before, or one more.
+  bool extend(std::int64_t keys, std::int64_t most) {
+    if (rows == most) return false;
     if (rows > 0 && keys != visible[rows - 1] && keys != visible[rows - 1] + 1) return false;
     visible[rows++] = keys;
     return true;
@@ -153,31 +153,117 @@ inline void attend(const CpuKernels& kernels, const QueryRun& run, const KeyLayo
   }
 }
 
+/// The same for many rows by the kernels' AttentionTiles.
+template <class Place>
+inline void attend_tiled(const CpuKernels& kernels, const QueryRun& run, const KeyLayout& layout,
+                         float scale, float* scratch, Place&& place) {
+  constexpr std::int64_t block = AttentionTiles::block;
+  const AttentionTiles& tiles = *kernels.attention;
+  const std::int64_t head_dim = layout.head_dim;
+  const std::int64_t key_bytes = bytes_of(layout.dtype, layout.key_stride);
+  const std::int64_t value_bytes = bytes_of(layout.dtype, layout.value_stride);
+  const bool in_blocks = is_quantised(layout.dtype);
+  float* wide_keys = scratch + tiles.scratch_floats(head_dim);
+  float* wide_values = wide_keys + block * head_dim;
+  const std::byte *keys[block], *values[block];
+  if (in_blocks) {
+    for (std::int64_t j = 0; j < block; ++j) {
+      keys[j] = reinterpret_cast<const std::byte*>(wide_keys + j * head_dim);
+      values[j] = reinterpret_cast<const std::byte*>(wide_values + j * head_dim);
+    }
+  }
+  std::int64_t seen[block];
+  tiles.begin(scratch, run.q, run.q_stride, run.rows, head_dim);
+  for (std::int64_t begin = 0, end = run.visible[run.rows - 1]; begin < end; begin += block) {
+    const std::int64_t n = std::min(block, end - begin);
+    for (std::int64_t j = 0; j < n;) {
+      const KeyRun part = place(begin + j);
+      const std::int64_t count = std::min(part.count, n - j);
+      if (in_blocks) {
+        kernels.dequantise(wide_keys + j * head_dim, part.keys, count * head_dim);
+        kernels.dequantise(wide_values + j * head_dim, part.values, count * head_dim);
+      } else {
+        for (std::int64_t i = 0; i < count; ++i) {
+          keys[j + i] = part.keys + i * key_bytes;
+          values[j + i] = part.values + i * value_bytes;
+        }
+      }
+      j += count;
+    }
+    for (std::int64_t t = 0; t < run.rows; ++t) seen[t] = run.visible[t] - begin;
+    tiles.add({in_blocks ? DType::f32 : layout.dtype, head_dim, run.rows, n, keys, values, seen,
+               scale, scratch});
+  }
+  tiles.end(scratch, run.out, run.out_stride, run.rows, head_dim);
+}
+
+/// Calls attend or attend_tiled for runs of rows, which a thread's part of `count` items is cut
+/// into: next(begin, end, most) gives the run at `begin` with up to `most` rows, is_long(begin)
+/// whether it belongs to one, in the whole call, for which tiles pay, place(begin) the keys.
+template <class Next, class IsLong, class Place>
+inline void attend_runs(Context<Cpu>& ctx, std::int64_t count, const KeyLayout& layout, float scale,
+                        Next&& next, IsLong&& is_long, Place&& place) {
+  const CpuKernels& kernels = ctx.kernels();
+  Workspace<Cpu>::Scope scope(ctx.workspace());
+  std::int64_t room = 0;
+  float* scratch = nullptr;
+  if (kernels.attention != nullptr) {
+    room = kernels.attention->scratch_floats(layout.head_dim) +
+           2 * AttentionTiles::block * layout.head_dim;
+    room = (room + 15) / 16 * 16;
+    scratch = ctx.workspace().take<float>({ctx.threads(), room}).data();
+  }
+  ctx.parallel_for(ctx.threads(), [&](std::int64_t thread, std::int64_t last_thread) {
+    std::int64_t begin = count * thread / ctx.threads();
+    const std::int64_t end = count * last_thread / ctx.threads();
+    while (begin < end) {
+      const bool tiled = scratch != nullptr && is_long(begin);
+      const QueryRun run = next(begin, end, tiled ? AttentionTiles::block : attention_rows);
+      if (tiled) {
+        attend_tiled(kernels, run, layout, scale, scratch + thread * room, place(begin));
+      } else {
+        attend(kernels, run, layout, scale, place(begin));
+      }
+      begin += run.rows;
+    }
+  });
+}
+
 /// Heads are the outer index, so that the threads' parts are equally long under a causal mask.
 inline void attention(Context<Cpu>& ctx, View<float> out, View<const float> q,
                       const CachedKeysValues<Cpu>& cache, const AttentionRows& rows, float scale) {
   const std::int64_t heads = q.extent(1), head_dim = q.extent(2), tokens = q.rows();
   const std::int64_t group = heads / cache.kv_heads;
   const KeyLayout layout{cache.dtype, head_dim, head_dim, head_dim};
-  ctx.parallel_for(heads * tokens, [&](std::int64_t begin, std::int64_t end) {
-    while (begin < end) {
-      const std::int64_t h = begin / tokens, first = begin % tokens;
-      const std::int64_t slot = rows.slots[static_cast<std::size_t>(first)];
-      QueryRun run{q.row(first) + h * head_dim, out.row(first) + h * head_dim, q.row_stride(),
-                   out.row_stride()};
-      const std::int64_t last = std::min(tokens, first + end - begin);
-      for (std::int64_t t = first; t < last; ++t) {
-        const auto at = static_cast<std::size_t>(t);
-        if (rows.slots[at] != slot || !run.extend(rows.visible[at])) break;
-      }
-      attend(ctx.kernels(), run, layout, scale, [&](std::int64_t j) {
-        const std::int64_t place = cache.offset(slot, h / group, j);
-        return KeyRun{cache.keys + place, cache.values + place,
-                      cache.page_tokens - j % cache.page_tokens};
+  const auto slot_of = [&](std::int64_t t) { return rows.slots[static_cast<std::size_t>(t)]; };
+  attend_runs(
+      ctx, heads * tokens, layout, scale,
+      [&](std::int64_t begin, std::int64_t end, std::int64_t most) {
+        const std::int64_t h = begin / tokens, first = begin % tokens;
+        QueryRun run{q.row(first) + h * head_dim, out.row(first) + h * head_dim, q.row_stride(),
+                     out.row_stride()};
+        const std::int64_t last = std::min(tokens, first + end - begin);
+        for (std::int64_t t = first; t < last; ++t) {
+          const std::int64_t keys = rows.visible[static_cast<std::size_t>(t)];
+          if (slot_of(t) != slot_of(first) || !run.extend(keys, most)) break;
+        }
+        return run;
+      },
+      [&](std::int64_t begin) {
+        const std::int64_t t = begin % tokens, least = ctx.kernels().attention->least_rows;
+        std::int64_t first = t, last = t + 1;
+        while (first > 0 && t - first < least && slot_of(first - 1) == slot_of(t)) --first;
+        while (last < tokens && last - t < least && slot_of(last) == slot_of(t)) ++last;
+        return last - first >= least;
+      },
+      [&](std::int64_t begin) {
+        const std::int64_t head = begin / tokens / group, slot = slot_of(begin % tokens);
+        return [&cache, head, slot](std::int64_t j) {
+          const std::int64_t place = cache.offset(slot, head, j);
+          return KeyRun{cache.keys + place, cache.values + place,
+                        cache.page_tokens - j % cache.page_tokens};
+        };
       });
-      begin += run.rows;
-    }
-  });
 }
 
 /// Keys that query i of a segment sees.
@@ -192,24 +278,28 @@ inline void attention(Context<Cpu>& ctx, View<float> out, View<const float> q, V
   const std::int64_t group = heads / k.extent(1);
   const KeyLayout layout{DType::f32, head_dim, k.row_stride(), v.row_stride()};
   for (const Segment& s : segments) {
-    ctx.parallel_for(heads * s.query_count, [&](std::int64_t begin, std::int64_t end) {
-      while (begin < end) {
-        const std::int64_t h = begin / s.query_count, first = begin % s.query_count;
-        const std::int64_t head = h / group * head_dim, t = s.query_begin + first;
-        QueryRun run{q.row(t) + h * head_dim, out.row(t) + h * head_dim, q.row_stride(),
-                     out.row_stride()};
-        const std::int64_t last = std::min(s.query_count, first + end - begin);
-        for (std::int64_t i = first; i < last; ++i) {
-          if (!run.extend(visible_keys(s, i, causal))) break;
-        }
-        attend(ctx.kernels(), run, layout, scale, [&](std::int64_t j) {
-          return KeyRun{reinterpret_cast<const std::byte*>(k.row(s.key_begin + j) + head),
-                        reinterpret_cast<const std::byte*>(v.row(s.key_begin + j) + head),
-                        s.key_count - j};
+    attend_runs(
+        ctx, heads * s.query_count, layout, scale,
+        [&](std::int64_t begin, std::int64_t end, std::int64_t most) {
+          const std::int64_t h = begin / s.query_count, first = begin % s.query_count;
+          const std::int64_t t = s.query_begin + first;
+          QueryRun run{q.row(t) + h * head_dim, out.row(t) + h * head_dim, q.row_stride(),
+                       out.row_stride()};
+          const std::int64_t last = std::min(s.query_count, first + end - begin);
+          for (std::int64_t i = first; i < last; ++i) {
+            if (!run.extend(visible_keys(s, i, causal), most)) break;
+          }
+          return run;
+        },
+        [&](std::int64_t) { return s.query_count >= ctx.kernels().attention->least_rows; },
+        [&](std::int64_t begin) {
+          const std::int64_t head = begin / s.query_count / group * head_dim;
+          return [&k, &v, &s, head](std::int64_t j) {
+            return KeyRun{reinterpret_cast<const std::byte*>(k.row(s.key_begin + j) + head),
+                          reinterpret_cast<const std::byte*>(v.row(s.key_begin + j) + head),
+                          s.key_count - j};
+          };
         });
-        begin += run.rows;
-      }
-    });
   }
 }
 

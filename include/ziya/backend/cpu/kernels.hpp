@@ -28,21 +28,27 @@ struct MatmulArguments {
   const ActivationGroup* groups = nullptr;
   /// (activation_groups(columns), tokens): the same in fours, of tokens_in_fours or fewer; or null
   const ActivationFours* fours = nullptr;
-  /// tiles of x of a table that packs, packed_floats(token_tile, columns) each; or null
+  /// tiles of x as the table's packing for so many tokens makes them; or null
   const float* packed = nullptr;
   /// (matmul_scratch_floats) of the calling thread; not null beside `packed` or many `groups`
   float* scratch = nullptr;
 };
 
 /// Room for what a thread keeps in its second-level cache during a product of several tokens.
-inline constexpr std::int64_t matmul_scratch_floats = 192 * 1024;
+inline constexpr std::int64_t matmul_scratch_floats = 320 * 1024;
 
 /// Up to this many tokens meet quantised weights one by one.
 inline constexpr std::int64_t tokens_in_fours = 3;
 
-constexpr std::int64_t packed_floats(std::int64_t token_tile, std::int64_t columns) {
-  return token_tile * ((columns + 15) / 16 * 16);
-}
+/// How rows of x are laid out for products of floats with `least_tokens` of them or more.
+struct TokenPacking {
+  std::int64_t least_tokens;
+  std::int64_t tile;                             ///< rows that are packed together, at most
+  std::int64_t (*floats)(std::int64_t columns);  ///< room of a tile
+  /// `tokens` ≤ tile rows of x
+  void (*pack)(float* packed, const float* x, std::int64_t x_stride, std::int64_t tokens,
+               std::int64_t columns);
+};
 
 /// Operands of one weighted sum: y[t · y_stride + i] += Σ_j weights[t · weights_stride + j] ·
 /// values[j · values_stride + i], j in order.
@@ -58,8 +64,31 @@ struct WeightedSumArguments {
   std::int64_t y_stride;  ///< in floats
 };
 
+/// Rows of one head against some of their keys and values, at most AttentionTiles::block of each.
+struct AttentionBlock {
+  DType dtype;  ///< of keys and values: f32, f16 or bf16
+  std::int64_t head_dim, rows, count;
+  const std::byte *const *keys, *const *values;  ///< (count) rows of head_dim elements
+  const std::int64_t* seen;  ///< (rows) so many of the keys a row sees; none if not positive
+  float scale;
+  float* scratch;
+};
+/// out = Σ_j softmax_j(scale · q · key(j)) value(j) for many rows of a head at once: begin, add
+/// block after block, end, with the same scratch memory. A row does not depend on the rows beside
+/// it.
+struct AttentionTiles {
+  static constexpr std::int64_t block = 64;
+  std::int64_t least_rows;  ///< adjacent rows of one sequence in a call, for which it pays
+  std::int64_t (*scratch_floats)(std::int64_t head_dim);
+  void (*begin)(float* scratch, const float* q, std::int64_t q_stride, std::int64_t rows,
+                std::int64_t head_dim);
+  void (*add)(const AttentionBlock& block);
+  void (*end)(float* scratch, float* out, std::int64_t out_stride, std::int64_t rows,
+              std::int64_t head_dim);
+};
+
 /// Every sum runs in an order that depends on the table and the stored type alone, never on the
-/// number of rows or threads.
+/// number of threads, and on the number of rows only by the packing of products of floats.
 struct CpuKernels {
   /// Outputs [begin, end) of all tokens. Weights of other types than f32, f16 and bf16 meet
   /// `groups` where the table has `quantise`, x itself where it has not.
@@ -82,11 +111,10 @@ struct CpuKernels {
   void (*dequantise)(float* y, const std::byte* x, std::int64_t count);
   /// y[i] = to_half(x[i])
   void (*to_halves)(Half* y, const float* x, std::int64_t count);
-  /// How many tokens meet a row of 16-bit or 32-bit floats at once, at most, if they are packed.
-  std::int64_t token_tile = 0;
-  /// `tokens` ≤ token_tile rows of x in the order in which such products read them; or null.
-  void (*pack)(float* packed, const float* x, std::int64_t x_stride, std::int64_t tokens,
-               std::int64_t columns) = nullptr;
+  /// For several tokens, and for many, whose sums are near those of fewer but not the same bits; or
+  /// null.
+  const TokenPacking* packings[2] = {nullptr, nullptr};
+  const AttentionTiles* attention = nullptr;  ///< or null
 };
 
 /// Reads the bytes of a stored type as its elements: visit(dtype, bytes, f) calls f(const W*).

@@ -98,15 +98,20 @@ inline QuantisedRows quantised(Context<Cpu>& ctx, View<const float> x, int span)
   return {groups, fours};
 }
 
+/// x for products of floats; null if the table wants none of so few tokens.
 inline const float* packed(Context<Cpu>& ctx, View<const float> x) {
-  const CpuKernels& kernels = ctx.kernels();
-  const std::int64_t tile = kernels.token_tile, tiles = (x.rows() + tile - 1) / tile;
-  const std::int64_t size = packed_floats(tile, x.columns());
+  const TokenPacking* packing = nullptr;
+  for (const TokenPacking* p : ctx.kernels().packings) {
+    if (p != nullptr && x.rows() >= p->least_tokens) packing = p;
+  }
+  if (packing == nullptr) return nullptr;
+  const std::int64_t tile = packing->tile, tiles = (x.rows() + tile - 1) / tile;
+  const std::int64_t size = packing->floats(x.columns());
   float* result = ctx.workspace().take<float>({tiles, size}).data();
   ctx.parallel_for(tiles, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
-      kernels.pack(result + i * size, x.row(i * tile), x.row_stride(),
-                   std::min(tile, x.rows() - i * tile), x.columns());
+      packing->pack(result + i * size, x.row(i * tile), x.row_stride(),
+                    std::min(tile, x.rows() - i * tile), x.columns());
     }
   });
   return result;
@@ -117,10 +122,9 @@ inline ActivationForms forms_of(Context<Cpu>& ctx, View<const float> x,
                                 std::span<const Weight<Cpu>* const> ws) {
   ActivationForms forms;
   const CpuKernels& kernels = ctx.kernels();
-  const bool packs = kernels.pack != nullptr && x.rows() > 1;
   for (const Weight<Cpu>* w : ws) {
     if (is_plain_float(w->dtype)) {
-      if (packs && forms.packed == nullptr) forms.packed = packed(ctx, x);
+      if (forms.packed == nullptr) forms.packed = packed(ctx, x);
     } else if (kernels.quantise != nullptr) {
       const int span = activation_span(w->dtype);
       QuantisedRows& rows = span == 32 ? forms.by_32 : forms.by_256;

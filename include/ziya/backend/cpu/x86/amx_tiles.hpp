@@ -20,7 +20,7 @@ ZIYA_NAMESPACE_BEGIN
 namespace avx512 {
 
 /// The shapes of a thread's tiles: 0 to 3 are sums of `tokens` × 16 rows, 4 is a block of at most
-/// 64 columns of `tokens` tokens, 5 and 6 are the same columns of 16 rows.
+/// 64 columns of `tokens` tokens, 5 to 7 are the same columns of 16 rows.
 class TileShapes {
  public:
   ZIYA_TARGET_AMX void set(std::int64_t tokens, int columns) {
@@ -31,7 +31,7 @@ class TileShapes {
       std::uint16_t row_bytes[16] = {};
       std::uint8_t rows[16] = {};
     } shapes;
-    for (int i = 0; i < 7; ++i) {
+    for (int i = 0; i < 8; ++i) {
       shapes.row_bytes[i] = i == 4 ? static_cast<std::uint16_t>(columns) : 64;
       shapes.rows[i] = static_cast<std::uint8_t>(i > 4 ? columns / 4 : tokens);
     }

@@ -11,6 +11,8 @@
 
 #include "ziya/backend/cpu/baseline.hpp"
 #include "ziya/backend/cpu/kernels.hpp"
+#include "ziya/backend/cpu/x86/amx_attention.hpp"
+#include "ziya/backend/cpu/x86/amx_floats.hpp"
 #include "ziya/backend/cpu/x86/avx512_floats.hpp"
 #include "ziya/backend/cpu/x86/avx512_quantised.hpp"
 #include "ziya/backend/cpu/x86/avx512_vector.hpp"
@@ -20,16 +22,21 @@
 ZIYA_NAMESPACE_BEGIN
 namespace avx512 {
 
-template <bool Amx>
-ZIYA_TARGET_AVX512 inline void matmul(const MatmulArguments& m, std::int64_t begin,
-                                      std::int64_t end) {
-  if (!is_plain_float(m.dtype)) return matmul_quantised(m, begin, end, Amx);
-  if (m.dtype == DType::f16)
-    return matmul_of(m, reinterpret_cast<const Half*>(m.weight), begin, end);
-  if (m.dtype == DType::bf16) {
-    return matmul_of(m, reinterpret_cast<const BFloat16*>(m.weight), begin, end);
+template <bool Amx, class W>
+inline void matmul_of_floats(const MatmulArguments& m, std::int64_t begin, std::int64_t end) {
+  const auto* w = reinterpret_cast<const W*>(m.weight);
+  if (Amx && m.packed != nullptr && m.columns > 0 && m.tokens >= amx_floats::packing.least_tokens) {
+    amx_floats::matmul_of(m, w, begin, end);
+  } else {
+    matmul_of(m, w, begin, end);
   }
-  matmul_of(m, reinterpret_cast<const float*>(m.weight), begin, end);
+}
+template <bool Amx>
+inline void matmul(const MatmulArguments& m, std::int64_t begin, std::int64_t end) {
+  if (!is_plain_float(m.dtype)) return matmul_quantised(m, begin, end, Amx);
+  if (m.dtype == DType::f16) return matmul_of_floats<Amx, Half>(m, begin, end);
+  if (m.dtype == DType::bf16) return matmul_of_floats<Amx, BFloat16>(m, begin, end);
+  matmul_of_floats<Amx, float>(m, begin, end);
 }
 
 ZIYA_TARGET_AVX512 inline float dot(const float* a, DType dtype, const std::byte* b,
@@ -134,24 +141,6 @@ ZIYA_TARGET_AVX512 inline void add_weighted(const WeightedSumArguments& s) {
   }
 }
 
-/// e^x = 2^n · e^r with n = round(x / ln 2); e^r by its Taylor polynomial of degree 7, whose error
-/// is below 1e-8 for |r| ≤ ln 2 / 2. 0 below −87.3. The bounds are the
-/// first operands, because min and max give the second when either is NaN.
-ZIYA_TARGET_AVX512 inline __m512 exp(__m512 x) {
-  const __m512 bounded = min(set(88.37f), max(set(-87.33f), x));
-  const __m512 n = round(multiply(bounded, set(1.44269504f)));
-  const __m512 r = fma(n, set(2.12194440e-4f), fma(n, set(-0.693359375f), bounded));
-  __m512 p = set(1.0f / 5040);
-  p = fma(p, r, set(1.0f / 720));
-  p = fma(p, r, set(1.0f / 120));
-  p = fma(p, r, set(1.0f / 24));
-  p = fma(p, r, set(1.0f / 6));
-  p = fma(p, r, set(0.5f));
-  p = fma(p, r, set(1.0f));
-  p = fma(p, r, set(1.0f));
-  return zero_below(x, -87.33f, scale_by_power(p, n));
-}
-
 ZIYA_TARGET_AVX512 inline float exp_sum(float* values, float shift, std::int64_t count) {
   __m512 total = zero();
   std::int64_t i = 0;
@@ -207,9 +196,17 @@ ZIYA_TARGET_AVX512 inline void to_halves(Half* y, const float* x, std::int64_t c
 }
 
 template <bool Amx>
-inline constexpr CpuKernels kernels{&matmul<Amx>, &dot,       &add_scaled, &add_weighted,
-                                    &exp_sum,     &silu_mul,  &quantise,   &dequantise,
-                                    &to_halves,   token_tile, &pack};
+inline constexpr CpuKernels kernels{&matmul<Amx>,
+                                    &dot,
+                                    &add_scaled,
+                                    &add_weighted,
+                                    &exp_sum,
+                                    &silu_mul,
+                                    &quantise,
+                                    &dequantise,
+                                    &to_halves,
+                                    {&packing, Amx ? &amx_floats::packing : nullptr},
+                                    Amx ? &amx_floats::attention_tiles : nullptr};
 
 }  // namespace avx512
 ZIYA_NAMESPACE_END

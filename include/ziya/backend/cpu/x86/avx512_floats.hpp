@@ -56,10 +56,16 @@ inline constexpr int token_tile = 6;            // rows of x that meet a row of 
 inline constexpr std::int64_t depth = 1024;     // columns at a time
 inline constexpr std::int64_t row_block = 128;  // rows of w at a time, at most
 inline constexpr std::int64_t stream_tokens = 48;  // rows of x that w streams by, at most
+inline constexpr std::int64_t block_floats = 192 * 1024;  // of w or of sums at a time, at most
 
 /// Rows of x side by side in a tile of `tokens`: 2, 4 or 6.
 constexpr std::int64_t tile_width(std::int64_t tokens) {
   return std::min<std::int64_t>((tokens + 1) / 2 * 2, token_tile);
+}
+
+/// Floats of a tile of packed tokens.
+inline std::int64_t packed_floats(std::int64_t columns) {
+  return token_tile * ((columns + lanes - 1) / lanes * lanes);
 }
 
 /// Four rows of w, and what is requested while they are met: a line each, `step` bytes apart.
@@ -180,7 +186,7 @@ ZIYA_TARGET_AVX512 inline void block_times_tokens(const MatmulArguments& m, cons
   alignas(64) float sums[row_block * token_tile * lanes];
   const std::int64_t width = tile_width(tokens);
   const std::int64_t later = tile_width(std::max<std::int64_t>(m.tokens - first - tokens, 0));
-  const std::int64_t tile_floats = packed_floats(token_tile, m.columns);
+  const std::int64_t tile_floats = packed_floats(m.columns);
   const float* tile = m.packed == nullptr ? nullptr : m.packed + first / token_tile * tile_floats;
   for (std::int64_t i = 0; i < m.columns; i += depth) {
     const std::int64_t count = std::min(depth, m.columns - i);
@@ -211,7 +217,7 @@ ZIYA_TARGET_AVX512 inline void block_times_tokens(const MatmulArguments& m, cons
 
 /// Rows of w of which 32-bit floats stay in the second-level cache.
 constexpr std::int64_t block_rows(std::int64_t columns) {
-  const std::int64_t rows = matmul_scratch_floats / std::max<std::int64_t>(columns, 1) / 4 * 4;
+  const std::int64_t rows = block_floats / std::max<std::int64_t>(columns, 1) / 4 * 4;
   return rows < 4 ? 4 : rows < row_block ? rows : row_block;
 }
 
@@ -249,7 +255,7 @@ struct Streamed {
                                std::int64_t i, std::int64_t end, float* sums) const {
     constexpr bool widens = sizeof(W) < sizeof(float);
     alignas(64) float wide[widens ? 4 * depth : 1];
-    const std::int64_t tile_floats = packed_floats(token_tile, m.columns), begin = i;
+    const std::int64_t tile_floats = packed_floats(m.columns), begin = i;
     for (; i < end; i += depth) {
       const std::int64_t count = std::min(depth, end - i);
       RowsOf<W> part = four_rows(w + row * m.weight_stride + i, m.weight_stride, apart, rows);
@@ -292,7 +298,7 @@ struct Streamed {
     const std::int64_t panel =
         std::max(cached_floats / (tiles * token_tile) / depth, std::int64_t{1}) * depth;
     const bool whole = panel >= m.columns;
-    const std::int64_t block = whole ? end - begin : matmul_scratch_floats / row_sums / 4 * 4;
+    const std::int64_t block = whole ? end - begin : block_floats / row_sums / 4 * 4;
     for (std::int64_t r = begin; r < end; r += block) {
       const std::int64_t rows = std::min(block, end - r), quarter = rows / 4;
       // outputs that lie a quarter apart are written one by one, which is dear for many short sums
@@ -354,6 +360,8 @@ ZIYA_TARGET_AVX512 inline void matmul_of(const MatmulArguments& m, const W* w, s
     }
   }
 }
+
+inline constexpr TokenPacking packing{2, token_tile, &packed_floats, &pack};
 
 }  // namespace avx512
 ZIYA_NAMESPACE_END
