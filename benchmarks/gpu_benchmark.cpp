@@ -104,6 +104,8 @@ class Runner {
     }
     run(outputs);
     ops::draw_tokens(ctx_, next_, View<const float, Cuda>(logits_.view()), best_, {});
+    // Random weights of some types overflow 16-bit activations: no token is the best of NaN.
+    for (std::int32_t& id : next_) id = std::max(id, 0);
   }
 
  private:
