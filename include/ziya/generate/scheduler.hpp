@@ -56,9 +56,11 @@ struct Request {
 };
 
 /// Answers requests with one model, all rows of a step in one forward pass: one token of each
-/// answer, and chunks of prompts beside them. A text is what the request alone would get, to the
-/// bit. Beginnings of prompts that the cache knows, of running or of earlier requests, are shared.
-/// When pages run out, the youngest sequence gives its own back and is computed again later.
+/// answer, and chunks of prompts beside them. A text is what the request alone would get, on the
+/// CPU to the bit (but for what docs/architecture.md says of AMX), on a GPU within its tolerance
+/// (docs/devices.md). Beginnings of prompts that the cache knows, of running or of earlier requests,
+/// are shared. When pages run out, the youngest sequence gives its own back and is computed again
+/// later.
 ///
 /// It has no thread: whoever drives it calls `step` while it says that there is work. All calls
 /// come from that thread; callbacks may `submit` and `cancel`. Context, model and tokenizer
