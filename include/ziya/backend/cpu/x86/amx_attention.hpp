@@ -75,9 +75,9 @@ ZIYA_TARGET_AMX inline void add_scores(const AttentionBlock& b, const RowsOfHead
   for (std::int64_t t = 0; t < b.rows; t += 32) {
     const std::int64_t q_apart = tiled_bytes(h.width, x_parts);
     for (std::int64_t j = 0; j < b.count; j += 32) {
-      add_products<Parts<parts>, Parts<x_parts>>({h.products, 64, tile_bytes, 2 * tile_bytes}, true,
-                                                 {h.operands + j / 16 * apart, apart},
-                                                 {h.queries + t / 16 * q_apart, q_apart}, steps);
+      add_products<parts, x_parts>({h.products, 64, tile_bytes, 2 * tile_bytes}, true,
+                                   {h.operands + j / 16 * apart, apart},
+                                   {h.queries + t / 16 * q_apart, q_apart}, steps);
       for (std::int64_t k = 0; k < 4; ++k) {
         store_outputs(h.scores + (t + k % 2 * 16) * block + j + k / 2 * 16, block, 16, 16,
                       h.products + k * tile_bytes);
@@ -149,7 +149,7 @@ ZIYA_TARGET_AMX inline void add_values(const AttentionBlock& b, const RowsOfHead
   const std::int64_t stride = h.width * static_cast<std::int64_t>(sizeof(float));
   for (std::int64_t t = 0; t < b.rows; t += 32) {
     for (std::int64_t i = 0; i < h.width; i += 32) {
-      add_products<Parts<x_parts>, Parts<parts>>(
+      add_products<x_parts, parts>(
           {reinterpret_cast<std::byte*>(h.values + t * h.width + i), stride, 64, 16 * stride},
           false, {h.probabilities + t / 16 * p_apart, p_apart},
           {h.operands + i / 16 * apart, apart}, steps);

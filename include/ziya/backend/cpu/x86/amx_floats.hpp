@@ -19,9 +19,9 @@
 
 ZIYA_NAMESPACE_BEGIN
 /// x = x₁ + x₂ + x₃ exactly: x₁ is x rounded to bf16, x₂ what is left, rounded, x₃ the rest. A
-/// weight of bf16 is one part, of f16 two, of f32 three. Weights of 16 bits meet x₁ + x₂, which is
-/// x to 2⁻¹⁷ of it; of f32, wᵢ xⱼ is left out where i + j > 4, less than 2⁻²³ of the product. Parts
-/// below 2⁻¹²⁶ count as zero, and so do their products. An infinity gives an infinity or NaN.
+/// weight of bf16 is one part, of f16 two, of f32 three. wᵢ xⱼ is left out where i + j > 4, less
+/// than 2⁻²³ of the product. Parts below 2⁻¹²⁶ count as zero, and so do their products. An infinity
+/// gives an infinity or NaN.
 namespace amx_floats {
 
 using namespace avx512;
@@ -33,14 +33,11 @@ inline constexpr std::int64_t row_block = 256;    // rows of w at a time, at mos
 inline constexpr std::int64_t token_block = 512;  // tokens at a time, at most
 inline constexpr int x_parts = 3;
 
-/// How many parts a weight has, and with how many of x they are multiplied.
+/// How many parts a weight has.
 template <class W>
 inline constexpr int parts_of = std::is_same_v<W, float>  ? 3
                                 : std::is_same_v<W, Half> ? 2
                                                           : 1;
-
-template <class W>
-inline constexpr int parts_met = std::is_same_v<W, float> ? 3 : 2;
 
 /// Bytes of the tiles of 16 rows in so many parts.
 constexpr std::int64_t tiled_bytes(std::int64_t columns, int parts) {
@@ -164,11 +161,6 @@ ZIYA_TARGET_AVX512 inline void pack_rows(std::byte* tiles, const W* w, std::int6
   }
 }
 
-/// An operand's tiles: parts that it has, of which the first `Used` are multiplied.
-template <int Has, int Used = Has>
-struct Parts {
-  static constexpr int has = Has, used = Used;
-};
 /// Two tiles of an operand, `apart` bytes from one to the other, or of sums in one direction.
 struct TilePair {
   const std::byte* at;
@@ -184,7 +176,7 @@ struct TileSquare {
 inline constexpr struct { int a, b; } products[] = {{0, 2}, {0, 1}, {1, 1}, {1, 0}, {2, 0}, {0, 0}};
 
 /// sums + a (32 rows) × b (32 rows), `steps` times 32 columns; from zero if it is the first time.
-template <class A, class B>
+template <int A, int B>
 ZIYA_TARGET_AMX inline void add_products(TileSquare sums, bool first, TilePair a, TilePair b,
                                          std::int64_t steps) {
   // g++ 12 does not believe that tiles are loaded from memory
@@ -200,11 +192,11 @@ ZIYA_TARGET_AMX inline void add_products(TileSquare sums, bool first, TilePair a
     _tile_loadd(2, sums.at + sums.below, sums.stride);
     _tile_loadd(3, sums.at + sums.below + sums.beside, sums.stride);
   }
-  for (; steps > 0; --steps, a.at += A::has * tile_bytes, b.at += B::has * tile_bytes) {
+  for (; steps > 0; --steps, a.at += A * tile_bytes, b.at += B * tile_bytes) {
     int of_a = -1, of_b = -1;
 #pragma GCC unroll 6
     for (const auto& p : products) {
-      if (p.a >= A::used || p.b >= B::used) continue;
+      if (p.a >= A || p.b >= B) continue;
       // a tile is loaded while the one before is multiplied
       if (p.a != of_a) {
         _tile_loadd(4, a.at + p.a * tile_bytes, 64);
@@ -268,9 +260,9 @@ struct Block {
                        t + 16 < tokens ? x_apart : 0};
       for (std::int64_t r = 0; r < rows; r += 32) {
         std::byte* const to = sums + r / 16 * sums_apart + t / 16 * tile_bytes;
-        add_products<Parts<parts>, Parts<x_parts, parts_met<W>>>(
-            {to, 64, tile_bytes, sums_apart}, i == 0, {tiles + r / 16 * w_apart, w_apart}, x,
-            (count + tile_columns - 1) / tile_columns);
+        add_products<parts, x_parts>({to, 64, tile_bytes, sums_apart}, i == 0,
+                                     {tiles + r / 16 * w_apart, w_apart}, x,
+                                     (count + tile_columns - 1) / tile_columns);
       }
     }
   }
