@@ -86,6 +86,9 @@ def matrix(rows, columns):
         dtype = numpy.float16 if kind == gguf.GGMLQuantizationType.F16 else numpy.float32
         piece = random.uniform(-0.03, 0.03, 1 << 20).astype(dtype)
         return numpy.resize(piece, (rows, columns))
+    if kind == gguf.GGMLQuantizationType.BF16:  # the upper halves of 32-bit floats, as bytes
+        piece = random.uniform(-0.03, 0.03, 1 << 20).astype(numpy.float32).view(numpy.uint32) >> 16
+        return numpy.resize(piece.astype(numpy.uint16).view(numpy.uint8), (rows, 2 * columns))
     blocks = random.integers(0, 256, (min(count, 65537), size), dtype=numpy.uint8)
     scale = numpy.float16(worth.get(type_name.upper(), 2e-3))
     for place in scales[type_name.upper()]:
