@@ -47,19 +47,27 @@ void for_each_model(F&& f) {
   }
 }
 
+/// Logits of all of `ids`, which a cache without tokens meets `chunk` at a time.
+std::vector<float> in_chunks(const CpuModel& model, Context<Cpu>& ctx,
+                             const std::vector<std::int32_t>& ids, std::size_t chunk,
+                             KvCache<Cpu>& cache) {
+  cache.release(0);
+  std::vector<float> logits;
+  for (std::size_t begin = 0; begin < ids.size(); begin += chunk) {
+    const Rows rows(ids, begin, std::min(begin + chunk, ids.size()));
+    const auto part = run(model, ctx, rows, cache);
+    logits.insert(logits.end(), part.begin(), part.end());
+  }
+  return logits;
+}
+
 TEST_CASE("a prompt in one pass, in chunks, and token by token: the same bits") {
   const auto ids = random_ids(41, 1);
   for_each_model([&](const CpuModel& model, Context<Cpu>& ctx) {
     KvCache<Cpu> cache = fixture::make_cache(model);
     const std::vector<float> whole = run(model, ctx, Rows(ids, 0, ids.size()), cache);
     for (const std::size_t chunk : {1u, 3u, 16u, 40u}) {
-      cache.release(0);
-      std::vector<float> parts;
-      for (std::size_t begin = 0; begin < ids.size(); begin += chunk) {
-        const Rows rows(ids, begin, std::min(begin + chunk, ids.size()));
-        const auto part = run(model, ctx, rows, cache);
-        parts.insert(parts.end(), part.begin(), part.end());
-      }
+      const std::vector<float> parts = in_chunks(model, ctx, ids, chunk, cache);
       INFO("chunks of " << chunk);
       CHECK(parts == whole);
     }
@@ -73,13 +81,7 @@ TEST_CASE("a long prompt in one pass and in chunks: near, the same bits without 
     KvCache<Cpu> cache = fixture::make_cache(model);
     const std::vector<float> whole = run(model, ctx, Rows(ids, 0, ids.size()), cache);
     for (const std::size_t chunk : {33u, 67u}) {
-      cache.release(0);
-      std::vector<float> parts;
-      for (std::size_t begin = 0; begin < ids.size(); begin += chunk) {
-        const Rows rows(ids, begin, std::min(begin + chunk, ids.size()));
-        const auto part = run(model, ctx, rows, cache);
-        parts.insert(parts.end(), part.begin(), part.end());
-      }
+      const std::vector<float> parts = in_chunks(model, ctx, ids, chunk, cache);
       INFO("chunks of " << chunk);
       CHECK(golden::error(parts, whole, vocabulary) < 1e-5);
       if (ctx.isa() != Isa::amx) CHECK(parts == whole);
