@@ -10,6 +10,7 @@
 #include "ziya/backend/cuda/matvec.cuh"
 #include "ziya/backend/cuda/mma.cuh"
 #include "ziya/backend/cuda/panel.cuh"
+#include "ziya/backend/cuda/panel_stream.cuh"
 #include "ziya/backend/cuda/row_norm.cuh"
 
 ZIYA_NAMESPACE_BEGIN
@@ -28,6 +29,7 @@ class Digits {
   static constexpr int values =
       joined ? 1 : 2;  ///< numbers of a lane per row: its tokens or digits
   using Sums = float[2][values];
+  static constexpr int band_slots = values * 4;   ///< numbers that are kept of a row and warp
   static constexpr int units = 4 * Form::groups;  ///< lanes that a panel occupies
   static constexpr int chunk = 8 * Form::groups;  ///< bytes of a column for one t
   /// Minima want sums of digits over their columns: of one number where they are floats, of 16
@@ -46,9 +48,15 @@ class Digits {
       : operands_(memory),
         sums_(reinterpret_cast<float*>(memory + panels * 4 * slots * tokens * chunk)),
         scales_(reinterpret_cast<float*>(memory + bytes(panels, tokens)) - panels * tokens),
+        panels_(panels),
         tokens_(tokens) {
     const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
     own_ = 4 * min(g, slots * tokens - 1) + t;
+  }
+
+  /// Behind what it has in shared memory.
+  [[nodiscard]] __device__ std::byte* end() const {
+    return reinterpret_cast<std::byte*>(scales_ + panels_ * tokens_);
   }
 
   struct Elements {
@@ -66,32 +74,24 @@ class Digits {
   __device__ void fill(const MatvecArguments<T, std::byte>& a, int begin, int end,
                        const Elements& first, const float* spans) {
     const int lane = static_cast<int>(threadIdx.x) % 32, columns = static_cast<int>(a.columns);
+#pragma unroll 1  // code that runs once is waited for
     for (int token = 0; token < tokens_; ++token) {
-      constexpr int at_once = 3;  // reads that are under way together
+      const T* x = a.x + token * a.x_stride;
+      Elements next = elements(x, columns, begin * units + lane, end * units), norm = first;
       const float inverse =
           a.norm == nullptr ? 1 : inverse_rms(spans + token * norm_spans(columns), columns, a.eps);
-      for (int unit = begin * units; unit < end * units; unit += 32 * at_once) {
-        Elements loaded[at_once], norm[at_once];
+#pragma unroll 1
+      for (int unit = begin * units + lane; unit - lane < end * units; unit += 32) {
+        Elements now = next;
+        next = elements(x, columns, unit + 32, end * units);
+        if (a.norm != nullptr) {
 #pragma unroll
-        for (int n = 0; n < at_once; ++n) {
-          const int own = unit + 32 * n + lane;
-          loaded[n] = elements(a.x + token * a.x_stride, columns, own, end * units);
-          norm[n] = first;
-          if (a.norm != nullptr && own - lane > begin * units) {
-            norm[n] = elements(a.norm, columns, own, end * units);
+          for (int i = 0; i < 8; ++i) {
+            now.at[i] = widen(normalised<T>(now.at[i], inverse, norm.at[i]));
           }
+          norm = elements(a.norm, columns, unit + 32, end * units);
         }
-#pragma unroll
-        for (int n = 0; n < at_once; ++n) {
-          if (unit + 32 * n >= end * units) continue;
-          if (a.norm != nullptr) {
-#pragma unroll
-            for (int i = 0; i < 8; ++i) {
-              loaded[n].at[i] = widen(normalised<T>(loaded[n].at[i], inverse, norm[n].at[i]));
-            }
-          }
-          write(loaded[n], token, unit + 32 * n + lane, end * units);
-        }
+        write(now, token, unit, end * units);
       }
     }
     __syncwarp();
@@ -101,13 +101,11 @@ class Digits {
   struct Ahead {
     uint4 pairs[Form::groups / 2];
   };
-  __device__ Ahead ahead(int panel) const {
-    Ahead result;
+  __device__ void fetch(Ahead& ahead, int panel) const {
 #pragma unroll
     for (int pair = 0; pair < pairs; ++pair) {
-      result.pairs[pair] = *reinterpret_cast<const uint4*>(operands_ + place(panel, own_, pair));
+      ahead.pairs[pair] = *reinterpret_cast<const uint4*>(operands_ + place(panel, own_, pair));
     }
-    return result;
   }
 
   /// Adds w · x of a panel to `sums`: integers of a group exactly, those of a super-block too.
@@ -201,7 +199,23 @@ class Digits {
     }
   }
 
- private:
+  /// Puts the sums of a warp where they are added up, and what is there of a row and token.
+  __device__ static void keep(BandSums<band_slots>& to, const Sums& sums, int lane) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+#pragma unroll
+      for (int i = 0; i < values; ++i) {
+        to[lane / 4 + 8 * r][values * (lane % 4) + i] = sums[r][i];
+      }
+    }
+  }
+  __device__ static float kept(const BandSums<band_slots>& from, int row, int token) {
+    if constexpr (joined) return from[row][token];
+    const float* at = &from[row][4 * token];
+    return fmaf(65536.0f, at[0], fmaf(256.0f, at[1], at[2]));
+  }
+
+ protected:
   static constexpr int pairs = Form::groups / 2;
 
   /// What turns integers of a panel into numbers, of the lane's token.
@@ -307,7 +321,7 @@ class Digits {
     if constexpr (integer_sums) write_sums(words, panel, token, unit, present);
     if (unit % units == 0 && present) {
       constexpr auto of_one = static_cast<float>(Form::Scales::unit << Form::below);
-      scales_[panel * tokens_ + token] = greatest / (most * of_one);
+      scales_[panel * tokens_ + token] = greatest * (1 / (most * of_one));
     }
   }
 
@@ -338,7 +352,7 @@ class Digits {
   std::byte* operands_;
   float* sums_;
   float* scales_;
-  int tokens_;
+  int panels_, tokens_;
   int own_;
 };
 

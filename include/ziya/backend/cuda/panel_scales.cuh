@@ -47,15 +47,23 @@ __device__ inline float biased_byte(std::uint32_t word, int index) {
 // g + 8 r; and `store`, given block(r, i), the i-th block of a row or null. Scales that are
 // integers times a factor of the row's block give them as `integer`, `factor` and `min_factor`, all
 // integers `unit` times greater. `integer_minima` are those of a lane as the first operand of an
-// integer product of 16 columns, of which one is a minimum; `minima` the same in 16 bits.
+// integer product of 16 columns, of which one is a minimum; `minima` the same in 16 bits. What
+// belongs to the t-th of four columns' scales in a row is also `own_integer`, `own_scale` and
+// `own_min`.
 
 /// One 16-bit scale per 32 columns.
 struct HalfScales {
   static constexpr bool integers = false, small = false;
   static constexpr int row_bytes = 8, unit = 1;
   Words words;
+  Half own[2];  ///< scales of columns 32 t … 32 t + 31
 
-  __device__ void load(const std::byte* from, int g) { words = load_words(from + g * 16); }
+  __device__ void load(const std::byte* from, int g) {
+    words = load_words(from + g * 16);
+    const int t = static_cast<int>(threadIdx.x) % 4;
+    for (int r = 0; r < 2; ++r) own[r] = reinterpret_cast<const Half*>(from)[8 * g + 4 * r + t];
+  }
+  __device__ float own_scale(int r) const { return widen(own[r]); }
   __device__ float scale(int r, int step) const {
     return half_at(words.at[2 * r + step / 4], step / 2 % 2);
   }
@@ -75,10 +83,17 @@ struct HalfPairScales {
   static constexpr bool integers = false, small = false;
   static constexpr int row_bytes = 16, unit = 1;
   Words words[2];
+  std::uint32_t own[2];  ///< those of columns 32 t … 32 t + 31
 
   __device__ void load(const std::byte* from, int g) {
-    for (int r = 0; r < 2; ++r) words[r] = load_words(from + (2 * g + r) * 16);
+    const int t = static_cast<int>(threadIdx.x) % 4;
+    for (int r = 0; r < 2; ++r) {
+      words[r] = load_words(from + (2 * g + r) * 16);
+      own[r] = reinterpret_cast<const std::uint32_t*>(from)[8 * g + 4 * r + t];
+    }
   }
+  __device__ float own_scale(int r) const { return half_at(own[r], 0); }
+  __device__ float own_min(int r) const { return -half_at(own[r], 1); }
   __device__ float scale(int r, int step) const { return half_at(words[r].at[step / 2], 0); }
   __device__ float min(int r, int step) const { return -half_at(words[r].at[step / 2], 1); }
   __device__ void minima(unsigned (&a)[4], int t) const {
@@ -151,6 +166,9 @@ struct SixBitPairScales {
   __device__ int integer(int r, int step) const {
     return byte_at(fields[r][step / 8], step / 2 % 4);
   }
+  __device__ int own_integer(int r, int set) const {
+    return byte_at(fields[r][set], static_cast<int>(threadIdx.x) % 4);
+  }
   __device__ void integer_minima(unsigned (&a)[2], int t) const {
 #pragma unroll
     for (int r = 0; r < 2; ++r) a[r] = t > 1 ? 0u : t == 0 ? fields[r][2] : fields[r][3];
@@ -215,6 +233,9 @@ struct SixBitScales {
   }
   __device__ int integer(int r, int step) const {
     return signed_byte_at(fields[r][step / 4], step % 4);
+  }
+  __device__ int own_integer(int r, int set) const {
+    return signed_byte_at(fields[r][set], static_cast<int>(threadIdx.x) % 4);
   }
   __device__ __half2 pair(int r, int step) const {
     return __hfma2(biased_pair(fields[r][step / 4] ^ 0x80808080u, step % 4, step % 4),
@@ -316,6 +337,9 @@ struct ByteScales {
   }
   __device__ int integer(int r, int step) const {
     return signed_byte_at(words[r].at[step / 4], step % 4);
+  }
+  __device__ int own_integer(int r, int set) const {
+    return signed_byte_at(words[r].at[set], static_cast<int>(threadIdx.x) % 4);
   }
   __device__ float factor(int r) const { return half_at(d, r); }
   __device__ float scale(int r, int step) const {

@@ -64,7 +64,7 @@ class PanelStream {
   /// Weights do not depend on the work before: they may be under way before it ends.
   __device__ void start() {
     seek();
-#pragma unroll
+#pragma unroll 1
     for (int stage = 0; stage < stages; ++stage) fetch(stage);
   }
   /// The next panel, which must have been asked for.
@@ -127,21 +127,24 @@ class PanelStream {
 template <int Slots>
 using BandSums = float[panel_rows][Slots];
 
-/// y of a band, all threads of the block. total(first, row, token): the sum over the warps whose
-/// sums begin with number `first`.
-template <class T, class Total>
-__device__ inline void finish_band(const MatvecArguments<T, std::byte>& a, int band, int warps,
-                                   const Total& total) {
+/// y of `count` bands that lie `step` apart, all threads of the block. total(k, weight, row, token):
+/// the sum over the warps for the k-th band.   @tparam One: one token
+template <bool One, class T, class Total>
+__device__ inline void finish_bands(const MatvecArguments<T, std::byte>& a, int first, int step,
+                                    int count, const Total& total) {
   constexpr int rows = static_cast<int>(panel_rows);
-  const auto& part = a.parts[Bands<T>{a}.locate(band)];
-  for (int i = static_cast<int>(threadIdx.x); i < rows * static_cast<int>(a.tokens);
+  const int tokens = One ? 1 : static_cast<int>(a.tokens);
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < count * tokens * rows;
        i += static_cast<int>(blockDim.x)) {
-    const int token = i / rows, in_band = i % rows;
+    const int in_band = i % rows, k = i / rows / tokens, token = One ? 0 : i / rows % tokens;
+    int band = first + k * step;
+    const auto& part = a.parts[Bands<T>{a}.locate(band)];
     const std::int64_t row = band * panel_rows + in_band;
     if (row >= part.rows) continue;
     const float there = there_of(a, part, row, token);
-    float sum = total(0, in_band, token);
-    if (a.up != nullptr) sum = silu(sum) * total(warps, in_band, token);
+    float sum = total(k, 0, in_band, token);
+    if (a.up != nullptr) sum = silu(sum) * total(k, 1, in_band, token);
     finish_row(a, part, row, token, sum, there);
   }
 }

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+// The digits of one token beside four scales at a time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ziya/backend/cuda/device.cuh"
+#include "ziya/backend/cuda/digits.cuh"
+#include "ziya/backend/cuda/mma.cuh"
+#include "ziya/backend/cuda/panel.cuh"
+
+ZIYA_NAMESPACE_BEGIN
+namespace cuda {
+
+/// One token has two digits, so two of the operand's eight columns: with zeros elsewhere, the
+/// digits of four scales' columns have a pair each. So four products add up in one sum without
+/// mixing, and a lane applies one scale of four: its sums are over the t-th of each four scales,
+/// and a row's is that of its four lanes.
+template <class T, class Block>
+class DigitsOfOne : public Digits<T, Block> {
+ public:
+  using Base = Digits<T, Block>;
+  using typename Base::Form, typename Base::Sums;
+  static_assert(Base::joined);
+  static constexpr int tokens_at_once = 1, band_slots = 1;
+  static constexpr int sets = Form::groups * Form::steps / 4;  ///< of four scales
+
+  using Base::Base;
+
+  /// The lane's words of the second operand, those of a group after another. What is zero remains
+  /// so: the object lives as long as the stream of panels.
+  struct Ahead {
+    std::uint32_t words[Form::groups][2] = {};
+  };
+  __device__ void fetch(Ahead& ahead, int panel) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int step = 0; step < 4 * sets; ++step) {
+      if (step % 4 != g / 2) continue;
+      const int group = step / Form::steps;
+      const auto* from = reinterpret_cast<const std::uint32_t*>(
+          this->operands_ + this->place(panel, 4 * (g % 2) + t, group / 2) + group % 2 * 8);
+      if constexpr (Form::steps == 1) {
+        const uint2 both = *reinterpret_cast<const uint2*>(from);
+        ahead.words[group][0] = both.x;
+        ahead.words[group][1] = both.y;
+      } else {
+        ahead.words[group][step % 2] = from[step % 2];
+      }
+    }
+  }
+
+  /// Adds the lane's part of w · x of a panel to `sums`.
+  __device__ void add(Sums& sums, const Panel<Block>& w, const Ahead& x, int panel) const {
+    constexpr bool integers = Form::Scales::integers, sign = Form::offset > 0;
+    float panel_sums[2] = {};
+    int c[4], scaled[4] = {};  // as the tensor cores leave them
+#pragma unroll
+    for (int group = 0; group < Form::groups; ++group) {
+      std::uint32_t rows[2][2];
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        if constexpr (Form::scaled_bytes) {
+          w.scaled_integers(rows[r], r, group);
+        } else {
+          w.integers(rows[r], r, group);
+        }
+      }
+      const unsigned a[4] = {rows[0][0], rows[1][0], rows[0][1], rows[1][1]};
+      constexpr int of_set = Form::scaled_bytes ? Form::groups : 4 / Form::steps;
+      if (group % of_set == 0) {
+        multiply_bytes<sign>(c, a, x.words[group][0], x.words[group][1]);
+      } else {
+        add_bytes<sign>(c, a, x.words[group][0], x.words[group][1]);
+      }
+      if (group % of_set != of_set - 1) continue;
+      [[maybe_unused]] const int set = group / of_set;
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        if constexpr (integers) {
+          int scale = 1;
+          if constexpr (!Form::scaled_bytes) scale = w.scales.own_integer(r, set);
+          scaled[2 * r] += scale * c[2 * r];
+          scaled[2 * r + 1] += scale * c[2 * r + 1];
+        } else {
+          const int value = 256 * c[2 * r] + c[2 * r + 1];
+          panel_sums[r] = w.scales.own_scale(r) * static_cast<float>(value);
+        }
+      }
+      if constexpr (Base::float_sums) {
+        const float sum = this->sums_[panel * Form::groups + static_cast<int>(threadIdx.x) % 4];
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          panel_sums[r] = fmaf(-w.scales.own_min(r), sum, panel_sums[r]);
+        }
+      }
+    }
+    if constexpr (integers) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        panel_sums[r] = w.scales.factor(r) * value_of(scaled, r);
+      }
+    }
+    if constexpr (Base::integer_sums) {
+      int minima[4];
+      this->minima(minima, w, panel);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        panel_sums[r] = fmaf(-w.scales.min_factor(r) * static_cast<float>(1 << Form::below),
+                             value_of(minima, r), panel_sums[r]);
+      }
+    }
+    const float scale = this->scales_[panel];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) sums[r][0] = fmaf(scale, panel_sums[r], sums[r][0]);
+  }
+
+  /// A lane has the sum of row g or of row g + 8 in the end.
+  __device__ static void keep(BandSums<band_slots>& to, const Sums& sums, int lane) {
+    const bool second = lane % 2 != 0;
+    float sum = second ? sums[1][0] : sums[0][0];
+    sum += __shfl_xor_sync(~0u, second ? sums[0][0] : sums[1][0], 1);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    if (lane % 4 < 2) to[lane / 4 + 8 * (lane % 2)][0] = sum;
+  }
+  __device__ static float kept(const BandSums<band_slots>& from, int row, int) {
+    return from[row][0];
+  }
+
+ private:
+  __device__ static float value_of(const int (&digits)[4], int r) {
+    return fmaf(256.0f, static_cast<float>(digits[2 * r]), static_cast<float>(digits[2 * r + 1]));
+  }
+  /// Σ min · x by digits, for the lanes with t = 0; the others have zeros.
+  __device__ void minima(int (&sums)[4], const Panel<Block>& w, int panel) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    uint2 b = make_uint2(0, 0);
+    if (lane < 8) {
+      b = *reinterpret_cast<const uint2*>(reinterpret_cast<const std::byte*>(this->sums_) +
+                                          this->sum_place(panel, lane));
+    }
+    unsigned a[2];
+    w.scales.integer_minima(a, lane % 4);
+    int high[4];
+    multiply_half_bytes<false>(high, a[0], a[1], b.x);
+    multiply_half_bytes<false>(sums, a[0], a[1], b.y);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[i] += 128 * high[i];
+  }
+};
+
+}  // namespace cuda
+ZIYA_NAMESPACE_END
