@@ -47,7 +47,7 @@ struct WarpgroupMeeting {
 
   __device__ void init() const {
     queries_full.init(2 * 128);  // each thread that fetches: what it has written, what it copies
-    queries_empty.init(4 * warpgroup_count);
+    queries_empty.init(128 * warpgroup_count);  // each that reads `tile` and `seen`
     for (int stage = 0; stage < 2; ++stage) {
       keys_full[stage].init(128), values_full[stage].init(128);
       keys_empty[stage].init(4 * warpgroup_count), values_empty[stage].init(4 * warpgroup_count);
@@ -209,10 +209,7 @@ __device__ __forceinline__ void attend_tiles(const TileArguments<T>& a, int grou
     least = __reduce_min_sync(~0u, least);
     most = __reduce_max_sync(~0u, most);
     const int blocks = (most + warpgroup_keys - 1) / warpgroup_keys;
-    const auto free_queries = [&] {
-      __syncwarp();
-      if (lane == 0) meeting.queries_empty.arrive();
-    };
+    const auto free_queries = [&] { meeting.queries_empty.arrive(); };
     if (blocks == 0) free_queries();
 
     float out[warpgroup_dim / 2] = {}, largest[2] = {-INFINITY, -INFINITY}, total[2] = {};

@@ -28,25 +28,23 @@ class DigitsOfOne : public Digits<T, Block> {
 
   using Base::Base;
 
-  /// The lane's words of the second operand, those of a group after another. What is zero remains
-  /// so: the object lives as long as the stream of panels.
+  /// The lane's words of the second operand, of a scale in each set.
   struct Ahead {
-    std::uint32_t words[Form::groups][2] = {};
+    std::uint32_t words[sets][2 / Form::steps];
   };
   __device__ void fetch(Ahead& ahead, int panel) const {
     const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
-    for (int step = 0; step < 4 * sets; ++step) {
-      if (step % 4 != g / 2) continue;
-      const int group = step / Form::steps;
+    for (int set = 0; set < sets; ++set) {
+      const int step = 4 * set + g / 2, group = step / Form::steps;
       const auto* from = reinterpret_cast<const std::uint32_t*>(
           this->operands_ + this->place(panel, 4 * (g % 2) + t, group / 2) + group % 2 * 8);
       if constexpr (Form::steps == 1) {
         const uint2 both = *reinterpret_cast<const uint2*>(from);
-        ahead.words[group][0] = both.x;
-        ahead.words[group][1] = both.y;
+        ahead.words[set][0] = both.x;
+        ahead.words[set][1] = both.y;
       } else {
-        ahead.words[group][step % 2] = from[step % 2];
+        ahead.words[set][0] = from[step % 2];
       }
     }
   }
@@ -68,13 +66,20 @@ class DigitsOfOne : public Digits<T, Block> {
         }
       }
       const unsigned a[4] = {rows[0][0], rows[1][0], rows[0][1], rows[1][1]};
-      constexpr int of_set = Form::scaled_bytes ? Form::groups : 4 / Form::steps;
-      if (group % of_set == 0) {
-        multiply_bytes<sign>(c, a, x.words[group][0], x.words[group][1]);
-      } else {
-        add_bytes<sign>(c, a, x.words[group][0], x.words[group][1]);
+      constexpr int of_set = 4 / Form::steps, of_sum = Form::scaled_bytes ? Form::groups : of_set;
+      const int own = static_cast<int>(threadIdx.x) % 32 / 8;  // the scale of the lane's column
+      unsigned b[2];
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        const int step = group % of_set * Form::steps + k * (Form::steps - 1);
+        b[k] = own == step ? x.words[group / of_set][k * (2 - Form::steps)] : 0u;
       }
-      if (group % of_set != of_set - 1) continue;
+      if (group % of_sum == 0) {
+        multiply_bytes<sign>(c, a, b[0], b[1]);
+      } else {
+        add_bytes<sign>(c, a, b[0], b[1]);
+      }
+      if (group % of_sum != of_sum - 1) continue;
       [[maybe_unused]] const int set = group / of_set;
 #pragma unroll
       for (int r = 0; r < 2; ++r) {

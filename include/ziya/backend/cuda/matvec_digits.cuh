@@ -40,6 +40,56 @@ __device__ inline void add_squares(float* spans, const MatvecArguments<T, std::b
   __syncthreads();
 }
 
+/// A row of one of a block's bands and a token, which a thread finishes when the warps have met.
+template <class T, bool One>
+class BandItem {
+ public:
+  /// @param count bands from `first` on, `step` apart
+  __device__ BandItem(const MatvecArguments<T, std::byte>& a, int first, int step, int count) {
+    int band = first + k(a) * step;
+    if (k(a) >= count) return;
+    const int index = Bands<T>{a}.locate(band);
+    const auto& part = a.parts[index];
+    row_ = band * panel_row_count + in_band();
+    if (row_ >= part.rows) return;
+    index_ = index;
+    if (!a.add) return;
+    const std::int64_t at = token(a) * part.y_stride + row_;
+    if (a.y_float || sizeof(T) == 4) {
+      there_ = static_cast<const std::uint32_t*>(part.y)[at];
+    } else if constexpr (sizeof(T) == 2) {
+      there_ = static_cast<const std::uint16_t*>(part.y)[at];
+    }
+  }
+  /// total(k, weight, row, token): a sum over the warps, of the k-th band
+  template <class Total>
+  __device__ void finish(const MatvecArguments<T, std::byte>& a, const Total& total) const {
+    if (index_ < 0) return;
+    float sum = total(k(a), 0, in_band(), token(a));
+    if (a.up != nullptr) sum = silu(sum) * total(k(a), 1, in_band(), token(a));
+    float there = __uint_as_float(there_);
+    if constexpr (sizeof(T) == 2) {
+      if (!a.y_float) there = widen(T{static_cast<std::uint16_t>(there_)});
+    }
+    finish_row(a, a.parts[index_], row_, token(a), sum, there);
+  }
+
+ private:
+  __device__ static int in_band() { return static_cast<int>(threadIdx.x) % panel_row_count; }
+  __device__ static int token(const MatvecArguments<T, std::byte>& a) {
+    return One ? 0 : static_cast<int>(threadIdx.x) / panel_row_count % static_cast<int>(a.tokens);
+  }
+  __device__ static int k(const MatvecArguments<T, std::byte>& a) {
+    const int i = static_cast<int>(threadIdx.x) / panel_row_count;
+    return One ? i : i / static_cast<int>(a.tokens);
+  }
+
+  int index_ = -1;  ///< of the part
+  int row_ = 0;
+  std::uint32_t there_ =
+      0;  ///< what the sum is added to, as it lies in y: widening would wait for it
+};
+
 /// y = x · wᵀ for several weights, one after another; gated: of `up` too. With `a.norm`, every
 /// block normalises x for itself.
 /// @param room bands whose sums are kept until they are added up, so that warps seldom meet
@@ -64,9 +114,11 @@ ZIYA_KERNEL void __launch_bounds__(32 * digit_warps)
 
   typename X::Ahead ahead{};
   const int step = static_cast<int>(gridDim.x);
-  int kept = 0;
-  for (int band = static_cast<int>(blockIdx.x); band < stream.bands; band += step) {
-    for (int weight = 0; weight < stream.weights; ++weight) {
+  for (int band = static_cast<int>(blockIdx.x); band < stream.bands; band += room * step) {
+    int count = 1;
+    while (count < room && band + count * step < stream.bands) ++count;
+    const BandItem<T, One> item(a, band, step, count);
+    for (int k = 0; k < count * stream.weights; ++k) {
       typename X::Sums panel_sums = {};
       for (int panel = stream.begin; panel < stream.end; ++panel) {
         x.fetch(ahead, panel);
@@ -74,11 +126,10 @@ ZIYA_KERNEL void __launch_bounds__(32 * digit_warps)
         stream.take(now);
         x.add(panel_sums, now, ahead, panel);
       }
-      X::keep(sums[(kept * stream.weights + weight) * warps + warp], panel_sums, lane);
+      X::keep(sums[k * warps + warp], panel_sums, lane);
     }
-    if (++kept < room && band + step < stream.bands) continue;
     __syncthreads();
-    finish_bands<One>(a, band - (kept - 1) * step, step, kept, [&](int k, int weight, int row, int token) {
+    item.finish(a, [&](int k, int weight, int row, int token) {
       float sum = 0;
 #pragma unroll 4
       for (int n = 0; n < warps; ++n) {
@@ -86,8 +137,7 @@ ZIYA_KERNEL void __launch_bounds__(32 * digit_warps)
       }
       return sum;
     });
-    kept = 0;
-    __syncthreads();
+    if (band + room * step < stream.bands) __syncthreads();
   }
 }
 
@@ -112,8 +162,11 @@ DigitPlan digit_plan_of(const Context<Cuda>& ctx, const MatvecArguments<T, std::
   const int most = std::min(digit_warps, free / (panel_ring<Block> + of_sums));
   if (most < 4) return {};
   const int warps = panel_sharing(panels, (4 * most + 4) / 5, most);
-  const auto bands = static_cast<int>((bands_in(a) + ctx.multiprocessors() - 1) / ctx.multiprocessors());
-  const int room = std::min(bands, (free / warps - panel_ring<Block>) / of_sums);
+  const auto bands =
+      static_cast<int>((bands_in(a) + ctx.multiprocessors() - 1) / ctx.multiprocessors());
+  // A thread has a row of a band and a token at most.
+  const int room = std::min({bands, (free / warps - panel_ring<Block>) / of_sums,
+                             32 * warps / (panel_row_count * tokens)});
   return {warps, warps * (panel_ring<Block> + room * of_sums) + of_x, room};
 }
 template <class T, class Block>

@@ -162,9 +162,9 @@ ZIYA_KERNEL void __launch_bounds__(32 * panel_warps)
       }
     }
     __syncthreads();
-    finish_bands<false>(a, band, 0, 1, [&](int, int weight, int row, int token) {
+    finish_band(a, band, warps, [&](int first, int row, int token) {
       float sum = 0;
-      for (int n = weight * warps; n < (weight + 1) * warps; ++n) {
+      for (int n = first; n < first + warps; ++n) {
         for (int p = 0; p < parts; ++p) sum += partial[n][row][token * parts + p];
       }
       return sum;

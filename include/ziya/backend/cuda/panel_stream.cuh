@@ -13,13 +13,15 @@
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
+inline constexpr int panel_row_count = static_cast<int>(panel_rows);
+
 /// Bands of 16 rows of all weights of a product, numbered one after another.
 template <class T>
 struct Bands {
   const MatvecArguments<T, std::byte>& a;
 
   __device__ int of_part(int i) const {
-    return static_cast<int>((a.parts[i].rows + panel_rows - 1) / panel_rows);
+    return (static_cast<int>(a.parts[i].rows) + panel_row_count - 1) / panel_row_count;
   }
   __device__ int count() const {
     int all = 0;
@@ -52,7 +54,7 @@ class PanelStream {
   __device__ PanelStream(const MatvecArguments<T, std::byte>& a, std::byte* ring, int warp,
                          int warps)
       : weights(a.up == nullptr ? 1 : 2),
-        panels(static_cast<int>((a.columns + Form::columns - 1) / Form::columns)),
+        panels((static_cast<int>(a.columns) + Form::columns - 1) / Form::columns),
         begin(panels * warp / warps),
         end(panels * (warp + 1) / warps),
         bands(Bands<T>{a}.count()),
@@ -127,24 +129,21 @@ class PanelStream {
 template <int Slots>
 using BandSums = float[panel_rows][Slots];
 
-/// y of `count` bands that lie `step` apart, all threads of the block. total(k, weight, row, token):
-/// the sum over the warps for the k-th band.   @tparam One: one token
-template <bool One, class T, class Total>
-__device__ inline void finish_bands(const MatvecArguments<T, std::byte>& a, int first, int step,
-                                    int count, const Total& total) {
+/// y of a band, all threads of the block. total(first, row, token): the sum over the warps whose
+/// sums begin with number `first`.
+template <class T, class Total>
+__device__ inline void finish_band(const MatvecArguments<T, std::byte>& a, int band, int warps,
+                                   const Total& total) {
   constexpr int rows = static_cast<int>(panel_rows);
-  const int tokens = One ? 1 : static_cast<int>(a.tokens);
-#pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < count * tokens * rows;
+  const auto& part = a.parts[Bands<T>{a}.locate(band)];
+  for (int i = static_cast<int>(threadIdx.x); i < rows * static_cast<int>(a.tokens);
        i += static_cast<int>(blockDim.x)) {
-    const int in_band = i % rows, k = i / rows / tokens, token = One ? 0 : i / rows % tokens;
-    int band = first + k * step;
-    const auto& part = a.parts[Bands<T>{a}.locate(band)];
+    const int token = i / rows, in_band = i % rows;
     const std::int64_t row = band * panel_rows + in_band;
     if (row >= part.rows) continue;
     const float there = there_of(a, part, row, token);
-    float sum = total(k, 0, in_band, token);
-    if (a.up != nullptr) sum = silu(sum) * total(k, 1, in_band, token);
+    float sum = total(0, in_band, token);
+    if (a.up != nullptr) sum = silu(sum) * total(warps, in_band, token);
     finish_row(a, part, row, token, sum, there);
   }
 }

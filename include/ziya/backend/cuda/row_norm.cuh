@@ -53,6 +53,7 @@ __device__ inline float span_squares(const Eight<T>& x) {
 /// 1 / rms of a row from its spans' sums, known to all lanes of a warp.
 __device__ inline float inverse_rms(const float* spans, int columns, float eps) {
   float sum = 0;
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x) % 32; i < norm_spans(columns); i += 32) {
     sum += spans[i];
   }
