@@ -32,6 +32,28 @@ __device__ inline float score_of(unsigned long long key) {
   return value_of(static_cast<unsigned>(key >> 32));
 }
 
+/// The greatest rank of a row, 0 where all is masked; `wrong` when one is infinite or no number.
+template <class T>
+__device__ inline unsigned long long best_of(const T* row, int count, int& wrong) {
+  constexpr int together = 8;  // of a thread, under way
+  unsigned long long greatest = 0;
+  for (int first = static_cast<int>(threadIdx.x); first < count; first += together * draw_threads) {
+    float scores[together];
+#pragma unroll
+    for (int n = 0; n < together; ++n) {
+      const int i = first + n * draw_threads;
+      scores[n] = i < count ? static_cast<float>(row[i]) : -INFINITY;
+    }
+#pragma unroll
+    for (int n = 0; n < together; ++n) {
+      wrong |= !(scores[n] < INFINITY);
+      const unsigned long long rank = rank_of(scores[n], first + n * draw_threads);
+      if (scores[n] != -INFINITY && rank > greatest) greatest = rank;
+    }
+  }
+  return block_greatest<draw_threads>(greatest);
+}
+
 /// The `k`-th greatest `ordered_bits` of a row, by eight bits at a time.
 __device__ inline unsigned kth_greatest(DrawMemory& memory, const float* row, int count, int k) {
   if (threadIdx.x == 0) memory.prefix = 0, memory.left = static_cast<unsigned>(k);
@@ -170,7 +192,8 @@ ZIYA_KERNEL void draw_rows(std::int32_t* ids, float* __restrict__ scores,
   if (lane == 0) *out = -1;
   if (draw.on_host) return;
   int wrong = 0;
-  for (int i = lane; i < count; i += draw_threads) {
+  const bool unchanged = draw.best && draw.changes == 0;
+  for (int i = lane; i < count && !unchanged; i += draw_threads) {
     row[i] = logits[i];
     wrong |= !(row[i] < INFINITY);
   }
@@ -186,16 +209,12 @@ ZIYA_KERNEL void draw_rows(std::int32_t* ids, float* __restrict__ scores,
     row[id] = __fadd_rn(score, amount);
   }
   __syncthreads();
-  const bool divide = !draw.best && !draw.temperature_last && draw.temperature != 1;
-  unsigned long long greatest = 0;
-  for (int i = lane; i < count; i += draw_threads) {
-    const float score = divide ? __fdiv_rn(row[i], draw.temperature) : row[i];
-    row[i] = score;
-    wrong |= !(score < INFINITY);
-    const unsigned long long rank = rank_of(score, i);
-    if (score != -INFINITY && rank > greatest) greatest = rank;
+  if (!draw.best && !draw.temperature_last && draw.temperature != 1) {
+    for (int i = lane; i < count; i += draw_threads) row[i] = __fdiv_rn(row[i], draw.temperature);
+    __syncthreads();
   }
-  greatest = block_greatest<draw_threads>(greatest);
+  const unsigned long long greatest =
+      unchanged ? best_of(logits, count, wrong) : best_of(row, count, wrong);
   if (__syncthreads_or(wrong) || greatest == 0) return;
   if (draw.best) {
     if (lane == 0) *out = static_cast<std::int32_t>(~static_cast<unsigned>(greatest));

@@ -32,15 +32,28 @@ struct MatvecArguments {
   float eps;
 };
 
-/// What y holds, where a product is added to it.
+/// What y holds, where a product is added to it, as it lies there: who widens it waits for it.
+template <class T, class W>
+__device__ inline std::uint32_t y_bits(const MatvecArguments<T, W>& a,
+                                       const typename MatvecArguments<T, W>::Part& part,
+                                       std::int64_t row, std::int64_t token) {
+  if (!a.add) return 0;
+  const std::int64_t at = token * part.y_stride + row;
+  if (a.y_float || sizeof(T) == 4) return static_cast<const std::uint32_t*>(part.y)[at];
+  return static_cast<const std::uint16_t*>(part.y)[at];
+}
+template <class T, class W>
+__device__ inline float from_y_bits(const MatvecArguments<T, W>& a, std::uint32_t bits) {
+  if constexpr (sizeof(T) == 2) {
+    if (!a.y_float) return widen(T{static_cast<std::uint16_t>(bits)});
+  }
+  return __uint_as_float(bits);
+}
 template <class T, class W>
 __device__ inline float there_of(const MatvecArguments<T, W>& a,
                                  const typename MatvecArguments<T, W>::Part& part, std::int64_t row,
                                  std::int64_t token) {
-  if (!a.add) return 0;
-  const std::int64_t at = token * part.y_stride + row;
-  return a.y_float ? static_cast<const float*>(part.y)[at]
-                   : widen(static_cast<const T*>(part.y)[at]);
+  return from_y_bits(a, y_bits(a, part, row, token));
 }
 /// Writes a sum, or adds it to what is there, which is read by then or now.
 template <class T, class W>

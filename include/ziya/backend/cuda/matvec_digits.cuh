@@ -53,13 +53,7 @@ class BandItem {
     row_ = band * panel_row_count + in_band();
     if (row_ >= part.rows) return;
     index_ = index;
-    if (!a.add) return;
-    const std::int64_t at = token(a) * part.y_stride + row_;
-    if (a.y_float || sizeof(T) == 4) {
-      there_ = static_cast<const std::uint32_t*>(part.y)[at];
-    } else if constexpr (sizeof(T) == 2) {
-      there_ = static_cast<const std::uint16_t*>(part.y)[at];
-    }
+    there_ = y_bits(a, part, row_, token(a));
   }
   /// total(k, weight, row, token): a sum over the warps, of the k-th band
   template <class Total>
@@ -67,11 +61,7 @@ class BandItem {
     if (index_ < 0) return;
     float sum = total(k(a), 0, in_band(), token(a));
     if (a.up != nullptr) sum = silu(sum) * total(k(a), 1, in_band(), token(a));
-    float there = __uint_as_float(there_);
-    if constexpr (sizeof(T) == 2) {
-      if (!a.y_float) there = widen(T{static_cast<std::uint16_t>(there_)});
-    }
-    finish_row(a, a.parts[index_], row_, token(a), sum, there);
+    finish_row(a, a.parts[index_], row_, token(a), sum, from_y_bits(a, there_));
   }
 
  private:
@@ -86,8 +76,7 @@ class BandItem {
 
   int index_ = -1;  ///< of the part
   int row_ = 0;
-  std::uint32_t there_ =
-      0;  ///< what the sum is added to, as it lies in y: widening would wait for it
+  std::uint32_t there_ = 0;  ///< what the sum is added to
 };
 
 /// y = x · wᵀ for several weights, one after another; gated: of `up` too. With `a.norm`, every

@@ -122,8 +122,19 @@ ZIYA_KERNEL void __launch_bounds__(32 * stream_warps) matvec_stream(MatvecArgume
   release_next();
 
   auto* const squares = reinterpret_cast<float*>(x + spans * 32);
+  // Asked for together: they wait behind the weights that are under way.
+  constexpr int ahead = 3;
+  Eight<T> next[ahead];
+#pragma unroll
+  for (int n = 0; n < ahead; ++n) {
+    next[n] = load_eight<true>(a.x, (warp + n * stream_warps) * 32 + lane, columns);
+  }
+#pragma unroll 1  // code that runs once is waited for
   for (int span = warp; span < spans; span += stream_warps) {
-    const auto eight = load_eight<true>(a.x, span * 32 + lane, columns);
+    const Eight<T> eight = next[0];
+#pragma unroll
+    for (int n = 1; n < ahead; ++n) next[n - 1] = next[n];
+    next[ahead - 1] = load_eight<true>(a.x, (span + ahead * stream_warps) * 32 + lane, columns);
     x[span * 32 + lane] = eight;
     if (a.norm == nullptr) continue;
     const float sum = span_squares(eight);
@@ -132,6 +143,7 @@ ZIYA_KERNEL void __launch_bounds__(32 * stream_warps) matvec_stream(MatvecArgume
   __syncthreads();
   if (a.norm != nullptr) {
     const float inverse = inverse_rms(squares, columns, a.eps);
+#pragma unroll 1
     for (int span = warp; span < spans; span += stream_warps) {
       if (span != warp) factors = load_eight<true>(a.norm, span * 32 + lane, columns);
       Eight<T>& eight = x[span * 32 + lane];
@@ -148,7 +160,7 @@ ZIYA_KERNEL void __launch_bounds__(32 * stream_warps) matvec_stream(MatvecArgume
     const auto& part = a.parts[RowStream<T>::locate(a, in_part)];
     if (in_part >= part.rows) break;
     const bool finishes = turn % row_warps == RowStream<T>::share() && lane == 0;
-    const float there = finishes ? there_of(a, part, in_part, 0) : 0.0f;
+    const std::uint32_t there = finishes ? y_bits(a, part, in_part, 0) : 0;
     for (int weight = 0; weight < weights; ++weight) {
       float sum = 0;
       for (int pack = stream.begin; pack < stream.end; pack += 32) {
@@ -172,7 +184,7 @@ ZIYA_KERNEL void __launch_bounds__(32 * stream_warps) matvec_stream(MatvecArgume
       for (int n = 0; n < row_warps; ++n) totals[weight] += sums[turn % 2][group][weight][n];
     }
     finish_row(a, part, in_part, 0, a.up == nullptr ? totals[0] : silu(totals[0]) * totals[1],
-               there);
+               from_y_bits(a, there));
   }
 }
 
