@@ -178,6 +178,18 @@ ZIYA_TEST_ON_DEVICES("cuda: products with quantised weights, plain, added, many,
                      "[cuda][small]") {
   check_all_products<TestType>(false);
 }
+TEST_CASE("cuda: products of a few tokens with more rows than a block keeps the sums of",
+          "[cuda]") {
+  if (!gpu()) return;
+  Context<Cuda> ctx;
+  // 132 multiprocessors keep 67,584 rows of one token, 16,896 of four.
+  for (const Case& c : {Case{1, 1, 90'001}, Case{3, 1, 50'003}}) {
+    check_products<Half>(ctx, DType::q4_0, c);
+    check_products<ziya::BFloat16>(ctx, DType::q4_1, c);
+  }
+  check_products<Half>(ctx, DType::q4_k, {4, 1, 35'000});
+}
+
 TEMPLATE_TEST_CASE("cuda: products with quantised weights of more tokens", "[cuda][small][library]",
                    OnCpu, OnGpuF32, OnGpuBf16) {
   check_all_products<TestType>(true);
