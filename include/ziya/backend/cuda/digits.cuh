@@ -231,23 +231,23 @@ class Digits {
   }
 
   /// 16 bytes for two groups, so that eight neighbours lie in different banks.
-  __device__ int place(int panel, int index, int pair) const {
-    const int turned = pair ^ (index / (8 / pairs) % pairs);
-    return (panel * 4 * slots * tokens_ + index) * chunk + turned * 16;
+  __device__ unsigned place(unsigned panel, unsigned index, unsigned pair) const {
+    const unsigned turned = pair ^ (index / (8 / pairs) % pairs);
+    return (panel * 4 * slots * static_cast<unsigned>(tokens_) + index) * chunk + turned * 16;
   }
   /// Of a row in any type.
   template <class E>
-  __device__ static Elements elements(const E* x, int columns, int unit, int end) {
+  __device__ static Elements elements(const E* x, int columns, unsigned unit, unsigned end) {
     Elements result{};
-    const int first = unit / 4 * 32;
-    if (unit >= end || first >= columns) return result;
+    const unsigned first = unit / 4 * 32;
+    if (unit >= end || first >= static_cast<unsigned>(columns)) return result;
     constexpr int run = Form::run, wide = run < 16 / static_cast<int>(sizeof(E))
                                               ? run
                                               : 16 / static_cast<int>(sizeof(E));
 #pragma unroll
     for (int e = 0; e < 8; e += wide) {
-      const auto pack =
-          *reinterpret_cast<const Pack<E, wide>*>(x + first + Form::column(0, unit % 4, e));
+      const auto pack = *reinterpret_cast<const Pack<E, wide>*>(
+          x + first + Form::column(0, static_cast<int>(unit % 4), e));
 #pragma unroll
       for (int i = 0; i < wide; ++i) result.at[e + i] = widen(pack.at[i]);
     }
@@ -258,18 +258,15 @@ class Digits {
     const auto choose = static_cast<unsigned>(byte | (4 + byte) << 4);
     return __byte_perm(__byte_perm(n[0], n[1], choose), __byte_perm(n[2], n[3], choose), 0x5410);
   }
-  __device__ void write(const Elements& v, int token, int unit, int end) {
+  __device__ void write(const Elements& v, int token, unsigned unit, unsigned end) {
     constexpr float most = digits == 2 ? 127.0f * 256 : 127.0f * 65536;
     unsigned bits = 0;  // of the greatest; of not a number where there is one
 #pragma unroll
     for (const float value : v.at) bits = max(bits, __float_as_uint(value) & 0x7fffffffu);
-#pragma unroll
-    for (int apart = 16; apart > 0; apart /= 2) {
-      bits = max(bits, __shfl_xor_sync(~0u, bits, apart));
-    }
+    bits = __reduce_max_sync(~0u, bits);
     const float greatest = __uint_as_float(bits),
                 inverse = greatest > 1e-30f ? most / greatest : 0.0f;
-    const int panel = unit / units, group = unit / 4 % Form::groups, t = unit % 4;
+    const unsigned panel = unit / units, group = unit / 4 % Form::groups, t = unit % 4;
     const bool present = unit < end;
     std::uint32_t words[slots][2] = {};
 #pragma unroll
@@ -326,8 +323,8 @@ class Digits {
   }
 
   /// Sums of digits over the columns of each minimum, in two bytes: 128 high + low.
-  __device__ void write_sums(const std::uint32_t (&words)[slots][2], int panel, int token, int unit,
-                             bool present) {
+  __device__ void write_sums(const std::uint32_t (&words)[slots][2], int panel, int token,
+                             unsigned unit, bool present) {
 #pragma unroll
     for (int slot = 0; slot < slots; ++slot) {
 #pragma unroll
