@@ -38,7 +38,9 @@ struct Bands {
 
 /// Panels of a warp that are under way.
 template <class Block>
-inline constexpr int panel_stages = Panel<Block>::bytes < 2000 ? 4 : 3;
+inline constexpr int panel_stages = Panel<Block>::bytes < 1200   ? 5
+                                    : Panel<Block>::bytes < 2000 ? 4
+                                                                 : 3;
 template <class Block>
 inline constexpr int panel_ring = panel_stages<Block>* Panel<Block>::bytes;  // bytes of a warp
 
