@@ -74,7 +74,7 @@ ZIYA_TARGET_AVX2 inline void rows_times_packed(const W* w, std::int64_t w_stride
   }
   const std::int64_t whole = count / lanes * lanes;
   for (std::int64_t i = 0; i < whole; i += lanes, packed += token_tile * lanes) {
-    _mm_prefetch(reinterpret_cast<const char*>(carried.ahead + i), _MM_HINT_T1);
+    _mm_prefetch(reinterpret_cast<const char*>(carried.ahead + i), _MM_HINT_T0);
     __m256 a[token_tile];
 #pragma GCC unroll 8
     for (int t = 0; t < token_tile; ++t) a[t] = load(packed + t * lanes);

@@ -32,10 +32,10 @@ struct PanelGroup {
 #pragma GCC unroll 8
     for (int b = 0; b < 8; ++b) quants[b] = v[b];
     scales = Format::scales(p, row_scale);
-    if constexpr (!Format::own_spans && Format::fits > 1) {
-      const WordScales s = word_scales(scales);
-      words = {_mm256_permute2x128_si256(s.low, s.high, 0x20),
-               _mm256_permute2x128_si256(s.low, s.high, 0x31)};
+    words = word_scales<Format>(scales);
+    if constexpr (!Format::own_spans && Format::fits != 8) {
+      words = {_mm256_permute2x128_si256(words.low, words.high, 0x20),
+               _mm256_permute2x128_si256(words.low, words.high, 0x31)};
     }
   }
 };

@@ -117,10 +117,13 @@ ZIYA_TARGET_AVX2 inline __m256i fold_lanes(__m256i a, __m256i b) {
 struct WordScales {
   __m256i low, high;  ///< of blocks 0 … 3 and 4 … 7, a pair of words each, for both halves
 };
+template <class Format>
 ZIYA_TARGET_AVX2 inline WordScales word_scales(const BlockScales&) {
   return {_mm256_set1_epi16(1), _mm256_set1_epi16(1)};
 }
+template <class Format>
 ZIYA_TARGET_AVX2 inline WordScales word_scales(const GroupScales& w) {
+  if constexpr (Format::fits == 8) return {w.scales, w.scales};
   return {_mm256_unpacklo_epi16(w.scales, w.scales), _mm256_unpackhi_epi16(w.scales, w.scales)};
 }
 
@@ -152,7 +155,7 @@ template <class Format>
   }
   const __m256i sums = fold_lanes<(Format::fits > 4)>(v[0], v[1]);
   if constexpr (Format::fits <= 4) return sums;
-  return _mm256_madd_epi16(sums, _mm256_blend_epi32(s.low, s.high, 0xf0));
+  return _mm256_madd_epi16(sums, s.low);
 }
 
 /// sums + what the dots of 256 columns come to, block b in lane b.
@@ -210,7 +213,7 @@ ZIYA_TARGET_AVX2 inline void decode_rows(const MatmulArguments& m, std::int64_t 
       }
       p = whole_group<Format>(m, p, i, scratch);
       const auto scales = Format::scales(p, row_scale(m, row + k));
-      const __m256i dots = dots_of_blocks<Format>(p, word_scales(scales), x->values);
+      const __m256i dots = dots_of_blocks<Format>(p, word_scales<Format>(scales), x->values);
       sums[r] = add_dots<Format>(sums[r], dots, scales, *x);
     }
     x += m.tokens;

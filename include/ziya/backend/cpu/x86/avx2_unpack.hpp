@@ -25,7 +25,7 @@ struct BlockScales {
 
 /// w[i] = scale · scales(i) · quants[i] + minimum · minima[i / 16]. The scales are words: number b
 /// of the lower half belongs to the first 16 columns of block b of 32, of the upper half to the
-/// others.
+/// others; of formats whose sums over a block fit 16 bits (`fits` = 8), numbers 2 b and 2 b + 1.
 struct GroupScales {
   __m256i scales, minima;
   float scale, minimum;
@@ -194,8 +194,10 @@ struct ScaledHalfBytes {
 
   ZIYA_TARGET_AVX2 static GroupScales scales(const std::byte* p, float) {
     const ScalesMinima bits = scales_minima(p + offsetof(Block, scales));
+    const __m128i scales = _mm_cvtsi64_si128(static_cast<long long>(bits.scales));
     const __m128i minima = _mm_cvtsi64_si128(static_cast<long long>(bits.minima));
-    return {twice(_mm_cvtepu8_epi16(_mm_cvtsi64_si128(static_cast<long long>(bits.scales)))),
+    return {fits == 8 ? _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(scales, scales))
+                      : twice(_mm_cvtepu8_epi16(scales)),
             _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(minima, minima)),
             half_at(p + offsetof(Block, d)), -half_at(p + offsetof(Block, dmin))};
   }
