@@ -102,6 +102,7 @@ template <class Format>
     }
   }
 }
+
 // rows of w that are unpacked at once, of so many groups of 256 columns, for so many tokens
 inline constexpr std::int64_t panel_rows = 16, panel_groups = 2, panel_tokens = 128;
 
