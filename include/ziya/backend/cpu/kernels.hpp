@@ -104,7 +104,8 @@ struct CpuKernels {
   /// y[i] = gate[i] / (1 + e^(−gate[i])) · up[i]
   void (*silu_mul)(float* y, const float* gate, const float* up, std::int64_t count);
   /// One row of activations in 8 bits, its groups `stride` apart, a scale per `span` columns, and
-  /// in fours, as far apart, where that is not null; or null.
+  /// in fours, as far apart, where that is not null; else values may lie in the order in which the
+  /// table's `matmul` reads many tokens. Or null.
   void (*quantise)(ActivationGroup* groups, std::int64_t stride, const float* x,
                    std::int64_t columns, int span, ActivationFours* fours);
   /// y[i] = x[i], x stored as q8_0: `count` elements, whole blocks, exactly.

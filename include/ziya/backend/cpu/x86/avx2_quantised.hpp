@@ -55,9 +55,9 @@ ZIYA_TARGET_AVX2 inline void store_sums_of_16(std::int32_t* sums, __m256i pairs)
   sums[1] = fours[4] + fours[5] + fours[6] + fours[7];
 }
 
-/// As baseline::quantise, to the same bits.
+/// As baseline::quantise, to the same bits; without fours, so for panels, values in turned order.
 ZIYA_TARGET_AVX2 inline void quantise(ActivationGroup* groups, std::int64_t stride, const float* x,
-                                      std::int64_t columns, int span, ActivationFours*) {
+                                      std::int64_t columns, int span, ActivationFours* fours) {
   for (std::int64_t i = 0; i < columns; i += ActivationGroup::columns, groups += stride) {
     const std::int64_t count = columns - i;
     float scales[8];
@@ -71,6 +71,7 @@ ZIYA_TARGET_AVX2 inline void quantise(ActivationGroup* groups, std::int64_t stri
     }
     if (!ordinary) {
       baseline::quantise(groups, stride, x + i, std::min(count, ActivationGroup::columns), span);
+      if (fours == nullptr) turn(groups->values);
       continue;
     }
     std::int32_t sums[16], sizes[16];
@@ -80,106 +81,103 @@ ZIYA_TARGET_AVX2 inline void quantise(ActivationGroup* groups, std::int64_t stri
       store_sums_of_16(sizes + 2 * b, _mm256_maddubs_epi16(_mm256_abs_epi8(values), bytes(1)));
     }
     complete(*groups, span, scales, sums, sizes);
+    if (fours == nullptr) turn(groups->values);
   }
 }
 
 /// Sums of products over pairs of columns, in words.
 template <bool Signs>
-ZIYA_TARGET_AVX2 inline __m256i pairs(__m256i quants, const std::int8_t* x) {
-  if constexpr (!Signs) return _mm256_maddubs_epi16(quants, load_bytes(x));
+ZIYA_TARGET_AVX2 inline __m256i pairs(__m256i quants, __m256i x) {
+  if constexpr (!Signs) return _mm256_maddubs_epi16(quants, x);
   // |w| ≤ 128 and |x| ≤ 127: pairs of products fit 16 bits
-  return _mm256_maddubs_epi16(_mm256_abs_epi8(quants), _mm256_sign_epi8(load_bytes(x), quants));
+  return _mm256_maddubs_epi16(_mm256_abs_epi8(quants), _mm256_sign_epi8(x, quants));
 }
 
-/// sums[t] += Σ w · x[t] over 256 columns, in eight lanes of four columns of each block;
-/// `quants(b)` are those of block b.
-template <class Format, int Tokens, class Quants>
-[[gnu::always_inline]] ZIYA_TARGET_AVX2 inline void add_group(__m256 (&sums)[Tokens],
-                                                              const BlockScales& w,
-                                                              const Quants& quants,
-                                                              const ActivationGroup* x) {
-  alignas(32) float scales[Tokens][8];
-#pragma GCC unroll 4
-  for (int t = 0; t < Tokens; ++t) store(scales[t], multiply(w.scales, load(x[t].by_32.scales)));
-  // From memory a scale reaches all lanes in one load; the compiler would shuffle the vector twice.
-  asm("" : "+m"(scales));
+/// Sums of words, or of 32-bit integers, in half as many lanes of each: of a and of b side by side.
+template <bool Words>
+ZIYA_TARGET_AVX2 inline __m256i fold_halves(__m256i a, __m256i b) {
+  const __m256i low = _mm256_unpacklo_epi64(a, b), high = _mm256_unpackhi_epi64(a, b);
+  return Words ? _mm256_add_epi16(low, high) : _mm256_add_epi32(low, high);
+}
+template <bool Words>
+ZIYA_TARGET_AVX2 inline __m256i fold_quarters(__m256i a, __m256i b) {
+  const __m256 x = _mm256_castsi256_ps(a), y = _mm256_castsi256_ps(b);
+  const __m256i even = _mm256_castps_si256(_mm256_shuffle_ps(x, y, 0x88));
+  const __m256i odd = _mm256_castps_si256(_mm256_shuffle_ps(x, y, 0xdd));
+  return Words ? _mm256_add_epi16(even, odd) : _mm256_add_epi32(even, odd);
+}
+template <bool Words>
+ZIYA_TARGET_AVX2 inline __m256i fold_lanes(__m256i a, __m256i b) {
+  const __m256i low = _mm256_permute2x128_si256(a, b, 0x20);
+  const __m256i high = _mm256_permute2x128_si256(a, b, 0x31);
+  return Words ? _mm256_add_epi16(low, high) : _mm256_add_epi32(low, high);
+}
+
+/// Scales of words: of four blocks at once, as sums over blocks meet them.
+struct WordScales {
+  __m256i low, high;  ///< of blocks 0 … 3 and 4 … 7, a pair of words each, for both halves
+};
+template <class Format>
+ZIYA_TARGET_AVX2 inline WordScales word_scales(const BlockScales&) {
+  return {_mm256_set1_epi16(1), _mm256_set1_epi16(1)};
+}
+template <class Format>
+ZIYA_TARGET_AVX2 inline WordScales word_scales(const GroupScales& w) {
+  if constexpr (Format::fits == 8) return {w.scales, w.scales};
+  return {_mm256_unpacklo_epi16(w.scales, w.scales), _mm256_unpackhi_epi16(w.scales, w.scales)};
+}
+
+/// Σ w · x over each of eight blocks of 32 columns, times the scales of words, block b in lane b.
+/// Sums of pairs stay words as long as Format::fits of them do.
+template <class Format>
+[[gnu::always_inline]] ZIYA_TARGET_AVX2 inline __m256i dots_of_blocks(const std::byte* w,
+                                                                      const WordScales& s,
+                                                                      const std::int8_t* x) {
+  __m256i v[8];
 #pragma GCC unroll 8
   for (int b = 0; b < 8; ++b) {
-    const __m256i q = quants(b);
-#pragma GCC unroll 4
-    for (int t = 0; t < Tokens; ++t) {
-      const __m256i dots = _mm256_madd_epi16(pairs<Format::has_signs>(q, x[t].values + 32 * b),
-                                             _mm256_set1_epi16(1));
-      sums[t] = fma(_mm256_cvtepi32_ps(dots), set(scales[t][b]), sums[t]);
-    }
-  }
-  for (int t = 0; Format::minima && t < Tokens; ++t) {
-    sums[t] = fma(w.minima, load(x[t].by_32.sums), sums[t]);
-  }
-}
-template <class Format, int Tokens, class Quants>
-[[gnu::always_inline]] ZIYA_TARGET_AVX2 inline void add_group(__m256 (&sums)[Tokens],
-                                                              const GroupScales& w,
-                                                              const Quants& quants,
-                                                              const ActivationGroup* x) {
-  __m256i dots[Tokens] = {};
-#pragma GCC unroll 8
-  for (int b = 0; b < 8; ++b) {
-    const __m256i q = quants(b);
-    const __m256i scale = _mm256_shuffle_epi8(
-        w.scales, _mm256_set1_epi16(static_cast<std::int16_t>(0x0100 + 0x0202 * b)));
-#pragma GCC unroll 4
-    for (int t = 0; t < Tokens; ++t) {
-      const __m256i products = pairs<Format::has_signs>(q, x[t].values + 32 * b);
-      dots[t] = _mm256_add_epi32(dots[t], _mm256_madd_epi16(products, scale));
-    }
+    v[b] = pairs<Format::has_signs>(Format::quants(w, b), load_bytes(x + 32 * b));
+    if constexpr (Format::fits == 1) v[b] = _mm256_madd_epi16(v[b], _mm256_set1_epi16(1));
   }
 #pragma GCC unroll 4
-  for (int t = 0; t < Tokens; ++t) {
-    const float scale = x[t].by_256.scale;
-    sums[t] = fma(_mm256_cvtepi32_ps(dots[t]), set(w.scale * scale), sums[t]);
-    if constexpr (Format::minima) {
-      const __m256i offsets = _mm256_madd_epi16(w.minima, load_bytes(x[t].by_256.sums_of_16));
-      sums[t] = fma(_mm256_cvtepi32_ps(offsets), set(w.minimum * scale), sums[t]);
+  for (int k = 0; k < 4; ++k) {
+    v[k] = fold_halves<(Format::fits > 1)>(v[2 * k], v[2 * k + 1]);
+    if constexpr (Format::fits == 2) {
+      const __m256i four = k < 2 ? s.low : s.high;
+      v[k] = _mm256_madd_epi16(
+          v[k], k % 2 == 0 ? _mm256_shuffle_epi32(four, 0x50) : _mm256_shuffle_epi32(four, 0xfa));
     }
   }
+#pragma GCC unroll 2
+  for (int k = 0; k < 2; ++k) {
+    v[k] = fold_quarters<(Format::fits > 2)>(v[2 * k], v[2 * k + 1]);
+    if constexpr (Format::fits == 4) v[k] = _mm256_madd_epi16(v[k], k == 0 ? s.low : s.high);
+  }
+  const __m256i sums = fold_lanes<(Format::fits > 4)>(v[0], v[1]);
+  if constexpr (Format::fits <= 4) return sums;
+  return _mm256_madd_epi16(sums, s.low);
 }
 
-/// Quants where they are stored.
+/// sums + what the dots of 256 columns come to, block b in lane b.
 template <class Format>
-struct StoredQuants {
-  const std::byte* at;
-  [[gnu::always_inline]] ZIYA_TARGET_AVX2 __m256i operator()(int b) const {
-    return Format::quants(at, b);
-  }
-};
-/// 256 columns of a row, unpacked for many tokens.
+[[gnu::always_inline]] ZIYA_TARGET_AVX2 inline __m256 add_dots(__m256 sums, __m256i dots,
+                                                               const BlockScales& w,
+                                                               const ActivationGroup& x) {
+  sums = fma(_mm256_cvtepi32_ps(dots), multiply(w.scales, load(x.by_32.scales)), sums);
+  if constexpr (Format::minima) sums = fma(w.minima, load(x.by_32.sums), sums);
+  return sums;
+}
 template <class Format>
-struct Unpacked {
-  alignas(32) std::int8_t quants[256];
-  decltype(Format::scales(nullptr, 0)) scales;
-
-  ZIYA_TARGET_AVX2 void read(const std::byte* p, float row_scale) {
-#pragma GCC unroll 8
-    for (int b = 0; b < 8; ++b) {
-      _mm256_store_si256(reinterpret_cast<__m256i*>(quants + 32 * b), Format::quants(p, b));
-    }
-    scales = Format::scales(p, row_scale);
+[[gnu::always_inline]] ZIYA_TARGET_AVX2 inline __m256 add_dots(__m256 sums, __m256i dots,
+                                                               const GroupScales& w,
+                                                               const ActivationGroup& x) {
+  const __m256 scale = _mm256_broadcast_ss(&x.by_256.scale);
+  sums = fma(_mm256_cvtepi32_ps(dots), multiply(set(w.scale), scale), sums);
+  if constexpr (Format::minima) {
+    const __m256i offsets = _mm256_madd_epi16(w.minima, load_bytes(x.by_256.sums_of_16));
+    sums = fma(_mm256_cvtepi32_ps(offsets), multiply(set(w.minimum), scale), sums);
   }
-  [[gnu::always_inline]] ZIYA_TARGET_AVX2 __m256i operator()(int b) const {
-    return load_bytes(quants + 32 * b);
-  }
-};
-
-template <int Tokens, class Format>
-ZIYA_TARGET_AVX2 inline void add_unpacked(__m256* sums, const Unpacked<Format>& w,
-                                          const ActivationGroup* x) {
-  __m256 of_tokens[Tokens];
-#pragma GCC unroll 4
-  for (int t = 0; t < Tokens; ++t) of_tokens[t] = sums[t];
-  add_group<Format>(of_tokens, w.scales, w, x);
-#pragma GCC unroll 4
-  for (int t = 0; t < Tokens; ++t) sums[t] = of_tokens[t];
+  return sums;
 }
 
 /// 256 columns from column i on at `p`, or what there is of them and zeros, in `scratch`.
@@ -197,13 +195,13 @@ inline float row_scale(const MatmulArguments& m, std::int64_t row) {
 
 /// One token and four rows `apart`, or the `count` there are, straight from where they are stored.
 template <class Format>
-ZIYA_TARGET_AVX2 inline void decode_rows(const MatmulArguments& m, std::int64_t row,
-                                         std::int64_t apart, int count) {
+ZIYA_TARGET_AVX2 inline void decode_rows(const MatmulArguments& m, std::int64_t token,
+                                         std::int64_t row, std::int64_t apart, int count) {
   constexpr std::int64_t ahead = 1024;  // bytes: the processor's own requests stop at pages
   const std::int64_t row_bytes = bytes_of(m.dtype, m.weight_stride);
   std::byte scratch[Format::group_size];
-  __m256 sums[4][1] = {};
-  const ActivationGroup* x = m.groups;
+  __m256 sums[4] = {};
+  const ActivationGroup* x = m.groups + token;
   const std::byte* first = m.weight + row * row_bytes;
   for (std::int64_t i = 0; i < m.columns; i += ActivationGroup::columns) {
 #pragma GCC unroll 4
@@ -214,85 +212,28 @@ ZIYA_TARGET_AVX2 inline void decode_rows(const MatmulArguments& m, std::int64_t 
         _mm_prefetch(reinterpret_cast<const char*>(p + ahead + line), _MM_HINT_T0);
       }
       p = whole_group<Format>(m, p, i, scratch);
-      add_group<Format>(sums[r], Format::scales(p, row_scale(m, row + k)), StoredQuants<Format>{p},
-                        x);
+      const auto scales = Format::scales(p, row_scale(m, row + k));
+      const __m256i dots = dots_of_blocks<Format>(p, word_scales<Format>(scales), x->values);
+      sums[r] = add_dots<Format>(sums[r], dots, scales, *x);
     }
-    ++x;
+    x += m.tokens;
     first += Format::group_size;
   }
-  for (int r = 0; r < count; ++r) m.y[row + r * apart] = sum(sums[r][0]);
+  float* y = m.y + token * m.y_stride + row;
+  for (int r = 0; r < count; ++r) y[r * apart] = sum(sums[r]);
 }
 
-/// Outputs [begin, end). One token meets four streams of rows, a quarter of them each; of several,
-/// 64 at a time meet 256 columns of a row, which are unpacked once for them.
+/// Outputs [begin, end) of up to tokens_in_fours tokens, which meet four streams of rows, a quarter
+/// of them each, one by one.
 template <class Format>
-ZIYA_TARGET_AVX2 inline void matmul_of_format(const MatmulArguments& m, std::int64_t begin,
-                                              std::int64_t end) {
-  constexpr std::int64_t most_rows = 4, most_tokens = 64;
-  if (m.tokens == 1) {
-    const std::int64_t quarter = (end - begin) / 4, done = begin + 4 * quarter;
-    for (std::int64_t k = 0; k < quarter; ++k) decode_rows<Format>(m, begin + k, quarter, 4);
-    if (done < end) decode_rows<Format>(m, done, 1, static_cast<int>(end - done));
-    return;
+ZIYA_TARGET_AVX2 inline void decode(const MatmulArguments& m, std::int64_t begin,
+                                    std::int64_t end) {
+  const std::int64_t quarter = (end - begin) / 4, done = begin + 4 * quarter;
+  for (std::int64_t k = 0; k < quarter; ++k) {
+    for (std::int64_t t = 0; t < m.tokens; ++t) decode_rows<Format>(m, t, begin + k, quarter, 4);
   }
-  __m256 sums[most_rows][most_tokens];
-  std::byte scratch[Format::group_size];
-  Unpacked<Format> unpacked;
-  const std::int64_t row_bytes = bytes_of(m.dtype, m.weight_stride);
-  for (std::int64_t row = begin; row < end; row += most_rows) {
-    const std::int64_t rows = std::min(most_rows, end - row);
-    for (std::int64_t token = 0; token < m.tokens; token += most_tokens) {
-      const std::int64_t tokens = std::min(most_tokens, m.tokens - token);
-      for (std::int64_t r = 0; r < rows; ++r) {
-        for (std::int64_t t = 0; t < tokens; ++t) sums[r][t] = zero();
-      }
-      const ActivationGroup* x = m.groups + token;
-      const std::byte* w = m.weight + row * row_bytes;
-      for (std::int64_t i = 0; i < m.columns; i += ActivationGroup::columns) {
-        for (std::int64_t r = 0; r < rows; ++r) {
-          unpacked.read(whole_group<Format>(m, w + r * row_bytes, i, scratch),
-                        row_scale(m, row + r));
-          std::int64_t t = 0;
-          for (; t + 3 < tokens; t += 4) add_unpacked<4>(&sums[r][t], unpacked, x + t);
-          for (; t < tokens; ++t) add_unpacked<1>(&sums[r][t], unpacked, x + t);
-        }
-        x += m.tokens;
-        w += Format::group_size;
-      }
-      for (std::int64_t t = 0; t < tokens; ++t) {
-        float* y = m.y + (token + t) * m.y_stride + row;
-        for (std::int64_t r = 0; r < rows; ++r) y[r] = sum(sums[r][t]);
-      }
-    }
-  }
-}
-
-inline void matmul_quantised(const MatmulArguments& m, std::int64_t begin, std::int64_t end) {
-  switch (m.dtype) {
-    case DType::q4_0:
-      return matmul_of_format<Q4_0>(m, begin, end);
-    case DType::q4_1:
-      return matmul_of_format<Q4_1>(m, begin, end);
-    case DType::q5_0:
-      return matmul_of_format<Q5_0>(m, begin, end);
-    case DType::q5_1:
-      return matmul_of_format<Q5_1>(m, begin, end);
-    case DType::q8_0:
-      return matmul_of_format<Q8_0>(m, begin, end);
-    case DType::iq4_nl:
-      return matmul_of_format<IQ4_NL>(m, begin, end);
-    case DType::q2_k:
-      return matmul_of_format<Q2_K>(m, begin, end);
-    case DType::q3_k:
-      return matmul_of_format<Q3_K>(m, begin, end);
-    case DType::q4_k:
-      return matmul_of_format<Q4_K>(m, begin, end);
-    case DType::q5_k:
-      return matmul_of_format<Q5_K>(m, begin, end);
-    case DType::q6_k:
-      return matmul_of_format<Q6_K>(m, begin, end);
-    default:
-      return matmul_of_format<Int8>(m, begin, end);
+  for (std::int64_t t = 0; t < m.tokens && done < end; ++t) {
+    decode_rows<Format>(m, t, done, 1, static_cast<int>(end - done));
   }
 }
 

@@ -25,7 +25,7 @@ struct BlockScales {
 
 /// w[i] = scale · scales(i) · quants[i] + minimum · minima[i / 16]. The scales are words: number b
 /// of the lower half belongs to the first 16 columns of block b of 32, of the upper half to the
-/// others.
+/// others; of formats whose sums over a block fit 16 bits (`fits` = 8), numbers 2 b and 2 b + 1.
 struct GroupScales {
   __m256i scales, minima;
   float scale, minimum;
@@ -33,7 +33,9 @@ struct GroupScales {
 
 // A format says the bytes of 256 columns, whether the activations beside it have a scale per 32
 // columns (`own_spans`), whether its quants have signs (else they are below 128) and whether it has
-// minima, which offsets of quants are too. scales(p, row scale) reads the scales of 256 columns,
+// minima, which offsets of quants are too. `fits` is how many sums of two products of 127 and a
+// quant fit 16 bits together, in powers of two, 8 at most, and 4 at most if scales are of 16
+// columns. scales(p, row scale) reads the scales of 256 columns,
 // quants(p, b) block b of their quants.
 
 ZIYA_TARGET_AVX2 inline __m256i bytes(int value) {
@@ -44,6 +46,39 @@ ZIYA_TARGET_AVX2 inline __m256i load_bytes(const void* p) {
 }
 ZIYA_TARGET_AVX2 inline __m128i load_16(const void* p) {
   return _mm_loadu_si128(static_cast<const __m128i*>(p));
+}
+/// Eight blocks of 32 bytes, turned: every four bytes of block b in lane b, so that sums over
+/// blocks need no additions of lanes.
+ZIYA_TARGET_AVX2 inline void turn(__m256i (&v)[8]) {
+  __m256i a[8];
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k) {
+    a[2 * k] = _mm256_unpacklo_epi32(v[2 * k], v[2 * k + 1]);
+    a[2 * k + 1] = _mm256_unpackhi_epi32(v[2 * k], v[2 * k + 1]);
+  }
+  __m256i b[8];
+#pragma GCC unroll 2
+  for (int k = 0; k < 8; k += 4) {
+    b[k] = _mm256_unpacklo_epi64(a[k], a[k + 2]);
+    b[k + 1] = _mm256_unpackhi_epi64(a[k], a[k + 2]);
+    b[k + 2] = _mm256_unpacklo_epi64(a[k + 1], a[k + 3]);
+    b[k + 3] = _mm256_unpackhi_epi64(a[k + 1], a[k + 3]);
+  }
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k) {
+    v[k] = _mm256_permute2x128_si256(b[k], b[k + 4], 0x20);
+    v[k + 4] = _mm256_permute2x128_si256(b[k], b[k + 4], 0x31);
+  }
+}
+ZIYA_TARGET_AVX2 inline void turn(std::int8_t* values) {
+  __m256i v[8];
+#pragma GCC unroll 8
+  for (int b = 0; b < 8; ++b) v[b] = load_bytes(values + 32 * b);
+  turn(v);
+#pragma GCC unroll 8
+  for (int b = 0; b < 8; ++b) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(values + 32 * b), v[b]);
+  }
 }
 ZIYA_TARGET_AVX2 inline __m256i twice(__m128i v) { return _mm256_broadcastsi128_si256(v); }
 /// `mask` of every byte, after its bits have moved down by `shift`, or up by −shift.
@@ -76,6 +111,7 @@ ZIYA_TARGET_AVX2 inline __m256 eight_halves(const std::byte* p, std::ptrdiff_t s
 template <class Block, int Offset, bool Fifth, bool Minimum, bool Table = false>
 struct HalfBytes {
   static constexpr bool own_spans = true, has_signs = Table, minima = Minimum || Offset != 0;
+  static constexpr int fits = Table ? 1 : Fifth ? 4 : 8;
   static constexpr int group_size = 8 * sizeof(Block);
 
   ZIYA_TARGET_AVX2 static BlockScales scales(const std::byte* p, float) {
@@ -112,6 +148,7 @@ using IQ4_NL = HalfBytes<blocks::IQ4_NL, 0, false, false, true>;
 
 struct Q8_0 {
   static constexpr bool own_spans = true, has_signs = true, minima = false;
+  static constexpr int fits = 1;
   static constexpr int group_size = 8 * sizeof(blocks::Q8_0);
 
   ZIYA_TARGET_AVX2 static BlockScales scales(const std::byte* p, float) {
@@ -125,6 +162,7 @@ struct Q8_0 {
 /// One scale per row.
 struct Int8 {
   static constexpr bool own_spans = false, has_signs = true, minima = false;
+  static constexpr int fits = 1;
   static constexpr int group_size = 256;
 
   ZIYA_TARGET_AVX2 static GroupScales scales(const std::byte*, float row_scale) {
@@ -151,12 +189,15 @@ inline ScalesMinima scales_minima(const std::byte* p) {
 template <class Block, bool Fifth>
 struct ScaledHalfBytes {
   static constexpr bool own_spans = false, has_signs = false, minima = true;
+  static constexpr int fits = Fifth ? 4 : 8;
   static constexpr int group_size = sizeof(Block);
 
   ZIYA_TARGET_AVX2 static GroupScales scales(const std::byte* p, float) {
     const ScalesMinima bits = scales_minima(p + offsetof(Block, scales));
+    const __m128i factors = _mm_cvtsi64_si128(static_cast<long long>(bits.scales));
     const __m128i minima = _mm_cvtsi64_si128(static_cast<long long>(bits.minima));
-    return {twice(_mm_cvtepu8_epi16(_mm_cvtsi64_si128(static_cast<long long>(bits.scales)))),
+    return {fits == 8 ? _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(factors, factors))
+                      : twice(_mm_cvtepu8_epi16(factors)),
             _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(minima, minima)),
             half_at(p + offsetof(Block, d)), -half_at(p + offsetof(Block, dmin))};
   }
@@ -183,6 +224,7 @@ ZIYA_TARGET_AVX2 inline GroupScales of_16_columns(__m128i scales, float d, int o
 struct Q6_K {
   using Block = blocks::Q6_K;
   static constexpr bool own_spans = false, has_signs = false, minima = true;
+  static constexpr int fits = 2;
   static constexpr int group_size = sizeof(Block);
 
   ZIYA_TARGET_AVX2 static GroupScales scales(const std::byte* p, float) {
@@ -199,6 +241,7 @@ struct Q6_K {
 struct Q3_K {
   using Block = blocks::Q3_K;
   static constexpr bool own_spans = false, has_signs = false, minima = true;
+  static constexpr int fits = 4;
   static constexpr int group_size = sizeof(Block);
 
   ZIYA_TARGET_AVX2 static GroupScales scales(const std::byte* p, float) {
@@ -224,6 +267,7 @@ struct Q3_K {
 struct Q2_K {
   using Block = blocks::Q2_K;
   static constexpr bool own_spans = false, has_signs = false, minima = true;
+  static constexpr int fits = 4;
   static constexpr int group_size = sizeof(Block);
 
   ZIYA_TARGET_AVX2 static GroupScales scales(const std::byte* p, float) {
