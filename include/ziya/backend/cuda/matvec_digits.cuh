@@ -142,8 +142,8 @@ DigitPlan digit_plan_of(const Context<Cuda>& ctx, const MatvecArguments<T, std::
   const std::int64_t panels = (a.columns + Panel<Block>::columns - 1) / Panel<Block>::columns;
   if (a.tokens > X::tokens_at_once || panels > 4096) return {};
   const auto tokens = static_cast<int>(a.tokens);
-  const int of_x = X::bytes(static_cast<int>(panels), tokens) +
-                   (a.norm == nullptr ? 0 : tokens * norm_spans(a.columns) * 4);
+  // The same with and without a norm, so that sums have the same order.
+  const int of_x = X::bytes(static_cast<int>(panels), tokens) + tokens * norm_spans(a.columns) * 4;
   const int of_sums = weights * static_cast<int>(sizeof(BandSums<X::band_slots>));
   // One block on a multiprocessor, measured on an H100: with two of ten warps or three of eight x
   // is there twice or three times, and the rings are not longer.
