@@ -15,7 +15,7 @@ namespace cuda {
 inline constexpr int stream_warps = 24;  // of a block, the only one on its multiprocessor
 inline constexpr int row_warps = 4;      // that share a row
 inline constexpr int row_groups = stream_warps / row_warps;
-inline constexpr int stream_stages = 7;  // packs of a thread under way
+inline constexpr int stream_stages = 10;  // packs of a thread under way
 
 /// A warp's packs of the rows that its group has, which lie all groups apart; gated: of `up` behind
 /// each.
