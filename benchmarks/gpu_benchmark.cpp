@@ -197,11 +197,11 @@ void decode_alone(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Cei
       static_cast<long long>(context), about<Config>(pages).c_str(), time * 1e3, 1 / time,
       100 * bytes / time / most.bandwidth);
   const DType type = stored_type(model);
-  double limit = type == DType::f16                           ? 88
-                 : type == DType::q8_0                        ? 82
-                 : type == DType::q4_0 || type == DType::q4_k ? 70
+  double limit = type == DType::f16                           ? 91
+                 : type == DType::q8_0                        ? 88
+                 : type == DType::q4_0 || type == DType::q4_k ? 80
                                                               : 0;
-  if (context > 128 && limit > 0) limit -= 8;
+  if (context > 128 && limit > 0) limit -= 5;
   result(std::string(name(type)) + ", decode, context " + std::to_string(context) +
              about<Config>(pages),
          100 * bytes / time / most.bandwidth, "% of the bandwidth",
@@ -251,7 +251,7 @@ double prefill(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilin
               static_cast<long long>(tokens), time * 1e3, 100 * operations / time / most.rate);
   const bool bf16 = stored_type(model) == DType::bf16;
   result(std::string(name(stored_type(model))) + ", prefill of " + std::to_string(tokens),
-         time * 1e3, "ms", bf16 ? Asked::at_most : Asked::nothing, tokens <= 512 ? 24 : 90);
+         time * 1e3, "ms", bf16 ? Asked::at_most : Asked::nothing, tokens <= 512 ? 20 : 80);
   return time;
 }
 
