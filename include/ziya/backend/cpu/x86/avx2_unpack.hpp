@@ -195,10 +195,10 @@ struct ScaledHalfBytes {
   ZIYA_TARGET_AVX2 static GroupScales scales(const std::byte* p, float) {
     const ScalesMinima bits = scales_minima(p + offsetof(Block, scales));
     const __m128i factors = _mm_cvtsi64_si128(static_cast<long long>(bits.scales));
-    const __m128i minima = _mm_cvtsi64_si128(static_cast<long long>(bits.minima));
+    const __m128i offsets = _mm_cvtsi64_si128(static_cast<long long>(bits.minima));
     return {fits == 8 ? _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(factors, factors))
                       : twice(_mm_cvtepu8_epi16(factors)),
-            _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(minima, minima)),
+            _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(offsets, offsets)),
             half_at(p + offsetof(Block, d)), -half_at(p + offsetof(Block, dmin))};
   }
   ZIYA_TARGET_AVX2 static __m256i quants(const std::byte* p, int b) {
