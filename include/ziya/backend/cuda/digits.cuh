@@ -117,16 +117,8 @@ class Digits {
     for (int group = 0; group < Form::groups; ++group) {
       const uint4 pair = x.pairs[group / 2];
       const unsigned b[2] = {group % 2 == 0 ? pair.x : pair.z, group % 2 == 0 ? pair.y : pair.w};
-      std::uint32_t rows[2][2];
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        if constexpr (Form::scaled_bytes) {
-          w.scaled_integers(rows[r], r, group);
-        } else {
-          w.integers(rows[r], r, group);
-        }
-      }
-      const unsigned a[4] = {rows[0][0], rows[1][0], rows[0][1], rows[1][1]};
+      unsigned a[4];
+      byte_operand(a, w, group);
       if constexpr (Form::scaled_bytes) {
         add_bytes(scaled, a, b[0], b[1]);
       } else {
@@ -136,7 +128,7 @@ class Digits {
           if constexpr (Form::steps == 1) {
             multiply_bytes<sign>(c, a, b[0], b[1]);
           } else {
-            multiply_half_bytes<sign>(c, rows[0][step], rows[1][step], b[step]);
+            multiply_half_bytes<sign>(c, a[2 * step], a[2 * step + 1], b[step]);
           }
 #pragma unroll
           for (int r = 0; r < 2; ++r) {
@@ -217,6 +209,21 @@ class Digits {
 
  protected:
   static constexpr int pairs = Form::groups / 2;
+
+  /// Both rows of a group as the first operand of bytes: quants, times their scales where that
+  /// fits.
+  __device__ static void byte_operand(unsigned (&a)[4], const Panel<Block>& w, int group) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      std::uint32_t words[2];
+      if constexpr (Form::scaled_bytes) {
+        w.scaled_integers(words, r, group);
+      } else {
+        w.integers(words, r, group);
+      }
+      a[r] = words[0], a[2 + r] = words[1];
+    }
+  }
 
   /// What turns integers of a panel into numbers, of the lane's token.
   __device__ float scale(int panel) const {

@@ -56,16 +56,8 @@ class DigitsOfOne : public Digits<T, Block> {
     int c[4], scaled[4] = {};  // as the tensor cores leave them
 #pragma unroll
     for (int group = 0; group < Form::groups; ++group) {
-      std::uint32_t rows[2][2];
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        if constexpr (Form::scaled_bytes) {
-          w.scaled_integers(rows[r], r, group);
-        } else {
-          w.integers(rows[r], r, group);
-        }
-      }
-      const unsigned a[4] = {rows[0][0], rows[1][0], rows[0][1], rows[1][1]};
+      unsigned a[4];
+      Base::byte_operand(a, w, group);
       constexpr int of_set = 4 / Form::steps, of_sum = Form::scaled_bytes ? Form::groups : of_set;
       const int own = static_cast<int>(threadIdx.x) % 32 / 8;  // the scale of the lane's column
       unsigned b[2];

@@ -3,6 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
 
 #include "ziya/backend/cuda/device.cuh"
 #include "ziya/backend/cuda/digits.cuh"

@@ -136,7 +136,7 @@ using BandSums = float[panel_rows][Slots];
 template <class T, class Total>
 __device__ inline void finish_band(const MatvecArguments<T, std::byte>& a, int band, int warps,
                                    const Total& total) {
-  constexpr int rows = static_cast<int>(panel_rows);
+  constexpr int rows = panel_row_count;
   const auto& part = a.parts[Bands<T>{a}.locate(band)];
   for (int i = static_cast<int>(threadIdx.x); i < rows * static_cast<int>(a.tokens);
        i += static_cast<int>(blockDim.x)) {
