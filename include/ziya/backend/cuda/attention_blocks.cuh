@@ -96,15 +96,15 @@ ZIYA_KERNEL void __launch_bounds__(block_threads, Passes* digit_pairs<T> == 1 ? 
            (static_cast<unsigned>(key_head) * tokens + index - page * tokens) *
                static_cast<unsigned>(each);
   };
-  const int last_stored = max(0, appends ? visible - 2 : visible - 1);
+  const int stored = appends ? visible - 1 : visible;
   const auto block_of = [&](int index) {
-    return block_at(min(index * split_keys + 32 * warp + lane_key(), last_stored));
+    return block_at(min(index * split_keys + 32 * warp + lane_key(), max(0, stored - 1)));
   };
   const auto first_of = [&](int index) { return index * split_keys + 32 * warp; };
   const StoredBlocks stored_keys{a.places.keys, a.places.keys + a.places.scales, each};
   const StoredBlocks stored_values{a.places.values, a.places.values + a.places.scales, each};
-  KeyBytes<Passes> keys;
-  ValueBytes<Passes> values;
+  KeyBytes<Passes> keys{};  // zeros where a row sees nothing but its new token
+  ValueBytes<Passes> values{};
 
 #pragma unroll 1
   for (int i = thread; appends && i < a.head_dim / 2; i += block_threads) {
@@ -118,7 +118,7 @@ ZIYA_KERNEL void __launch_bounds__(block_threads, Passes* digit_pairs<T> == 1 ? 
   if (!appends) wait_for_previous();
   const unsigned place = block_of(part);
   unsigned ahead = block_of(min(part + blocks, used - 1));
-  if (first_of(part) < visible) {
+  if (first_of(part) < stored) {
     keys.fetch(stored_keys, place);
     values.fetch(stored_values, place);
   }

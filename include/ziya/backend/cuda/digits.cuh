@@ -20,7 +20,8 @@ namespace cuda {
 /// 256^(digits − 1 − i). A digit is a column of the tensor cores' second operand: with two, a lane
 /// has all of a token and adds them up (`joined`); with three, for 32-bit activations, a token has
 /// four columns.
-template <class T, class Block>
+/// @tparam Tokens how many there are, where that is known
+template <class T, class Block, int Tokens = 0>
 class Digits {
  public:
   using Form = Panel<Block>;
@@ -56,7 +57,7 @@ class Digits {
 
   /// Behind what it has in shared memory.
   [[nodiscard]] __device__ std::byte* end() const {
-    return reinterpret_cast<std::byte*>(scales_ + panels_ * tokens_);
+    return reinterpret_cast<std::byte*>(scales_ + panels_ * tokens());
   }
 
   struct Elements {
@@ -75,7 +76,7 @@ class Digits {
                        const Elements& first, const float* spans) {
     const int lane = static_cast<int>(threadIdx.x) % 32, columns = static_cast<int>(a.columns);
 #pragma unroll 1  // code that runs once is waited for
-    for (int token = 0; token < tokens_; ++token) {
+    for (int token = 0; token < tokens(); ++token) {
       const T* x = a.x + token * a.x_stride;
       Elements next = elements(x, columns, begin * units + lane, end * units), norm = first;
       const float inverse =
@@ -225,14 +226,16 @@ class Digits {
     }
   }
 
+  [[nodiscard]] __device__ int tokens() const { return Tokens > 0 ? Tokens : tokens_; }
   /// What turns integers of a panel into numbers, of the lane's token.
   __device__ float scale(int panel) const {
     const int t = static_cast<int>(threadIdx.x) % 4;
-    return scales_[panel * tokens_ + min(joined ? t : t / 2, tokens_ - 1)];
+    return scales_[panel * tokens() + min(joined ? t : t / 2, tokens() - 1)];
   }
   /// 2^below Σ n of a group.
   __device__ float sum(int panel, int group, int value) const {
-    const int t = static_cast<int>(threadIdx.x) % 4, of_panel = joined ? tokens_ : slots * tokens_;
+    const int t = static_cast<int>(threadIdx.x) % 4,
+              of_panel = joined ? tokens() : slots * tokens();
     const int slot = min(joined ? t : 2 * t + value, of_panel - 1);
     return sums_[(panel * of_panel + slot) * Form::groups + group];
   }
@@ -240,7 +243,7 @@ class Digits {
   /// 16 bytes for two groups, so that eight neighbours lie in different banks.
   __device__ unsigned place(unsigned panel, unsigned index, unsigned pair) const {
     const unsigned turned = pair ^ (index / (8 / pairs) % pairs);
-    return (panel * 4 * slots * static_cast<unsigned>(tokens_) + index) * chunk + turned * 16;
+    return (panel * 4 * slots * static_cast<unsigned>(tokens()) + index) * chunk + turned * 16;
   }
   /// Of a row in any type.
   template <class E>
@@ -317,7 +320,7 @@ class Digits {
 #pragma unroll
         for (int i = 0; i < of_token; ++i) {
           const int sum = i < digits ? sums[i < digits ? i : 0] : 0;
-          sums_[((panel * tokens_ + token) * of_token + i) * Form::groups + group] =
+          sums_[((panel * tokens() + token) * of_token + i) * Form::groups + group] =
               static_cast<float>(sum) * static_cast<float>(1 << Form::below);
         }
       }
@@ -325,7 +328,7 @@ class Digits {
     if constexpr (integer_sums) write_sums(words, panel, token, unit, present);
     if (unit % units == 0 && present) {
       constexpr auto of_one = static_cast<float>(Form::Scales::unit << Form::below);
-      scales_[panel * tokens_ + token] = greatest * (1 / (most * of_one));
+      scales_[panel * tokens() + token] = greatest * (1 / (most * of_one));
     }
   }
 
@@ -350,7 +353,7 @@ class Digits {
     }
   }
   __device__ int sum_place(int panel, int index) const {
-    return (panel * 4 * slots * tokens_ + index) * 8;
+    return (panel * 4 * slots * tokens() + index) * 8;
   }
 
   std::byte* operands_;

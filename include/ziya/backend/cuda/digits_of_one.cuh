@@ -18,13 +18,19 @@ namespace cuda {
 /// mixing, and a lane applies one scale of four: its sums are over the t-th of each four scales,
 /// and a row's is that of its four lanes.
 template <class T, class Block>
-class DigitsOfOne : public Digits<T, Block> {
+class DigitsOfOne : public Digits<T, Block, 1> {
  public:
-  using Base = Digits<T, Block>;
+  using Base = Digits<T, Block, 1>;
   using typename Base::Form, typename Base::Sums;
   static_assert(Base::joined);
   static constexpr int tokens_at_once = 1, band_slots = 1;
   static constexpr int sets = Form::groups * Form::steps / 4;  ///< of four scales
+  /// Quants of 2 bits stay where they lie in their bytes: the t-th scale of four has those at bit
+  /// 2 t, so that sums of a lane are 4ᵗ times as great.
+  static constexpr bool in_place = Form::low_bits == 2;
+  /// Whether something is subtracted from sums: of a table the negative numbers, of 3 bits in place
+  /// 4 where the third one is missing.
+  static constexpr bool two_sided = Form::table || (in_place && Form::high_bits == 1);
 
   using Base::Base;
 
@@ -34,11 +40,13 @@ class DigitsOfOne : public Digits<T, Block> {
   };
   __device__ void fetch(Ahead& ahead, int panel) const {
     const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+    const int step = g / 2, group = step / Form::steps;  // of the first set
+    const unsigned first = this->place(panel, 4 * (g % 2) + t, group / 2) + group % 2 * 8;
 #pragma unroll
     for (int set = 0; set < sets; ++set) {
-      const int step = 4 * set + g / 2, group = step / Form::steps;
+      // Pairs of groups are 16 bytes apart, in an order that exclusive or keeps.
       const auto* from = reinterpret_cast<const std::uint32_t*>(
-          this->operands_ + this->place(panel, 4 * (g % 2) + t, group / 2) + group % 2 * 8);
+          this->operands_ + (first ^ set * Base::pairs / sets * 16));
       if constexpr (Form::steps == 1) {
         const uint2 both = *reinterpret_cast<const uint2*>(from);
         ahead.words[set][0] = both.x;
@@ -51,14 +59,16 @@ class DigitsOfOne : public Digits<T, Block> {
 
   /// Adds the lane's part of w · x of a panel to `sums`.
   __device__ void add(Sums& sums, const Panel<Block>& w, const Ahead& x, int panel) const {
-    constexpr bool integers = Form::Scales::integers, sign = Form::offset > 0;
+    constexpr bool integers = Form::Scales::integers, sign = Form::offset > 0 && !in_place;
     float panel_sums[2] = {};
-    int c[4], scaled[4] = {};  // as the tensor cores leave them
+    int c[4], scaled[4] = {};       // as the tensor cores leave them
+    [[maybe_unused]] int minus[4];  // what is left to be subtracted from c
 #pragma unroll
     for (int group = 0; group < Form::groups; ++group) {
       unsigned a[4];
-      Base::byte_operand(a, w, group);
-      constexpr int of_set = 4 / Form::steps, of_sum = Form::scaled_bytes ? Form::groups : of_set;
+      [[maybe_unused]] unsigned less[4];
+      operands(a, less, w, group);
+      constexpr int of_set = 4 / Form::steps;
       const int own = static_cast<int>(threadIdx.x) % 32 / 8;  // the scale of the lane's column
       unsigned b[2];
 #pragma unroll
@@ -66,18 +76,26 @@ class DigitsOfOne : public Digits<T, Block> {
         const int step = group % of_set * Form::steps + k * (Form::steps - 1);
         b[k] = own == step ? x.words[group / of_set][k * (2 - Form::steps)] : 0u;
       }
-      if (group % of_sum == 0) {
-        multiply_bytes<sign>(c, a, b[0], b[1]);
-      } else {
-        add_bytes<sign>(c, a, b[0], b[1]);
+      const auto multiply = [&](int(&sums)[4], const unsigned(&w)[4]) {
+        if (group % of_set == 0) {
+          multiply_bytes<sign>(sums, w, b[0], b[1]);
+        } else {
+          add_bytes<sign>(sums, w, b[0], b[1]);
+        }
+      };
+      multiply(c, a);
+      if constexpr (two_sided) multiply(minus, less);
+      if (group % of_set != of_set - 1) continue;
+      const int set = group / of_set;
+      if constexpr (two_sided) {
+        const int times = Form::table ? 1 : 4 >> set % 2;  // a bit higher in every other set
+#pragma unroll
+        for (int i = 0; i < 4; ++i) c[i] -= times * minus[i];
       }
-      if (group % of_sum != of_sum - 1) continue;
-      [[maybe_unused]] const int set = group / of_set;
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         if constexpr (integers) {
-          int scale = 1;
-          if constexpr (!Form::scaled_bytes) scale = w.scales.own_integer(r, set);
+          const int scale = w.scales.own_integer(r, set);
           scaled[2 * r] += scale * c[2 * r];
           scaled[2 * r + 1] += scale * c[2 * r + 1];
         } else {
@@ -116,8 +134,11 @@ class DigitsOfOne : public Digits<T, Block> {
   /// A lane has the sum of row g or of row g + 8 in the end.
   __device__ static void keep(BandSums<band_slots>& to, const Sums& sums, int lane) {
     const bool second = lane % 2 != 0;
-    float sum = second ? sums[1][0] : sums[0][0];
-    sum += __shfl_xor_sync(~0u, second ? sums[0][0] : sums[1][0], 1);
+    const float unit =
+        in_place ? static_cast<float>(1 << Form::below) / static_cast<float>(1 << 2 * (lane % 4))
+                 : 1.0f;
+    float sum = (second ? sums[1][0] : sums[0][0]) * unit;
+    sum += __shfl_xor_sync(~0u, (second ? sums[0][0] : sums[1][0]) * unit, 1);
     sum += __shfl_xor_sync(~0u, sum, 2);
     if (lane % 4 < 2) to[lane / 4 + 8 * (lane % 2)][0] = sum;
   }
@@ -126,6 +147,24 @@ class DigitsOfOne : public Digits<T, Block> {
   }
 
  private:
+  /// Both rows of a group as first operands; of a table's numbers in two, of which one is
+  /// subtracted.
+  __device__ static void operands(unsigned (&a)[4], [[maybe_unused]] unsigned (&minus)[4],
+                                  const Panel<Block>& w, int group) {
+    if constexpr (!Form::table && !in_place) return Base::byte_operand(a, w, group);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      std::uint32_t words[2], less[2] = {};
+      if constexpr (Form::table) {
+        w.integer_sides(words, less, r, group);
+      } else {
+        w.fields(words, r, group);
+        if constexpr (two_sided) w.missing(less, r, group);
+      }
+#pragma unroll
+      for (int k = 0; k < 2; ++k) a[2 * k + r] = words[k], minus[2 * k + r] = less[k];
+    }
+  }
   __device__ static float value_of(const int (&digits)[4], int r) {
     return fmaf(256.0f, static_cast<float>(digits[2 * r]), static_cast<float>(digits[2 * r + 1]));
   }

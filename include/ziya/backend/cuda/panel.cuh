@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "ziya/backend/cuda/device.cuh"
+#include "ziya/backend/cuda/panel_formats.cuh"
 #include "ziya/backend/cuda/panel_scales.cuh"
 #include "ziya/backend/cuda/panels.hpp"
 #include "ziya/backend/cuda/stored_blocks.cuh"
@@ -13,74 +14,6 @@
 
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
-
-/// w = scale · (q − offset) − min, q of 2, 4 or 8 low bits and some high ones, or a byte with a
-/// sign that q names in a table; `run`: adjacent columns that one lane has, 4 where scales and
-/// minima belong to 16 columns.
-template <int LowBits, int HighBits, int Offset, bool Minimum, int Run, class ScalesType,
-          bool Table = false>
-struct PanelFormat {
-  static constexpr int low_bits = LowBits, high_bits = HighBits, offset = Offset, run = Run;
-  static constexpr bool minimum = Minimum, table = Table;
-  /// Whether q times the integer of its scale fits into 8 bits.
-  static constexpr bool scaled_bytes = std::is_same_v<ScalesType, FourBitScales> && LowBits == 2;
-  /// Whether the product is a whole number of 11 bits.
-  static constexpr bool exact_products = ScalesType::small;
-  using Scales = ScalesType;
-};
-template <class Block>
-struct FormatOf;
-template <>
-struct FormatOf<blocks::Q4_0> : PanelFormat<4, 0, 8, false, 8, HalfScales> {};
-template <>
-struct FormatOf<blocks::Q4_1> : PanelFormat<4, 0, 0, true, 8, HalfPairScales> {};
-template <>
-struct FormatOf<blocks::Q5_0> : PanelFormat<4, 1, 16, false, 8, HalfScales> {};
-template <>
-struct FormatOf<blocks::Q5_1> : PanelFormat<4, 1, 0, true, 8, HalfPairScales> {};
-template <>
-struct FormatOf<blocks::Q8_0> : PanelFormat<8, 0, 128, false, 8, HalfScales> {};
-template <>
-struct FormatOf<blocks::IQ4_NL> : PanelFormat<4, 0, 128, false, 8, HalfScales, true> {};
-template <>
-struct FormatOf<blocks::Q2_K> : PanelFormat<2, 0, 0, true, 4, FourBitScales> {};
-template <>
-struct FormatOf<blocks::Q3_K> : PanelFormat<2, 1, 4, false, 4, SixBitScales> {};
-template <>
-struct FormatOf<blocks::Q4_K> : PanelFormat<4, 0, 0, true, 8, SixBitPairScales> {};
-template <>
-struct FormatOf<blocks::Q5_K> : PanelFormat<4, 1, 0, true, 8, SixBitPairScales> {};
-template <>
-struct FormatOf<blocks::Q6_K> : PanelFormat<4, 2, 32, false, 4, ByteScales> {};
-
-/// f(Block{}) of a quantised type.
-template <class F>
-ZIYA_HIDDEN void with_panels(DType dtype, F&& f) {
-  switch (dtype) {
-    case DType::q4_0:
-      return f(blocks::Q4_0{});
-    case DType::q4_1:
-      return f(blocks::Q4_1{});
-    case DType::q5_0:
-      return f(blocks::Q5_0{});
-    case DType::q5_1:
-      return f(blocks::Q5_1{});
-    case DType::q8_0:
-      return f(blocks::Q8_0{});
-    case DType::iq4_nl:
-      return f(blocks::IQ4_NL{});
-    case DType::q2_k:
-      return f(blocks::Q2_K{});
-    case DType::q3_k:
-      return f(blocks::Q3_K{});
-    case DType::q4_k:
-      return f(blocks::Q4_K{});
-    case DType::q5_k:
-      return f(blocks::Q5_K{});
-    default:
-      return f(blocks::Q6_K{});
-  }
-}
 
 /// The lane 4 g + t has, of each group of 32 columns of rows g and g + 8, eight elements e: columns
 /// 8 t + e, or 16 (e / 4) + 4 t + e % 4 where scales belong to 16 columns.
@@ -227,9 +160,9 @@ struct Panel : FormatOf<Block> {
                           choice = and_or(word >> 1, 0x44444444u, 0x32103210u);
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
-        const std::uint32_t negative = __byte_perm(0xbfad9881u, 0xf6eaddcfu, index >> (16 * k));
-        const std::uint32_t positive = __byte_perm(0x26190d01u, 0x71594535u, index >> (16 * k));
-        out[k] = __byte_perm(negative, positive, choice >> (16 * k));
+        const std::uint32_t negative = choose_bytes(0xbfad9881u, 0xf6eaddcfu, index >> (16 * k));
+        const std::uint32_t positive = choose_bytes(0x26190d01u, 0x71594535u, index >> (16 * k));
+        out[k] = choose_bytes(negative, positive, choice >> (16 * k));
       }
     } else {
 #pragma unroll
@@ -242,6 +175,32 @@ struct Panel : FormatOf<Block> {
                            (ones(high_bits) << at) * 0x01010101u, out[k]);
         }
       }
+    }
+  }
+
+  /// q where it lies in its word: times 2 to the power of its place there.
+  __device__ void fields(std::uint32_t (&out)[2], int r, int group) const {
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      out[k] = low_word(r, group) & (ones(low_bits) * 0x01010101u) << place(low_bits, group, k);
+    }
+  }
+  /// Ones where the high bit of q is missing, where that lies in its word.
+  __device__ void missing(std::uint32_t (&out)[2], int r, int group) const {
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      out[k] = ~high_word(r, group) & 0x01010101u << place(high_bits, group, k);
+    }
+  }
+  /// The table's numbers as a difference, of whose sides one is zero: less than half of the work.
+  __device__ void integer_sides(std::uint32_t (&positive)[2], std::uint32_t (&negative)[2], int r,
+                                int group) const {
+    // Numbers below 128 have zeros for signs: what the other half of the table would have given.
+    const std::uint32_t word = low_word(r, group), flipped = word ^ 0x88888888u;
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      positive[k] = choose_bytes(0x26190d01u, 0x71594535u, flipped >> (16 * k));
+      negative[k] = choose_bytes(0x4153687fu, 0x0a162331u, word >> (16 * k));
     }
   }
 
@@ -304,9 +263,11 @@ struct Panel : FormatOf<Block> {
 
  private:
   // Fields of less than 8 bits: bytes 0 … 3 of a word belong to elements 4 k, 4 k + 2, 4 k + 1 and
-  // 4 k + 3 of one or more groups, first those of k = 0, then those of k = 1.
+  // 4 k + 3 of one or more groups, first those of k = 0, then those of k = 1. Single bits lie as
+  // pairs do, those of two groups in the lower ones, those of the next two in the upper ones.
   __device__ static constexpr int place(int bits, int group, int k) {
-    return bits * (group % (4 / bits) * 2 + k);
+    return bits == 1 ? 2 * (group % 2 * 2 + k) + group / 2 % 2
+                     : bits * (group % (4 / bits) * 2 + k);
   }
   __device__ static constexpr std::uint32_t ones(int bits) { return (1u << bits) - 1; }
   __device__ std::uint32_t low_word(int r, int group) const {

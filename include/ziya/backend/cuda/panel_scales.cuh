@@ -21,16 +21,20 @@ __device__ inline Words load_words(const std::byte* from) {
 __device__ inline float half_at(std::uint32_t word, int high) {
   return widen(Half{static_cast<std::uint16_t>(high ? word >> 16 : word)});
 }
+/// Four of eight bytes, by fields of 4 bits of `choice`: three bits choose, the fourth one asks for
+/// the sign of the chosen byte in all its bits.
+__device__ inline std::uint32_t choose_bytes(std::uint32_t first, std::uint32_t second,
+                                             std::uint32_t choice) {
+  std::uint32_t result;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(result) : "r"(first), "r"(second), "r"(choice));
+  return result;
+}
 __device__ inline int byte_at(std::uint32_t word, int index) {
-  return static_cast<int>(__byte_perm(word, 0u, 0x4440u | static_cast<unsigned>(index)));
+  return static_cast<int>(choose_bytes(word, 0, 0x4440u | static_cast<unsigned>(index)));
 }
 /// With its sign.
 __device__ inline int signed_byte_at(std::uint32_t word, int index) {
-  int result;
-  asm("prmt.b32 %0, %1, 0, %2;"
-      : "=r"(result)
-      : "r"(word), "r"(0x8880u + static_cast<unsigned>(index) * 0x1111u));
-  return result;
+  return static_cast<int>(choose_bytes(word, 0, 0x8880u + static_cast<unsigned>(index) * 0x1111u));
 }
 /// 1024 + byte as a pair of 16 bits, twice the same or of two bytes in a row.
 __device__ inline __half2 biased_pair(std::uint32_t word, unsigned index, unsigned second) {
@@ -279,6 +283,9 @@ struct FourBitScales {
     d = reinterpret_cast<const uint2*>(from + 256)[g];
   }
   __device__ int integer(int r, int step) const { return byte_at(scales(r, step), step % 4); }
+  __device__ int own_integer(int r, int set) const {
+    return byte_at(words[r].at[set] & 0x0f0f0f0fu, static_cast<int>(threadIdx.x) % 4);
+  }
   __device__ void integer_minima(unsigned (&a)[2], int) const {
 #pragma unroll
     for (int r = 0; r < 2; ++r) a[r] = own[r] >> 4 & 0x0f0f0f0fu;
