@@ -274,7 +274,7 @@ double batch(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings
   const auto weights = static_cast<double>(shape.parameters_read_per_token());
   const double bytes = weight_bytes(model), per_token = cache_bytes(shape, pages);
   const double sums = 2.0 * static_cast<double>(shape.layers * shape.hidden);
-  double roofline = 2 * weights * static_cast<double>(in) * sequences / most.rate;
+  double roofline = random_model::prefill_operations(shape, in) * sequences / most.rate;
   for (std::int64_t i = 0; i < out; ++i) {
     const double past = static_cast<double>(in + i);
     roofline += std::max((bytes + per_token * past * sequences) / most.bandwidth,
