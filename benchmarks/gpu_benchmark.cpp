@@ -240,12 +240,7 @@ double prefill(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilin
     runner.prefill(0, 1, tokens);
     if (i > 1) times.push_back(seconds_since(begin));
   }
-  const LlamaShape& shape = model.shape();
-  const double head = static_cast<double>(shape.vocabulary * shape.hidden);
-  const double layers = static_cast<double>(shape.parameters_read_per_token()) - head;
-  const double attention = 2.0 * static_cast<double>(shape.layers * shape.hidden) *
-                           static_cast<double>(tokens * (tokens + 1) / 2);
-  const double operations = 2 * (layers * static_cast<double>(tokens) + head + attention);
+  const double operations = random_model::prefill_operations(model.shape(), tokens);
   const double time = median(times);
   std::printf("prefill of %5lld tokens: %7.2f ms, %5.1f %% of the matrix rate\n",
               static_cast<long long>(tokens), time * 1e3, 100 * operations / time / most.rate);
@@ -279,7 +274,7 @@ double batch(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings
   const auto weights = static_cast<double>(shape.parameters_read_per_token());
   const double bytes = weight_bytes(model), per_token = cache_bytes(shape, pages);
   const double sums = 2.0 * static_cast<double>(shape.layers * shape.hidden);
-  double roofline = 2 * weights * static_cast<double>(in) * sequences / most.rate;
+  double roofline = random_model::prefill_operations(shape, in) * sequences / most.rate;
   for (std::int64_t i = 0; i < out; ++i) {
     const double past = static_cast<double>(in + i);
     roofline += std::max((bytes + per_token * past * sequences) / most.bandwidth,

@@ -127,13 +127,16 @@ inline ziya::CpuModel make(const ziya::LlamaShape& shape, DType dtype) {
   return ziya::CpuModel(shape, std::move(weights));
 }
 
-/// Multiply-adds × 2 of a prefill whose last row alone meets the head.
+/// Multiply-adds × 2 of a prefill whose last row alone is wanted: it alone meets the head, and of
+/// the rows before it the last layer computes keys and values, no more.
 inline double prefill_operations(const ziya::LlamaShape& shape, std::int64_t tokens) {
+  const std::int64_t queries = shape.query_heads * shape.head_dim;
   const std::int64_t head = shape.vocabulary * shape.hidden;
   const std::int64_t layers = shape.parameters_read_per_token() - head;
-  const std::int64_t attention =
-      shape.layers * 2 * shape.query_heads * shape.head_dim * tokens * (tokens + 1) / 2;
-  return 2.0 * static_cast<double>(layers * tokens + head + attention);
+  const std::int64_t narrowed = shape.hidden * (2 * queries + 3 * shape.intermediate);
+  const std::int64_t seen = (shape.layers - 1) * (tokens * (tokens + 1) / 2) + tokens;
+  return 2.0 *
+         static_cast<double>(layers * tokens - narrowed * (tokens - 1) + head + 2 * queries * seen);
 }
 
 /// One sequence of a model that is prefilled and then continued greedily.

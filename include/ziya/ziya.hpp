@@ -188,6 +188,7 @@
 #include "ziya/nn/lora.hpp"
 #include "ziya/nn/mlp.hpp"
 #include "ziya/nn/norm.hpp"
+#include "ziya/nn/selected_rows.hpp"
 #include "ziya/nn/split_cache.hpp"
 #include "ziya/ops/add_bias.hpp"
 #include "ziya/ops/attention.hpp"

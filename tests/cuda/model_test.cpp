@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Models on the GPU against the same models on the CPU.
+#include <algorithm>
 #include <array>
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -304,6 +306,86 @@ TEST_CASE("cuda: a row among others is near the row alone", "[cuda][small][libra
     CAPTURE(name(dtype));
     check(quantised(plain, dtype).blocks);
   }
+}
+
+Ids every_second(std::int32_t begin, std::int32_t end) {
+  Ids rows;
+  for (std::int32_t row = begin; row < end; row += 2) rows.push_back(row);
+  return rows;
+}
+
+/// Two sequences in one pass of which some rows are wanted, and then a token of each, against a
+/// pass that wants all rows. Numbers next to each other may be rounded to different ones in pages.
+template <class Config>
+void check_wanted(const LlamaShape& shape, const LlamaWeights<Cpu>& weights, Context<Cuda>& ctx,
+                  DType cache_dtype, std::int64_t page_tokens) {
+  using T = typename Config::Compute;
+  CAPTURE(name(dtype_of<T>), name(cache_dtype), page_tokens);
+  const double tolerance = std::max(test::logit_tolerance<T>,
+                                    cache_dtype == DType::f32 ? 0 : test::half_model_tolerance);
+  const LlamaModel<Config> model(shape, weights_on<Cuda>(weights));
+  const auto vocabulary = static_cast<std::size_t>(shape.vocabulary);
+  const Ids first = some_ids(81), second = some_ids(6);
+  Rows rows(first, 0, 80, 2), next(second, 5, 6, 0);
+  rows.append(second, 0, 5, 0);
+  next.append(first, 80, 81, 2);
+  KvCache<Cuda> cache = cache_of(model, 3, cache_dtype, 192, page_tokens);
+  const auto whole = logits(model, ctx, rows, cache);
+  const auto whole_next = logits(model, ctx, next, cache);
+  Ids backwards = every_second(0, 85);
+  std::reverse(backwards.begin(), backwards.end());
+  for (const Ids& wanted :
+       {Ids{79, 84}, Ids{}, Ids{79}, Ids{84, 3, 3, 80}, every_second(0, 85), backwards}) {
+    CAPTURE(wanted);
+    cache.release(0), cache.release(2);
+    rows.outputs = wanted;
+    if (wanted.empty()) {
+      Tensor<T, Cuda> none(Shape{0, shape.hidden});
+      model.forward(ctx, none.view(), batch_of<LlamaModel<Config>>(rows), cache);
+    } else {
+      std::vector<float> expected;
+      for (const std::int32_t row : wanted) {
+        const auto begin = whole.begin() + std::ptrdiff_t{row} * shape.vocabulary;
+        expected.insert(expected.end(), begin, begin + shape.vocabulary);
+      }
+      CHECK(golden::error(logits(model, ctx, rows, cache), expected, vocabulary) < tolerance);
+    }
+    CHECK(cache.length(2) == 80);
+    CHECK(golden::error(logits(model, ctx, next, cache), whole_next, vocabulary) < tolerance);
+  }
+}
+
+TEST_CASE("cuda: rows that are wanted are near those of a pass that wants all",
+          "[cuda][small][library]") {
+  if (!test::gpu()) return;
+  Context<Cuda> ctx;
+  for (const std::int64_t head_dim : {64, 128}) {
+    const CpuModel plain = random_model(head_dim, 256 / head_dim, 2, DType::f16, 768);
+    const auto check = [&](const LlamaWeights<Cpu>& weights) {
+      for (const DType pages : {DType::f16, DType::q8_0}) {
+        check_wanted<CudaConfig>(plain.shape(), weights, ctx, pages, 8);
+        check_wanted<CudaHalfConfig>(plain.shape(), weights, ctx, pages, 64);
+        check_wanted<CudaBFloat16Config>(plain.shape(), weights, ctx, pages, 64);
+      }
+      check_wanted<CudaConfig>(plain.shape(), weights, ctx, DType::f32, 8);
+      check_wanted<CudaBFloat16Config>(plain.shape(), weights, ctx, DType::bf16, 64);
+    };
+    CAPTURE(head_dim);
+    check(plain.weights());
+    check(quantised(plain, DType::q4_k).blocks);
+  }
+}
+
+TEST_CASE("cuda: rows that are wanted, with a rotation per sequence", "[cuda][small][library]") {
+  if (!test::gpu()) return;
+  Context<Cuda> ctx;
+  const CpuModel plain = random_model(64, 4, 2, DType::f16, 768);
+  LlamaShape shape = plain.shape();
+  shape.rope_scaling.kind = RopeScaling::Kind::dynamic;
+  shape.rope_scaling.factor = 2;
+  shape.rope_scaling.original_max_positions = 16;
+  check_wanted<CudaConfig>(shape, plain.weights(), ctx, DType::f32, 8);
+  check_wanted<CudaHalfConfig>(shape, plain.weights(), ctx, DType::f16, 64);
 }
 
 // Blocks add to the residual stream within products, and attention takes whole pages.

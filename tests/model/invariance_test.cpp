@@ -238,6 +238,9 @@ TEST_CASE("batches whose parts do not belong together are refused") {
   REQUIRE_ERROR(check([&](auto& b) { b.outputs = three; }), "ZIYA-442", "expected (3, 8)");
   REQUIRE_ERROR(check([](auto&) {}, 9), "ZIYA-442", "expected (1, 9)");
   REQUIRE_ERROR(check([&](auto& b) { b.positions = negative; }), "ZIYA-443", "-1");
+  const std::vector<std::int32_t> behind{2}, before{-1};
+  REQUIRE_ERROR(check([&](auto& b) { b.outputs = behind; }), "ZIYA-444", "output 2 of 2 rows");
+  REQUIRE_ERROR(check([&](auto& b) { b.outputs = before; }), "ZIYA-444", "output -1 of 2 rows");
 }
 
 TEST_CASE("a pass that throws leaves the cache as it was") {

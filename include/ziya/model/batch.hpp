@@ -21,7 +21,7 @@ struct Batch {
   View<const T, Device> embeddings{};       ///< (rows, hidden) instead of ids
   std::span<const std::int32_t> positions;  ///< (rows) rotary position of each row
   std::span<const std::int32_t> slots;      ///< (rows) sequence slot of each row
-  std::span<const std::int32_t> outputs;    ///< rows whose hidden state is wanted
+  std::span<const std::int32_t> outputs;    ///< rows whose hidden state is wanted, in any order
 
   [[nodiscard]] std::int64_t rows() const {
     return embeddings.empty() ? static_cast<std::int64_t>(ids.size()) : embeddings.rows();
@@ -53,6 +53,12 @@ void check_batch(const Batch<T, Device>& batch, View<T, Device> hidden, std::int
   for (const std::int32_t position : batch.positions) {
     if (position < 0) {
       throw ArgumentError("ZIYA-443", "forward: position " + std::to_string(position));
+    }
+  }
+  for (const std::int32_t row : batch.outputs) {
+    if (row < 0 || row >= batch.rows()) {
+      throw ArgumentError("ZIYA-444", "forward: output " + std::to_string(row) + " of " +
+                                          std::to_string(rows) + " rows");
     }
   }
 }

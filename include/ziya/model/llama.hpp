@@ -6,7 +6,9 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <iterator>
 #include <memory>
+#include <span>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -25,6 +27,7 @@
 #include "ziya/model/load_weights.hpp"
 #include "ziya/model/weights_on.hpp"
 #include "ziya/nn/kv_cache.hpp"
+#include "ziya/nn/selected_rows.hpp"
 #include "ziya/ops/embedding.hpp"
 
 ZIYA_NAMESPACE_BEGIN
@@ -75,9 +78,11 @@ class LlamaModel {
 
   /// Runs the rows of `batch`, appends their keys and values to `cache`, and gives the normalised
   /// hidden state of each row in `batch.outputs`. When it throws, the cache is as it was.
+  /// Of the last layer only keys and values are computed of rows that are not wanted.
   /// With dynamic rope scaling, the length of a sequence is its last position in this batch + 1.
   /// @param hidden (outputs, hidden)
-  /// @throws ArgumentError for ids outside the vocabulary, unknown slots, a full cache
+  /// @throws ArgumentError for ids outside the vocabulary, outputs outside the batch, unknown
+  /// slots, a full cache
   void forward(Context<Device>& ctx, View<T, Device> hidden, const Batch<T, Device>& batch,
                KvCache<Device>& cache) const;
 
@@ -86,12 +91,11 @@ class LlamaModel {
   void run_prepared(Context<Device>& ctx, View<T, Device> hidden, const Batch<T, Device>& batch,
                     const KvCache<Device>& cache, const typename KvCache<Device>::Step& step) const;
 
-  /// x ← the residual stream behind all layers, y ← its normalised form: for a model that is a part
-  /// of a longer one, and has no embedding. Between `cache.prepare` and `cache.commit`.
-  /// @param x, y (rows, hidden)   @param batch whose positions and slots count
-  void run_layers(Context<Device>& ctx, View<T, Device> x, View<T, Device> y,
-                  const Batch<T, Device>& batch, const KvCache<Device>& cache,
-                  const typename KvCache<Device>::Step& step) const;
+  /// x ← the residual stream behind all layers: for a model that is a part of a longer one, and has
+  /// neither embedding nor head. Between `cache.prepare` and `cache.commit`.
+  /// @param x (rows, hidden)   @param batch whose positions and slots count
+  void run_layers(Context<Device>& ctx, View<T, Device> x, const Batch<T, Device>& batch,
+                  const KvCache<Device>& cache, const typename KvCache<Device>::Step& step) const;
 
   /// `forward` without a cache: rows attend to the rows before them with the same slot, which must
   /// be adjacent. For training and scoring.
@@ -104,33 +108,38 @@ class LlamaModel {
   void logits(Context<Device>& ctx, View<float, Device> logits, In<T, Device> hidden) const;
 
  private:
-  void run(Context<Device>& ctx, View<T, Device> hidden, const Batch<T, Device>& batch,
-           typename nn::Attention<Device>::Rows& rows, const KvCache<Device>* cache,
-           LlamaSaved<T, Device>* saved) const {
+  using Rows = typename nn::Attention<Device>::Rows;
+
+  void run(Context<Device>& ctx, View<T, Device> hidden, const Batch<T, Device>& batch, Rows& rows,
+           const KvCache<Device>* cache, LlamaSaved<T, Device>* saved) const {
     typename Workspace<Device>::Scope scope(ctx.workspace());
-    const Shape shape{batch.rows(), shape_.hidden};
-    const auto x = ctx.workspace().template take<T>(shape);  // residual stream
-    const auto y = ctx.workspace().template take<T>(shape);  // its normalised form
+    const auto x = ctx.workspace().template take<T>({batch.rows(), shape_.hidden});
     const Rotary rotary = rotary_runs(batch);
     rows.rotary = rotary.runs;
 
-    const bool every_row = wants_every_row(batch);
+    const bool every_row = wants_every_row(batch), narrows = !every_row && cache != nullptr;
     embed(ctx, x, batch);
-    through_layers(ctx, x, every_row ? hidden : y, rows, cache, saved);
+    auto y = through_layers(ctx, x, rows, narrows ? &batch.outputs : nullptr, cache, saved);
     if (saved != nullptr) saved->output = clone(x);
-    if (!every_row) gather(ctx, hidden, y, batch.outputs);
+    if (!every_row && !narrows) y = gather(ctx, x, batch.outputs);
+    if (!batch.outputs.empty()) weights_.final_norm.template forward<T>(ctx, hidden, y);
   }
 
-  /// x ← x after every layer, last ← its normalised form.
-  void through_layers(Context<Device>& ctx, View<T, Device> x, View<T, Device> last,
-                      const typename nn::Attention<Device>::Rows& rows,
-                      const KvCache<Device>* cache, LlamaSaved<T, Device>* saved) const {
+  /// x ← x after every layer.
+  /// @param wanted with a cache: rows to which the last layer narrows the stream; null: all
+  /// @returns the stream behind the last layer
+  View<T, Device> through_layers(Context<Device>& ctx, View<T, Device> x, const Rows& rows,
+                                 const std::span<const std::int32_t>* wanted,
+                                 const KvCache<Device>* cache, LlamaSaved<T, Device>* saved) const {
     if (saved != nullptr) saved->layers.resize(weights_.layers.size());
     for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
       const LlamaLayer<Device>& layer = weights_.layers[i];
       auto* keep = saved != nullptr ? &saved->layers[i] : nullptr;
       CachedKeysValues<Device> past;
       if (cache != nullptr) past = cache->layer(static_cast<std::int64_t>(i));
+      if (wanted != nullptr && i + 1 == weights_.layers.size()) {
+        return through_last_layer(ctx, x, layer, rows, *wanted, past);
+      }
       if (keep) keep->input = clone(x);
       layer.attention.add_to(ctx, x, layer.input_norm, rows, cache != nullptr ? &past : nullptr,
                              keep ? &keep->attention : nullptr);
@@ -141,16 +150,31 @@ class LlamaModel {
         *keep = {};
       }
     }
-    weights_.final_norm.template forward<T>(ctx, last, x);
+    return x;
+  }
+
+  /// Keys and values of all rows, everything else of those that are wanted, which it returns.
+  static View<T, Device> through_last_layer(Context<Device>& ctx, View<T, Device> x,
+                                            const LlamaLayer<Device>& layer, const Rows& rows,
+                                            std::span<const std::int32_t> wanted,
+                                            const CachedKeysValues<Device>& past) {
+    layer.attention.append(ctx, x, layer.input_norm, rows, past);
+    const View<T, Device> y = gather(ctx, x, wanted);
+    if (wanted.empty()) return y;
+    const nn::SelectedRows<Device> selected(rows, wanted);
+    layer.attention.attend(ctx, y, layer.input_norm, selected.rows(), past);
+    layer.mlp.add_to(ctx, y, layer.post_attention_norm);
+    return y;
   }
 
   void embed(Context<Device>& ctx, View<T, Device> x, const Batch<T, Device>& batch) const {
     if (batch.embeddings.empty()) {
       ops::embedding(ctx, x, weights_.embedding, batch.ids);
     } else {
-      for (std::int64_t i = 0; i < x.rows(); ++i) {
+      const std::int64_t at_once = batch.embeddings.contiguous() ? x.rows() : 1;
+      for (std::int64_t i = 0; i < x.rows(); i += at_once) {
         copy(Device{}, x.row(i), Device{}, batch.embeddings.row(i),
-             static_cast<std::size_t>(shape_.hidden) * sizeof(T));
+             static_cast<std::size_t>(at_once * shape_.hidden) * sizeof(T));
       }
     }
   }
@@ -162,12 +186,14 @@ class LlamaModel {
     }
     return true;
   }
-  /// out[i] = x[rows[i]]: an embedding whose table is x.
-  static void gather(Context<Device>& ctx, View<T, Device> out, View<T, Device> x,
-                     std::span<const std::int32_t> rows) {
+  /// x[rows[i]]: an embedding whose table is x.
+  static View<T, Device> gather(Context<Device>& ctx, View<T, Device> x,
+                                std::span<const std::int32_t> rows) {
+    const auto out = ctx.workspace().template take<T>({std::ssize(rows), x.columns()});
     const Weight<Device> table{dtype_of<T>, x.rows(), x.columns(),
                                reinterpret_cast<const std::byte*>(x.data()), nullptr};
-    ops::embedding(ctx, out, table, rows);
+    if (!rows.empty()) ops::embedding(ctx, out, table, rows);
+    return out;
   }
   static Tensor<T, Device> clone(View<T, Device> x) {
     Tensor<T, Device> result(x.shape());
@@ -264,7 +290,7 @@ template <class Config>
 void LlamaModel<Config>::run_prepared(Context<Device>& ctx, View<T, Device> hidden,
                                       const Batch<T, Device>& batch, const KvCache<Device>& cache,
                                       const typename KvCache<Device>::Step& step) const {
-  typename nn::Attention<Device>::Rows rows;
+  Rows rows;
   rows.positions = batch.positions;
   rows.slots = batch.slots;
   rows.indices = step.indices;
@@ -273,18 +299,18 @@ void LlamaModel<Config>::run_prepared(Context<Device>& ctx, View<T, Device> hidd
 }
 
 template <class Config>
-void LlamaModel<Config>::run_layers(Context<Device>& ctx, View<T, Device> x, View<T, Device> y,
+void LlamaModel<Config>::run_layers(Context<Device>& ctx, View<T, Device> x,
                                     const Batch<T, Device>& batch, const KvCache<Device>& cache,
                                     const typename KvCache<Device>::Step& step) const {
   typename Workspace<Device>::Scope scope(ctx.workspace());
   const Rotary rotary = rotary_runs(batch);
-  typename nn::Attention<Device>::Rows rows;
+  Rows rows;
   rows.positions = batch.positions;
   rows.slots = batch.slots;
   rows.indices = step.indices;
   rows.visible = step.visible;
   rows.rotary = rotary.runs;
-  through_layers(ctx, x, y, rows, &cache, nullptr);
+  (void)through_layers(ctx, x, rows, nullptr, &cache, nullptr);
 }
 
 template <class Config>
@@ -296,7 +322,7 @@ void LlamaModel<Config>::forward(Context<Device>& ctx, View<T, Device> hidden,
   for_each_run(batch.slots, [&](std::int64_t begin, std::int64_t count) {
     segments.push_back({begin, count, begin, count});
   });
-  typename nn::Attention<Device>::Rows rows;
+  Rows rows;
   rows.positions = batch.positions;
   rows.segments = segments;
   run(ctx, hidden, batch, rows, nullptr, saved);

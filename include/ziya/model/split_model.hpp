@@ -110,13 +110,14 @@ class SplitModel {
     run_near(ctx.near(), x, batch, cache, step);
     const View<FarT> stream(ctx.workspace().template take<FarT>(shape).data(), shape);
     convert(x, stream);
-    for (std::size_t i = 0; i < far_.size(); ++i) {
+    for (std::size_t i = 0; i + 1 < far_.size(); ++i) {
       run_far(ctx.far(i), i, stream, batch, cache, step);
     }
-    for (std::size_t i = 0; i < batch.outputs.size(); ++i) {
-      const auto row = static_cast<std::int64_t>(i);
-      convert(stream.row_range(batch.outputs[i], 1),
-              View<float>(hidden.row(row), Shape{1, shape_.hidden}));
+    const View<FarT> wanted(ctx.workspace().template take<FarT>(hidden.shape()).data(),
+                            hidden.shape());
+    run_last(ctx.far(far_.size() - 1), wanted, stream, batch, cache, step);
+    for (std::int64_t i = 0; i < hidden.rows(); ++i) {
+      convert(wanted.row_range(i, 1), View<float>(hidden.row(i), Shape{1, shape_.hidden}));
     }
     cache.commit();
   }
@@ -144,8 +145,8 @@ class SplitModel {
     shape.layers = layers;
     return shape;
   }
-  template <class U>
-  static std::size_t bytes(View<U> view) {
+  template <class U, class Part>
+  static std::size_t bytes(View<U, Part> view) {
     return static_cast<std::size_t>(view.elements()) * sizeof(U);
   }
   /// Contiguous rows, rounded to nearest.
@@ -179,26 +180,40 @@ class SplitModel {
       }
     }
     if (shape_.near_layers == 0) return;
-    Workspace<Cpu>::Scope scope(ctx.workspace());
-    const auto y = ctx.workspace().take<float>(x.shape());
     const typename KvCache<Cpu>::Step places{step.indices, step.visible};
-    near_.run_layers(ctx, x, y, rows_of<Cpu, float>(batch), cache.near(), places);
+    near_.run_layers(ctx, x, rows_of<Cpu, float>(batch), cache.near(), places);
   }
 
-  /// stream ← what comes out of part `i`: the residual stream, or, of the last, its normalised
-  /// form.
+  /// stream ← the residual stream behind part `i`.
   void run_far(Context<Far>& ctx, std::size_t i, View<FarT> stream,
                const Batch<float, Device>& batch, const KvCache<Device>& cache,
                const typename KvCache<Device>::Step& step) const {
     set_current(Far{}, shape_.parts[i].device);
     typename Workspace<Far>::Scope scope(ctx.workspace());
-    const auto x = ctx.workspace().template take<FarT>(stream.shape());
-    const auto y = ctx.workspace().template take<FarT>(stream.shape());
-    copy(Far{}, x.data(), Cpu{}, stream.data(), bytes(stream));
+    const auto x = stream_on(ctx, stream);
     const typename KvCache<Far>::Step places{step.indices, step.visible};
-    far_[i].run_layers(ctx, x, y, rows_of<Far, FarT>(batch), cache.far(i), places);
-    const bool last = i + 1 == far_.size();
-    copy(Cpu{}, stream.data(), Far{}, last ? y.data() : x.data(), bytes(stream));
+    far_[i].run_layers(ctx, x, rows_of<Far, FarT>(batch), cache.far(i), places);
+    copy(Cpu{}, stream.data(), Far{}, x.data(), bytes(stream));
+  }
+  /// wanted ← the hidden states behind the last part.
+  void run_last(Context<Far>& ctx, View<FarT> wanted, View<FarT> stream,
+                const Batch<float, Device>& batch, const KvCache<Device>& cache,
+                const typename KvCache<Device>::Step& step) const {
+    const std::size_t i = far_.size() - 1;
+    set_current(Far{}, shape_.parts[i].device);
+    typename Workspace<Far>::Scope scope(ctx.workspace());
+    Batch<FarT, Far> rows = rows_of<Far, FarT>(batch);
+    rows.embeddings = stream_on(ctx, stream);
+    rows.outputs = batch.outputs;
+    const auto hidden = ctx.workspace().template take<FarT>(wanted.shape());
+    const typename KvCache<Far>::Step places{step.indices, step.visible};
+    far_[i].run_prepared(ctx, hidden, rows, cache.far(i), places);
+    copy(Cpu{}, wanted.data(), Far{}, hidden.data(), bytes(hidden));
+  }
+  static View<FarT, Far> stream_on(Context<Far>& ctx, View<FarT> stream) {
+    const auto x = ctx.workspace().template take<FarT>(stream.shape());
+    copy(Far{}, x.data(), Cpu{}, stream.data(), bytes(stream));
+    return x;
   }
 
   SplitShape shape_;

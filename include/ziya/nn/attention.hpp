@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -75,7 +76,7 @@ struct Attention {
       values = ctx.workspace().template take<T>(key_shape);
       heads = ctx.workspace().template take<T>(query_shape);
     }
-    project<T>(ctx, {queries, keys, values}, x, norm);
+    project<T, 3>(ctx, {queries, keys, values}, {&q, &k, &v}, x, norm);
     const bool one_rotation = rows.rotary.size() == 1 && rows.rotary.front().count == tokens;
     if (cache != nullptr && one_rotation && saved == nullptr) {
       ops::rope_append_attention<Device, T>(
@@ -84,18 +85,42 @@ struct Attention {
           pairing);
       return o.template add_to<T>(ctx, x, flat(heads));
     }
-    for (const RotaryRun<Device>& run : rows.rotary) {
-      const auto positions = rows.positions.subspan(static_cast<std::size_t>(run.begin),
-                                                    static_cast<std::size_t>(run.count));
-      ops::rope(ctx, queries.row_range(run.begin, run.count), positions, *run.table, pairing);
-      ops::rope(ctx, keys.row_range(run.begin, run.count), positions, *run.table, pairing);
-    }
+    rotate(ctx, queries, rows);
+    rotate(ctx, keys, rows);
     if (cache != nullptr) {
       ops::cache_append(ctx, *cache, keys, values, {rows.slots, rows.indices});
       ops::attention(ctx, heads, queries, *cache, {rows.slots, rows.visible}, {});
     } else {
       ops::attention(ctx, heads, queries, keys, values, rows.segments, {.causal = true});
     }
+    o.template add_to<T>(ctx, x, flat(heads));
+  }
+
+  /// The part of add_to that later tokens need: keys and values of norm(x) go to the cache.
+  /// @param x (tokens, hidden)
+  template <class T>
+  void append(Context<Device>& ctx, View<T, Device> x, const RmsNorm<Device>& norm,
+              const Rows& rows, const CachedKeysValues<Device>& cache) const {
+    typename Workspace<Device>::Scope scope(ctx.workspace());
+    const Shape shape{x.rows(), kv_heads, head_dim};
+    const auto keys = ctx.workspace().template take<T>(shape);
+    const auto values = ctx.workspace().template take<T>(shape);
+    project<T, 2>(ctx, {keys, values}, {&k, &v}, x, norm);
+    rotate(ctx, keys, rows);
+    ops::cache_append(ctx, cache, keys, values, {rows.slots, rows.indices});
+  }
+  /// The rest of it: x += o(attend(rope(q(norm(x))))) of rows whose keys and values are there.
+  /// @param x (tokens, hidden)   @param rows `indices` do not count
+  template <class T>
+  void attend(Context<Device>& ctx, View<T, Device> x, const RmsNorm<Device>& norm,
+              const Rows& rows, const CachedKeysValues<Device>& cache) const {
+    typename Workspace<Device>::Scope scope(ctx.workspace());
+    const Shape shape{x.rows(), query_heads, head_dim};
+    const auto queries = ctx.workspace().template take<T>(shape);
+    const auto heads = ctx.workspace().template take<T>(shape);
+    project<T, 1>(ctx, {queries}, {&q}, x, norm);
+    rotate(ctx, queries, rows);
+    ops::attention(ctx, heads, queries, cache, {rows.slots, rows.visible}, {});
     o.template add_to<T>(ctx, x, flat(heads));
   }
 
@@ -112,23 +137,35 @@ struct Attention {
   static View<T, Device> flat(View<T, Device> heads) {
     return heads.reshape(Shape{heads.rows(), heads.columns()});
   }
-  /// q, k and v of norm(x) in one pass.
   template <class T>
-  void project(Context<Device>& ctx, const std::array<View<T, Device>, 3>& outputs, In<T, Device> x,
+  void rotate(Context<Device>& ctx, View<T, Device> x, const Rows& rows) const {
+    for (const RotaryRun<Device>& run : rows.rotary) {
+      const auto positions = rows.positions.subspan(static_cast<std::size_t>(run.begin),
+                                                    static_cast<std::size_t>(run.count));
+      ops::rope(ctx, x.row_range(run.begin, run.count), positions, *run.table, pairing);
+    }
+  }
+  /// outputs[n] ← linears[n] of norm(x), in one pass.
+  template <class T, std::size_t N>
+  void project(Context<Device>& ctx, const std::array<View<T, Device>, N>& outputs,
+               const std::array<const Linear<Device>*, N>& linears, In<T, Device> x,
                const RmsNorm<Device>& norm) const {
-    const std::array<View<T, Device>, 3> flats{flat(outputs[0]), flat(outputs[1]),
-                                               flat(outputs[2])};
-    const std::array<const Weight<Device>*, 3> weights{&q.weight, &k.weight, &v.weight};
-    if (q.plain() && k.plain() && v.plain()) {
+    std::array<View<T, Device>, N> flats;
+    std::array<const Weight<Device>*, N> weights;
+    bool plain = true;
+    for (std::size_t n = 0; n < N; ++n) {
+      flats[n] = flat(outputs[n]);
+      weights[n] = &linears[n]->weight;
+      plain = plain && linears[n]->plain();
+    }
+    if (plain) {
       return ops::norm_matmul_many<Device, T>(ctx, flats, x, norm.weight.view(), norm.eps, weights);
     }
     typename Workspace<Device>::Scope scope(ctx.workspace());
     const auto n = ctx.workspace().template take<T>(x.shape());
     norm.template forward<T>(ctx, n, x);
     ops::matmul_many<Device, T>(ctx, flats, n, weights);
-    q.template finish<T>(ctx, flats[0], n);
-    k.template finish<T>(ctx, flats[1], n);
-    v.template finish<T>(ctx, flats[2], n);
+    for (std::size_t i = 0; i < N; ++i) linears[i]->template finish<T>(ctx, flats[i], n);
   }
 };
 
