@@ -113,8 +113,11 @@ ZIYA_TARGET_AVX2 inline void add_lane(float* sums, const float* w, const float* 
     low[t] = first ? zero() : load(sums + t * lane_rows);
     high[t] = first ? zero() : load(sums + t * lane_rows + lanes);
   }
+#pragma GCC unroll 2
   for (std::int64_t k = 0; k < steps; ++k, w += lane_rows, x += lane_tokens) {
-    _mm_prefetch(reinterpret_cast<const char*>(ahead + k * lane_tokens), _MM_HINT_T0);
+    if (k % 2 == 0) {
+      _mm_prefetch(reinterpret_cast<const char*>(ahead + k * lane_tokens), _MM_HINT_T0);
+    }
     const __m256 a = load(w), b = load(w + lanes);
 #pragma GCC unroll 8
     for (int t = 0; t < lane_tokens; ++t) {
@@ -179,7 +182,7 @@ ZIYA_TARGET_AVX2 inline void times_lanes(const MatmulArguments& m, const W* w, s
   }
 }
 
-inline constexpr TokenPacking packing{16, lane_tokens, &packed_lanes_floats, &pack_lanes};
+inline constexpr TokenPacking packing{32, lane_tokens, &packed_lanes_floats, &pack_lanes};
 
 }  // namespace avx2
 ZIYA_NAMESPACE_END
