@@ -12,6 +12,7 @@
 #include "ziya/backend/cpu/x86/amx_tiles.hpp"
 #include "ziya/backend/cpu/x86/avx2.hpp"
 #include "ziya/backend/cpu/x86/avx2_floats.hpp"
+#include "ziya/backend/cpu/x86/avx2_lanes.hpp"
 #include "ziya/backend/cpu/x86/avx2_panels.hpp"
 #include "ziya/backend/cpu/x86/avx2_quantised.hpp"
 #include "ziya/backend/cpu/x86/avx2_unpack.hpp"

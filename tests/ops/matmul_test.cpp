@@ -29,9 +29,9 @@ struct Case {
   std::int64_t tokens, in, out;
 };
 // One of everything, whole vectors, tails of every length class, several blocks of tokens and rows.
-constexpr std::array cases{Case{1, 1, 1},     Case{1, 64, 8},   Case{3, 65, 7},
-                           Case{7, 129, 33},  Case{13, 31, 70}, Case{6, 2048, 12},
-                           Case{2, 300, 600}, Case{70, 2050, 9}};
+constexpr std::array cases{Case{1, 1, 1},     Case{1, 64, 8},    Case{3, 65, 7},
+                           Case{7, 129, 33},  Case{13, 31, 70},  Case{6, 2048, 12},
+                           Case{2, 300, 600}, Case{70, 2050, 9}, Case{523, 40, 18}};
 
 std::vector<double> product(const std::vector<float>& x, const test::StoredMatrix& w,
                             std::int64_t tokens) {

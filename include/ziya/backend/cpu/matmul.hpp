@@ -52,7 +52,7 @@ inline MatmulArguments arguments_of(View<float> y, View<const float> x, const We
 }
 
 /// Parts of a weight are multiples of this many rows, as the kernels' tiles are.
-inline std::int64_t matmul_grain(const Weight<Cpu>& w) { return is_plain_float(w.dtype) ? 4 : 32; }
+inline std::int64_t matmul_grain(const Weight<Cpu>& w) { return is_plain_float(w.dtype) ? 16 : 32; }
 
 /// body(n, thread, first, last) with parts of the rows of every weight n, which the threads take in
 /// turn: one core of a machine that others share may be slower by a third, and memory rests while

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "ziya/backend/cpu/kernels.hpp"
+#include "ziya/backend/cpu/x86/avx2_lanes.hpp"
 #include "ziya/backend/cpu/x86/avx2_vector.hpp"
 
 ZIYA_NAMESPACE_BEGIN
@@ -158,66 +159,14 @@ ZIYA_TARGET_AVX2 inline void block_times_tokens(const MatmulArguments& m, const 
   }
 }
 
-/// Floats of a tile of packed tokens.
-inline std::int64_t packed_floats(std::int64_t columns) {
-  return token_tile * ((columns + lanes - 1) / lanes * lanes);
-}
-
-template <class W>
-ZIYA_TARGET_AVX2 inline void widen(float* to, const W* from, std::int64_t count) {
-  std::int64_t i = 0;
-  for (; i + lanes <= count; i += lanes) store(to + i, load(from + i));
-  if (i < count) store(to + i, load(from + i, count - i));
-}
-
-/// Many packed tokens: a part of a few rows of w, widened, stays in the first-level cache while all
-/// tiles of x pass by; their sums, and that part of x, in the second.
-template <class W>
-ZIYA_TARGET_AVX2 inline void times_packed(const MatmulArguments& m, const W* w, std::int64_t begin,
-                                          std::int64_t end) {
-  constexpr std::int64_t part_rows = 16, part = 256, part_tokens = 192;
-  static_assert(part_rows * part_tokens * lanes <= matmul_scratch_floats);
-  alignas(64) float wide[part_rows * part];
-  const std::int64_t tile_floats = packed_floats(m.columns);
-  for (std::int64_t token = 0; token < m.tokens; token += part_tokens) {
-    const std::int64_t last_token = std::min(m.tokens, token + part_tokens);
-    for (std::int64_t row = begin; row < end; row += part_rows) {
-      const std::int64_t rows = std::min(part_rows, end - row);
-      for (std::int64_t i = 0; i < m.columns; i += part) {
-        const std::int64_t count = std::min(part, m.columns - i);
-        for (std::int64_t r = 0; r < rows; ++r) {
-          widen(wide + r * part, w + (row + r) * m.weight_stride + i, count);
-        }
-        Carried carried{m.scratch, i == 0, i + count == m.columns, nullptr, nullptr, m.y_stride, 0};
-        for (std::int64_t t = token; t < last_token; t += token_tile) {
-          const float* x = m.packed + t / token_tile * tile_floats + token_tile * i;
-          const float* next = t + token_tile < last_token ? x + tile_floats : x;
-          carried.tokens = last_token - t;
-          carried.y = m.y + t * m.y_stride + row;
-          std::int64_t r = 0;
-          for (; r + 4 <= rows; r += 4, carried.y += 4, carried.sums += 4 * token_tile * lanes) {
-            carried.ahead = r < 4 * token_tile ? next + r / 4 * count : x;
-            rows_times_packed<4>(wide + r * part, part, x, count, carried);
-          }
-          carried.ahead = x;
-          for (; r < rows; ++r, ++carried.y, carried.sums += token_tile * lanes) {
-            rows_times_packed<1>(wide + r * part, part, x, count, carried);
-          }
-        }
-      }
-    }
-  }
-}
-
-inline constexpr TokenPacking packing{16, token_tile, &packed_floats, &pack};
-
-/// Few tokens: the weight streams by once. Many: blocks of it that stay in the second-level cache
-/// meet them tile by tile. Lane l of every sum runs over the columns l, l + lanes, … either way.
+/// Few tokens: the weight streams by once. More: blocks of it that stay in the second-level cache
+/// meet them tile by tile. Many: by lanes. Lane l of every sum runs over the columns l, l + lanes,
+/// … each way.
 template <class W>
 ZIYA_TARGET_AVX2 inline void matmul_of(const MatmulArguments& m, const W* w, std::int64_t begin,
                                        std::int64_t end) {
   const std::int64_t stride = m.weight_stride;
-  if (m.packed != nullptr && m.columns > 0) return times_packed(m, w, begin, end);
+  if (m.packed != nullptr && m.columns > 0) return times_lanes(m, w, begin, end);
   if (m.tokens < token_tile || m.columns == 0) {
     std::int64_t r = begin;
     for (; r + 4 <= end; r += 4) {
