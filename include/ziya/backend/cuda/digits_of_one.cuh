@@ -25,9 +25,8 @@ class DigitsOfOne : public Digits<T, Block, 1> {
   static_assert(Base::joined);
   static constexpr int tokens_at_once = 1, band_slots = 1;
   static constexpr int sets = Form::groups * Form::steps / 4;  ///< of four scales
-  /// Quants of 2 bits stay where they lie in their bytes: the t-th scale of four has those at bit
-  /// 2 t, so that sums of a lane are 4ᵗ times as great.
-  static constexpr bool in_place = Form::low_bits == 2;
+  /// Quants may stay where they lie in their bytes: that depends on t alone.
+  static constexpr bool in_place = Form::in_place;
   /// Whether something is subtracted from sums: of a table the negative numbers, of 3 bits in place
   /// 4 where the third one is missing.
   static constexpr bool two_sided = Form::table || (in_place && Form::high_bits == 1);
@@ -122,8 +121,9 @@ class DigitsOfOne : public Digits<T, Block, 1> {
       this->minima(minima, w, panel);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        panel_sums[r] = fmaf(-w.scales.min_factor(r) * static_cast<float>(1 << Form::below),
-                             value_of(minima, r), panel_sums[r]);
+        panel_sums[r] =
+            fmaf(-w.scales.min_factor(r) * static_cast<float>(1 << (in_place ? 0 : Form::below)),
+                 value_of(minima, r), panel_sums[r]);
       }
     }
     const float scale = this->scales_[panel];
@@ -134,9 +134,9 @@ class DigitsOfOne : public Digits<T, Block, 1> {
   /// A lane has the sum of row g or of row g + 8 in the end.
   __device__ static void keep(BandSums<band_slots>& to, const Sums& sums, int lane) {
     const bool second = lane % 2 != 0;
-    const float unit =
-        in_place ? static_cast<float>(1 << Form::below) / static_cast<float>(1 << 2 * (lane % 4))
-                 : 1.0f;
+    const float unit = in_place ? static_cast<float>(1 << Form::below) /
+                                      static_cast<float>(1 << Form::field_at(lane % 4))
+                                : 1.0f;
     float sum = (second ? sums[1][0] : sums[0][0]) * unit;
     sum += __shfl_xor_sync(~0u, (second ? sums[0][0] : sums[1][0]) * unit, 1);
     sum += __shfl_xor_sync(~0u, sum, 2);

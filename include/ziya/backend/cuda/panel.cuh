@@ -26,7 +26,10 @@ struct Panel : FormatOf<Block> {
   static constexpr bool super = sizeof(Block) > 64;
   static constexpr int elements = super ? 256 : 32, columns = super ? 256 : 128;
   static constexpr int groups = columns / 32, blocks = columns / elements;
-  static constexpr int steps = run == 8 ? 1 : 2;       // scales of a group and row
+  static constexpr int steps = run == 8 ? 1 : 2;  // scales of a group and row
+  /// Whether a word has elements 0 … 3 of two groups and the next one elements 4 … 7, so that a
+  /// scale's quants lie in one place of their bytes; else it has all eight of a group.
+  static constexpr bool paired = low_bits == 4 && high_bits == 0 && minimum && super;
   static constexpr int words = groups * low_bits / 4;  // per row and lane
   static constexpr int high_words = groups * high_bits / 4;
   static constexpr int high_at = 256 * words, scales_at = high_at + 256 * high_words;
@@ -81,13 +84,13 @@ struct Panel : FormatOf<Block> {
                     __byte_perm(even_odd[0], even_odd[1], i == 0 ? 0x6240 : 0x7351) ^ 0x80808080u);
       }
     } else {
-      const std::uint32_t word = low_word(r, group);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         if constexpr (low_bits == 4 && high_bits == 0 && std::is_same_v<T, Half>) {
           // 1024 + q, or 1024 + 16 q: no shift for half of them.
+          const std::uint32_t word = low_word(r, group, j / 2);
           const std::uint32_t shifted = j % 2 == 0 ? word : word >> 8;
-          if (j < 2) {
+          if (low_place(group, j / 2) == 0) {
             out[j] = minus<T>(and_or(shifted, 0x000f000fu, 0x64006400u), 0x6400u + offset);
           } else {
             out[j] = sixteenth(and_or(shifted, 0x00f000f0u, 0x64006400u));
@@ -156,7 +159,7 @@ struct Panel : FormatOf<Block> {
       for (int k = 0; k < 2; ++k) out[k] = low[(index + k) / 4].at[(index + k) % 4] ^ sign;
     } else if constexpr (table) {
       // Four bits choose one of eight bytes twice, and then which of the two.
-      const std::uint32_t word = low_word(r, group), index = word & 0x77777777u,
+      const std::uint32_t word = low_word(r, group, 0), index = word & 0x77777777u,
                           choice = and_or(word >> 1, 0x44444444u, 0x32103210u);
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
@@ -167,7 +170,7 @@ struct Panel : FormatOf<Block> {
     } else {
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
-        out[k] = and_xor(shifted(low_word(r, group), below - place(low_bits, group, k)),
+        out[k] = and_xor(shifted(low_word(r, group, k), below - low_place(group, k)),
                          (ones(low_bits) << below) * 0x01010101u, sign);
         if constexpr (high_bits > 0) {
           constexpr int at = 8 - high_bits;
@@ -178,11 +181,15 @@ struct Panel : FormatOf<Block> {
     }
   }
 
+  /// Whether the quants of the t-th of each four scales lie in one place of their bytes, at bit
+  /// `field_at(t)`.
+  static constexpr bool in_place = low_bits == 2 || paired;
+  __device__ static constexpr int field_at(int t) { return paired ? t % 2 * 4 : t * 2; }
   /// q where it lies in its word: times 2 to the power of its place there.
   __device__ void fields(std::uint32_t (&out)[2], int r, int group) const {
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
-      out[k] = low_word(r, group) & (ones(low_bits) * 0x01010101u) << place(low_bits, group, k);
+      out[k] = low_word(r, group, k) & (ones(low_bits) * 0x01010101u) << low_place(group, k);
     }
   }
   /// Ones where the high bit of q is missing, where that lies in its word.
@@ -196,7 +203,7 @@ struct Panel : FormatOf<Block> {
   __device__ void integer_sides(std::uint32_t (&positive)[2], std::uint32_t (&negative)[2], int r,
                                 int group) const {
     // Numbers below 128 have zeros for signs: what the other half of the table would have given.
-    const std::uint32_t word = low_word(r, group), flipped = word ^ 0x88888888u;
+    const std::uint32_t word = low_word(r, group, 0), flipped = word ^ 0x88888888u;
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
       positive[k] = choose_bytes(0x26190d01u, 0x71594535u, flipped >> (16 * k));
@@ -209,7 +216,7 @@ struct Panel : FormatOf<Block> {
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
       const std::uint32_t q =
-          low_word(r, group) >> place(low_bits, group, k) & ones(low_bits) * 0x01010101u;
+          low_word(r, group, k) >> low_place(group, k) & ones(low_bits) * 0x01010101u;
       out[k] = q * static_cast<std::uint32_t>(scales.integer(r, 2 * group + k));
     }
   }
@@ -241,8 +248,8 @@ struct Panel : FormatOf<Block> {
           if constexpr (low_bits == 8) {
             low_words[r * words + 2 * group + e / 4] |= q << (e % 4 * 8);
           } else {
-            low_words[r * words + group * low_bits / 4] |=
-                (q & ones(low_bits)) << (place(low_bits, group, e / 4) + byte);
+            low_words[r * words + low_index(group, e / 4)] |= (q & ones(low_bits))
+                                                              << (low_place(group, e / 4) + byte);
           }
           if constexpr (high_bits > 0) {
             high_bits_of[r * high_words + group * high_bits / 4] |=
@@ -270,8 +277,14 @@ struct Panel : FormatOf<Block> {
                      : bits * (group % (4 / bits) * 2 + k);
   }
   __device__ static constexpr std::uint32_t ones(int bits) { return (1u << bits) - 1; }
-  __device__ std::uint32_t low_word(int r, int group) const {
-    const int index = r * words + group * low_bits / 4;
+  __device__ static constexpr int low_index(int group, int k) {
+    return paired ? group / 2 * 2 + k : group * low_bits / 4;
+  }
+  __device__ static constexpr int low_place(int group, int k) {
+    return paired ? group % 2 * 4 : place(low_bits, group, k);
+  }
+  __device__ std::uint32_t low_word(int r, int group, int k) const {
+    const int index = r * words + low_index(group, k);
     return low[index / 4].at[index % 4];
   }
   __device__ std::uint32_t high_word(int r, int group) const {
@@ -281,7 +294,7 @@ struct Panel : FormatOf<Block> {
   template <std::uint32_t One>
   __device__ std::uint32_t biased(int j, int r, int group) const {
     const int byte = j % 2 * 8;
-    std::uint32_t q = and_or(low_word(r, group) >> (place(low_bits, group, j / 2) + byte),
+    std::uint32_t q = and_or(low_word(r, group, j / 2) >> (low_place(group, j / 2) + byte),
                              ones(low_bits) * 0x00010001u, One * 0x00010001u);
     if constexpr (high_bits > 0) {
       q = and_or(shifted(high_word(r, group), low_bits - place(high_bits, group, j / 2) - byte),
