@@ -25,10 +25,11 @@ class DigitsOfOne : public Digits<T, Block, 1> {
   static_assert(Base::joined);
   static constexpr int tokens_at_once = 1, band_slots = 1;
   static constexpr int sets = Form::groups * Form::steps / 4;  ///< of four scales
-  /// Quants may stay where they lie in their bytes: that depends on t alone.
+  /// Whether quants stay where they lie in their bytes: which is one place for a lane's scales, so
+  /// that its sums are a power of two too great until the end.
   static constexpr bool in_place = Form::in_place;
   /// Whether something is subtracted from sums: of a table the negative numbers, of 3 bits in place
-  /// 4 where the third one is missing.
+  /// what is missing.
   static constexpr bool two_sided = Form::table || (in_place && Form::high_bits == 1);
 
   using Base::Base;
@@ -87,7 +88,7 @@ class DigitsOfOne : public Digits<T, Block, 1> {
       if (group % of_set != of_set - 1) continue;
       const int set = group / of_set;
       if constexpr (two_sided) {
-        const int times = Form::table ? 1 : 4 >> set % 2;  // a bit higher in every other set
+        const int times = Form::table ? 1 : Form::missing_times(set);
 #pragma unroll
         for (int i = 0; i < 4; ++i) c[i] -= times * minus[i];
       }
@@ -151,18 +152,21 @@ class DigitsOfOne : public Digits<T, Block, 1> {
   /// subtracted.
   __device__ static void operands(unsigned (&a)[4], [[maybe_unused]] unsigned (&minus)[4],
                                   const Panel<Block>& w, int group) {
-    if constexpr (!Form::table && !in_place) return Base::byte_operand(a, w, group);
+    if constexpr (!Form::table && !in_place) {
+      Base::byte_operand(a, w, group);
+    } else {
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      std::uint32_t words[2], less[2] = {};
-      if constexpr (Form::table) {
-        w.integer_sides(words, less, r, group);
-      } else {
-        w.fields(words, r, group);
-        if constexpr (two_sided) w.missing(less, r, group);
+      for (int r = 0; r < 2; ++r) {
+        std::uint32_t words[2], less[2] = {};
+        if constexpr (Form::table) {
+          w.integer_sides(words, less, r, group);
+        } else {
+          w.fields(words, r, group);
+          if constexpr (two_sided) w.missing(less, r, group);
+        }
+#pragma unroll
+        for (int k = 0; k < 2; ++k) a[2 * k + r] = words[k], minus[2 * k + r] = less[k];
       }
-#pragma unroll
-      for (int k = 0; k < 2; ++k) a[2 * k + r] = words[k], minus[2 * k + r] = less[k];
     }
   }
   __device__ static float value_of(const int (&digits)[4], int r) {

@@ -10,7 +10,6 @@
 #include "ziya/backend/cuda/panel_scales.cuh"
 #include "ziya/backend/cuda/panels.hpp"
 #include "ziya/backend/cuda/stored_blocks.cuh"
-#include "ziya/core/blocks.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
@@ -192,13 +191,16 @@ struct Panel : FormatOf<Block> {
       out[k] = low_word(r, group, k) & (ones(low_bits) * 0x01010101u) << low_place(group, k);
     }
   }
-  /// Ones where the high bit of q is missing, where that lies in its word.
+  /// Ones where the one high bit of q is missing, where that lies in its word.
   __device__ void missing(std::uint32_t (&out)[2], int r, int group) const {
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
       out[k] = ~high_word(r, group) & 0x01010101u << place(high_bits, group, k);
     }
   }
+  /// What these count beside `fields`, in the set-th of four scales' columns: bits of every other
+  /// set lie one place higher.
+  __device__ static constexpr int missing_times(int set) { return 4 >> set % 2; }
   /// The table's numbers as a difference, of whose sides one is zero: less than half of the work.
   __device__ void integer_sides(std::uint32_t (&positive)[2], std::uint32_t (&negative)[2], int r,
                                 int group) const {
