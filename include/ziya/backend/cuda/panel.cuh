@@ -102,14 +102,20 @@ struct Panel : FormatOf<Block> {
     }
   }
 
-  /// Pairs of (q - offset) times their integer scale, as `unpack` has them.
+  /// What `scaled_pairs` are to be multiplied with.
+  static constexpr float pair_unit = 0x1p24f;
+  /// Pairs of (q - offset) times their integer scale, in the order of `unpack`, as multiples of
+  /// 2^-24: quants stay where they lie in their words, which makes numbers of 16 bits without an
+  /// exponent of them; the scale takes back how far up that is.
   __device__ void scaled_pairs(std::uint32_t (&out)[4], int r, int group) const {
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const __half2 scale = scales.pair(r, 2 * group + (steps == 1 ? 0 : j / 2));
-      const __half2 q = as<__half2>(biased<0x6400u>(j, r, group));
-      const __half2 w = offset == 0 ? __hfma2(q, scale, __hmul2(scale, __float2half2_rn(-1024)))
-                                    : __hmul2(__hadd2(q, __float2half2_rn(-1024 - offset)), scale);
+      const int step = 2 * group + (steps == 1 ? 0 : j / 2), at = low_place(group, j / 2);
+      const auto q = as<__half2>(in_word(j, r, group));
+      const __half2 scale = scales.pair(r, step, 1.0f / static_cast<float>(1 << at));
+      const __half2 w =
+          offset == 0 ? __hmul2(q, scale)
+                      : __hfma2(q, scale, scales.pair(r, step, -offset / pair_unit));
       out[j] = *reinterpret_cast<const std::uint32_t*>(&w);
     }
   }
@@ -301,6 +307,17 @@ struct Panel : FormatOf<Block> {
     if constexpr (high_bits > 0) {
       q = and_or(shifted(high_word(r, group), low_bits - place(high_bits, group, j / 2) - byte),
                  (ones(high_bits) << low_bits) * 0x00010001u, q);
+    }
+    return q;
+  }
+  /// The same where they lie: their lower bits at `low_place`.
+  __device__ std::uint32_t in_word(int j, int r, int group) const {
+    const int at = low_place(group, j / 2), byte = j % 2 * 8;
+    std::uint32_t q = low_word(r, group, j / 2) >> byte & ones(low_bits) * 0x00010001u << at;
+    if constexpr (high_bits > 0) {
+      q = and_or(
+          shifted(high_word(r, group), at + low_bits - place(high_bits, group, j / 2) - byte),
+          ones(high_bits) * 0x00010001u << (at + low_bits), q);
     }
     return q;
   }

@@ -66,7 +66,7 @@ struct PanelRows {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         float& sum = sums[4 * s + i];
-        sum = fmaf(w.scales.factor(i / 2), of_panel[s][i], sum);
+        sum = fmaf(w.scales.factor(i / 2) * Form::pair_unit, of_panel[s][i], sum);
         if constexpr (Form::minimum) {
           sum = fmaf(w.scales.min_factor(i / 2) * -columns_of_mean,
                      fmaf(lo[i], 1.0f / lo_times, hi[i]), sum);

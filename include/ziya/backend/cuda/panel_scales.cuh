@@ -41,6 +41,10 @@ __device__ inline __half2 biased_pair(std::uint32_t word, unsigned index, unsign
   const std::uint32_t bits = __byte_perm(word, 0x64646464u, 0x4040u | index | second << 8);
   return *reinterpret_cast<const __half2*>(&bits);
 }
+/// (pair − bias) · factor, exact for powers of two.
+__device__ inline __half2 unbiased(__half2 pair, float bias, float factor) {
+  return __hfma2(pair, __float2half2_rn(factor), __float2half2_rn(-bias * factor));
+}
 /// 2^23 + byte `index` of a word.
 __device__ inline float biased_byte(std::uint32_t word, int index) {
   return __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440u | static_cast<unsigned>(index)));
@@ -51,7 +55,8 @@ __device__ inline float biased_byte(std::uint32_t word, int index) {
 // g + 8 r; and `store`, given block(r, i), the i-th block of a row or null. Scales that are
 // integers times a factor of the row's block give them as `integer`, `factor` and `min_factor`, all
 // integers `unit` times greater. `integer_minima` are those of a lane as the first operand of an
-// integer product of 16 columns, of which one is a minimum; `minima` the same in 16 bits. What
+// integer product of 16 columns, of which one is a minimum; `minima` the same in 16 bits. `pair` is the
+// integer times a power of two, twice. What
 // belongs to the t-th of four columns' scales in a row is also `own_integer`, `own_scale` and
 // `own_min`.
 
@@ -177,9 +182,9 @@ struct SixBitPairScales {
 #pragma unroll
     for (int r = 0; r < 2; ++r) a[r] = t > 1 ? 0u : t == 0 ? fields[r][2] : fields[r][3];
   }
-  __device__ __half2 pair(int r, int step) const {
-    return __hfma2(biased_pair(fields[r][step / 8], step / 2 % 4, step / 2 % 4),
-                   __float2half2_rn(1.0f / unit), __float2half2_rn(-1024.0f / unit));
+  __device__ __half2 pair(int r, int step, float factor) const {
+    return unbiased(biased_pair(fields[r][step / 8], step / 2 % 4, step / 2 % 4), 1024,
+                    factor / unit);
   }
   __device__ void minima(unsigned (&a)[4], int t) const {
 #pragma unroll
@@ -241,9 +246,9 @@ struct SixBitScales {
   __device__ int own_integer(int r, int set) const {
     return signed_byte_at(fields[r][set], static_cast<int>(threadIdx.x) % 4);
   }
-  __device__ __half2 pair(int r, int step) const {
-    return __hfma2(biased_pair(fields[r][step / 4] ^ 0x80808080u, step % 4, step % 4),
-                   __float2half2_rn(1.0f / unit), __float2half2_rn(-1152.0f / unit));
+  __device__ __half2 pair(int r, int step, float factor) const {
+    return unbiased(biased_pair(fields[r][step / 4] ^ 0x80808080u, step % 4, step % 4), 1152,
+                    factor / unit);
   }
   __device__ float factor(int r) const { return half_at(d, r); }
   __device__ float scale(int r, int step) const {
@@ -290,8 +295,8 @@ struct FourBitScales {
 #pragma unroll
     for (int r = 0; r < 2; ++r) a[r] = own[r] >> 4 & 0x0f0f0f0fu;
   }
-  __device__ __half2 pair(int r, int step) const {
-    return __hadd2(biased_pair(scales(r, step), step % 4, step % 4), __float2half2_rn(-1024));
+  __device__ __half2 pair(int r, int step, float factor) const {
+    return unbiased(biased_pair(scales(r, step), step % 4, step % 4), 1024, factor);
   }
   __device__ void minima(unsigned (&a)[4], int t) const {
 #pragma unroll

@@ -61,7 +61,7 @@ struct WholePanel {
     }
 #pragma unroll
     for (int i = 0; i < N / 2; ++i) {
-      sums[i] = fmaf(w.scales.factor(i / 2 % 2), of_panel[i], sums[i]);
+      sums[i] = fmaf(w.scales.factor(i / 2 % 2) * Form::pair_unit, of_panel[i], sums[i]);
     }
     if constexpr (Form::minimum) {
       const std::uint64_t means = describe_plain(x + means_at, 128, 256);
