@@ -102,7 +102,7 @@ struct Panel : FormatOf<Block> {
     }
   }
 
-  /// What `scaled_pairs` are to be multiplied with.
+  /// What `scaled_pairs` and `small_pairs` are to be multiplied with.
   static constexpr float pair_unit = 0x1p24f;
   /// Pairs of (q - offset) times their integer scale, in the order of `unpack`, as multiples of
   /// 2^-24: quants stay where they lie in their words, which makes numbers of 16 bits without an
@@ -113,11 +113,16 @@ struct Panel : FormatOf<Block> {
       const int step = 2 * group + (steps == 1 ? 0 : j / 2), at = low_place(group, j / 2);
       const auto q = as<__half2>(in_word(j, r, group));
       const __half2 scale = scales.pair(r, step, 1.0f / static_cast<float>(1 << at));
-      const __half2 w =
-          offset == 0 ? __hmul2(q, scale)
-                      : __hfma2(q, scale, scales.pair(r, step, -offset / pair_unit));
+      const __half2 w = offset == 0 ? __hmul2(q, scale)
+                                    : __hfma2(q, scale, scales.pair(r, step, -offset / pair_unit));
       out[j] = *reinterpret_cast<const std::uint32_t*>(&w);
     }
+  }
+
+  /// Pairs of q, in the order of `unpack`, as multiples of 2^-24.
+  __device__ void small_pairs(std::uint32_t (&out)[4], int r, int group) const {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) out[j] = biased<0>(j, r, group);
   }
 
   /// Weights rounded to f16 as the first operand of two products of 16 columns of a group, as

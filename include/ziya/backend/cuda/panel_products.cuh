@@ -20,19 +20,21 @@ ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
 /// A block's share: 64 rows of each of its groups of four warps × N tokens, 128 columns at a time,
-/// or those of a panel: of up to 64 tokens where its scales are small integers, of up to 16 of
-/// these by `PanelRows`.
+/// or those of a panel where it has 256: of up to 16 tokens by `PanelRows`, of up to 64 where its
+/// scales are small integers.
 template <class Block, int N>
 struct PanelTile {
   using Form = Panel<Block>;
-  static constexpr bool few = N <= 16, exact = N <= 64 && Form::exact_products;
-  static constexpr bool in_rows = exact && few, whole = exact && !few;
-  static constexpr int steps = exact ? 1 : Form::columns / 128;  // of a panel
+  static constexpr bool few = N <= 16, in_rows = few && Form::super;
+  static constexpr bool whole = !few && N <= 64 && Form::exact_products;
+  static constexpr int steps = in_rows || whole ? 1 : Form::columns / 128;  // of a panel
   static constexpr int groups = few ? 2 : N == 128 && Form::bytes > 3000 ? 3 : 4;
   static constexpr int warps = 4 * groups, threads = 32 * warps, rows = 64 * groups;
-  static constexpr int x_bytes = in_rows ? PanelRows<Block, std::min(N, 16) / 8>::bytes
-                                 : whole ? WholePanel<Block>::bytes
-                                         : N * 128 * 2;
+  static constexpr int x_bytes = [] {
+    if constexpr (in_rows) return PanelRows<Block, N / 8>::bytes;
+    if constexpr (whole) return WholePanel<Block>::bytes;
+    return N * 128 * 2;
+  }();
   static constexpr int x_stages = whole ? 3 : in_rows ? 4 : few ? 6 : N == 64 ? 5 : 4;
   /// Two blocks share a multiprocessor where there are few tokens.
   static constexpr int budget = few ? 110 * 1024 : 225 * 1024;
@@ -279,7 +281,7 @@ ZIYA_HIDDEN void run_panel_tiles(Context<Cuda>& ctx, MatvecArguments<Half, std::
 
 template <class Block>
 ZIYA_HIDDEN void run_panel_products(Context<Cuda>& ctx, const MatvecArguments<Half, std::byte>& a) {
-  if constexpr (Panel<Block>::exact_products) {
+  if constexpr (Panel<Block>::super) {
     if (a.tokens <= 8) return run_panel_tiles<Block, 8>(ctx, a);
   }
   if (a.tokens <= 16) return run_panel_tiles<Block, 16>(ctx, a);
@@ -292,12 +294,9 @@ ZIYA_HIDDEN void run_panel_products(Context<Cuda>& ctx, const MatvecArguments<Ha
 /// (measured on an H100).
 ZIYA_HIDDEN inline bool takes_panel_products(const Context<Cuda>& ctx, DType dtype,
                                              std::int64_t tokens) {
-  const bool exact = dtype == DType::q2_k || dtype == DType::q3_k || dtype == DType::q4_k ||
-                     dtype == DType::q5_k;  // `exact_products` of their panels
-  const std::int64_t most = info(dtype).block_elements == 32 ? 768
-                            : dtype == DType::q5_k           ? 384
-                                                             : 512;
-  if (tokens <= (exact ? 4 : 8) || tokens > most || ctx.capability() != 9) return false;
+  const bool super = info(dtype).block_elements == 256;
+  const std::int64_t most = !super ? 768 : dtype == DType::q5_k ? 384 : 512;
+  if (tokens <= (super ? 4 : 8) || tokens > most || ctx.capability() != 9) return false;
   cudaFuncAttributes attributes{};
   check(cudaFuncGetAttributes(&attributes, panel_products<blocks::Q4_0, 16>), "matmul");
   return attributes.sharedSizeBytes > 0;

@@ -55,10 +55,10 @@ __device__ inline float biased_byte(std::uint32_t word, int index) {
 // g + 8 r; and `store`, given block(r, i), the i-th block of a row or null. Scales that are
 // integers times a factor of the row's block give them as `integer`, `factor` and `min_factor`, all
 // integers `unit` times greater. `integer_minima` are those of a lane as the first operand of an
-// integer product of 16 columns, of which one is a minimum; `minima` the same in 16 bits. `pair` is the
-// integer times a power of two, twice. What
-// belongs to the t-th of four columns' scales in a row is also `own_integer`, `own_scale` and
-// `own_min`.
+// integer product of 16 columns, of which one is a minimum; `offsets` the same in 16 bits, or
+// scales where there are no minima. `pair` is the integer times a power of two, twice, `whole` a
+// float of it. What belongs to the t-th of four columns' scales in a row is also `own_integer`,
+// `own_scale` and `own_min`.
 
 /// One 16-bit scale per 32 columns.
 struct HalfScales {
@@ -105,16 +105,6 @@ struct HalfPairScales {
   __device__ float own_min(int r) const { return -half_at(own[r], 1); }
   __device__ float scale(int r, int step) const { return half_at(words[r].at[step / 2], 0); }
   __device__ float min(int r, int step) const { return -half_at(words[r].at[step / 2], 1); }
-  __device__ void minima(unsigned (&a)[4], int t) const {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const Words& w = words[r];
-      a[r] =
-          t > 1 ? 0u : __byte_perm(t == 0 ? w.at[0] : w.at[2], t == 0 ? w.at[1] : w.at[3], 0x7632);
-      a[2 + r] = 0;
-    }
-  }
-  __device__ float min_factor(int) const { return -1; }
   template <class GetBlock>
   __device__ static void store(std::byte* to, int g, const GetBlock& block) {
     auto* pairs = reinterpret_cast<std::uint32_t*>(to + g * 32);
@@ -186,7 +176,7 @@ struct SixBitPairScales {
     return unbiased(biased_pair(fields[r][step / 8], step / 2 % 4, step / 2 % 4), 1024,
                     factor / unit);
   }
-  __device__ void minima(unsigned (&a)[4], int t) const {
+  __device__ void offsets(unsigned (&a)[4], int t) const {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const __half2 both =
@@ -298,7 +288,7 @@ struct FourBitScales {
   __device__ __half2 pair(int r, int step, float factor) const {
     return unbiased(biased_pair(scales(r, step), step % 4, step % 4), 1024, factor);
   }
-  __device__ void minima(unsigned (&a)[4], int t) const {
+  __device__ void offsets(unsigned (&a)[4], int t) const {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int r = i % 2, step = 8 * (i / 2);
@@ -353,10 +343,23 @@ struct ByteScales {
   __device__ int own_integer(int r, int set) const {
     return signed_byte_at(words[r].at[set], static_cast<int>(threadIdx.x) % 4);
   }
-  __device__ float factor(int r) const { return half_at(d, r); }
-  __device__ float scale(int r, int step) const {
-    return signed_float(words[r].at[step / 4], step % 4) * half_at(d, r);
+  __device__ void offsets(unsigned (&a)[4], int t) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int r = i % 2, word = i / 2 * 2;
+      const auto first = static_cast<unsigned>(t % 2 * 2);
+      const __half2 both =
+          unbiased(biased_pair((t < 2 ? words[r].at[word] : words[r].at[word + 1]) ^ 0x80808080u,
+                               first, first + 1),
+                   1152, 1);
+      a[i] = *reinterpret_cast<const unsigned*>(&both);
+    }
   }
+  __device__ float factor(int r) const { return half_at(d, r); }
+  __device__ float whole(int r, int step) const {
+    return signed_float(words[r].at[step / 4], step % 4);
+  }
+  __device__ float scale(int r, int step) const { return whole(r, step) * half_at(d, r); }
   __device__ float min(int, int) const { return 0; }
   template <class GetBlock>
   __device__ static void store(std::byte* to, int g, const GetBlock& block) {

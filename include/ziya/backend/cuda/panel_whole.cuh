@@ -66,7 +66,7 @@ struct WholePanel {
     if constexpr (Form::minimum) {
       const std::uint64_t means = describe_plain(x + means_at, 128, 256);
       unsigned hi[4], lo[4];
-      w.scales.minima(hi, static_cast<int>(threadIdx.x) % 4);
+      w.scales.offsets(hi, static_cast<int>(threadIdx.x) % 4);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const __half2 less = __hmul2(reinterpret_cast<const __half2&>(hi[i]),
