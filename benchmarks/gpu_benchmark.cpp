@@ -250,13 +250,13 @@ double prefill(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilin
   return time;
 }
 
-/// Sequences that begin and end together; their prompts are computed by up to eight in one pass.
+/// Sequences that begin and end together; their prompts are computed by up to 16 in one pass.
 /// @returns seconds
 template <class Config>
 double batch(const LlamaModel<Config>& model, Context<Cuda>& ctx, const Ceilings& most,
              int sequences, DType pages = dtype_of<typename Config::Compute>) {
   constexpr std::int64_t in = 512, out = 128;
-  constexpr int prompts = 8;
+  constexpr int prompts = 16;
   const DecodeGraph<LlamaModel<Config>> graph(ctx);
   Runner<Config> runner(model, ctx, sequences, in + out, pages);
   std::vector<double> times;
