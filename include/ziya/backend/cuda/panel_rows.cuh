@@ -24,7 +24,7 @@ struct PanelRows {
   static_assert(Form::super && (exact || Form::steps == 2));
   static constexpr int tokens = 8 * Sets, chunk = 16 * Form::groups, means_at = 4 * tokens * chunk;
   static constexpr int bytes = means_at + (means ? 64 * tokens : 0);
-  static constexpr int minima = Form::steps * Form::groups;  ///< of a row, or scales; up to 16
+  static constexpr int scales = Form::steps * Form::groups;  ///< of a row, and means: 8 or 16
   static constexpr float columns_of_mean = 32;               ///< or more than there are
   static constexpr float lo_times = 2048;                    ///< lo is kept so many times greater
 
@@ -92,7 +92,7 @@ struct PanelRows {
   }
 
  private:
-  /// What their products with means are multiplied with.
+  /// What products with means are multiplied with.
   __device__ static float of_means(const Panel<Block>& w, int r) {
     if constexpr (Form::minimum) {
       return w.scales.min_factor(r) * -columns_of_mean;
@@ -141,13 +141,13 @@ ZIYA_KERNEL void make_panel_rows(std::byte* y, const Half* x, std::int64_t x_str
       mean += __shfl_xor_sync(~0u, mean, 1);
       mean += __shfl_xor_sync(~0u, mean, 2);
       const Half hi = narrow<Half>(mean), lo = narrow<Half>((mean - widen(hi)) * Rows::lo_times);
-      // Columns 2 t, 2 t + 1, 2 t + 8, 2 t + 9 of the operand; beside minima that are zeros, zeros.
-      for (int k = Form::steps * group + step; t == 0 && k < 16; k += Rows::minima) {
+      // Columns 2 t, 2 t + 1, 2 t + 8, 2 t + 9 of the operand; beside what is zero, zeros.
+      for (int k = Form::steps * group + step; t == 0 && k < 16; k += Rows::scales) {
         auto* own =
             reinterpret_cast<std::uint16_t*>(to + Rows::means_at + (4 * token + k % 8 / 2) * 16) +
             k / 8 * 2 + k % 2;
-        own[0] = k < Rows::minima ? hi.bits : std::uint16_t{0};
-        own[4] = k < Rows::minima ? lo.bits : std::uint16_t{0};
+        own[0] = k < Rows::scales ? hi.bits : std::uint16_t{0};
+        own[4] = k < Rows::scales ? lo.bits : std::uint16_t{0};
       }
     }
   }

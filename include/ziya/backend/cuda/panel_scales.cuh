@@ -45,6 +45,12 @@ __device__ inline __half2 biased_pair(std::uint32_t word, unsigned index, unsign
 __device__ inline __half2 unbiased(__half2 pair, float bias, float factor) {
   return __hfma2(pair, __float2half2_rn(factor), __float2half2_rn(-bias * factor));
 }
+/// Bytes 2 (t % 2) and the next one in the same way, as an operand of the tensor cores.
+__device__ inline unsigned unbiased_bytes(std::uint32_t word, int t, float bias, float factor) {
+  const auto first = static_cast<unsigned>(t % 2 * 2);
+  const __half2 both = unbiased(biased_pair(word, first, first + 1), bias, factor);
+  return *reinterpret_cast<const unsigned*>(&both);
+}
 /// 2^23 + byte `index` of a word.
 __device__ inline float biased_byte(std::uint32_t word, int index) {
   return __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440u | static_cast<unsigned>(index)));
@@ -179,10 +185,7 @@ struct SixBitPairScales {
   __device__ void offsets(unsigned (&a)[4], int t) const {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const __half2 both =
-          __hfma2(biased_pair(t < 2 ? fields[r][2] : fields[r][3], t % 2 * 2, t % 2 * 2 + 1),
-                  __float2half2_rn(1.0f / unit), __float2half2_rn(-1024.0f / unit));
-      a[r] = *reinterpret_cast<const unsigned*>(&both);
+      a[r] = unbiased_bytes(t < 2 ? fields[r][2] : fields[r][3], t, 1024, 1.0f / unit);
       a[2 + r] = 0;
     }
   }
@@ -292,10 +295,7 @@ struct FourBitScales {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int r = i % 2, step = 8 * (i / 2);
-      const std::uint32_t word = t < 2 ? minima(r, step) : minima(r, step + 4);
-      const __half2 both =
-          __hadd2(biased_pair(word, t % 2 * 2, t % 2 * 2 + 1), __float2half2_rn(-1024));
-      a[i] = *reinterpret_cast<const unsigned*>(&both);
+      a[i] = unbiased_bytes(t < 2 ? minima(r, step) : minima(r, step + 4), t, 1024, 1);
     }
   }
   __device__ float factor(int r) const { return half_at(r == 0 ? d.x : d.y, 0); }
@@ -347,12 +347,8 @@ struct ByteScales {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int r = i % 2, word = i / 2 * 2;
-      const auto first = static_cast<unsigned>(t % 2 * 2);
-      const __half2 both =
-          unbiased(biased_pair((t < 2 ? words[r].at[word] : words[r].at[word + 1]) ^ 0x80808080u,
-                               first, first + 1),
-                   1152, 1);
-      a[i] = *reinterpret_cast<const unsigned*>(&both);
+      a[i] = unbiased_bytes((t < 2 ? words[r].at[word] : words[r].at[word + 1]) ^ 0x80808080u, t,
+                            1152, 1);
     }
   }
   __device__ float factor(int r) const { return half_at(d, r); }
