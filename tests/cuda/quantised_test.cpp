@@ -295,6 +295,36 @@ TEST_CASE("cuda: products give the same bits in every run", "[cuda]") {
   }
 }
 
+TEST_CASE("cuda: gated products of many tokens with quantised weights, part by part", "[cuda]") {
+  if (!gpu()) return;
+  Context<Cuda> ctx;
+  // Gate and up together are more than are converted at a time.
+  const std::int64_t tokens = 1040, rows = 9232, in = 4096;
+  std::vector<float> x_values = random_values(tokens * in, 1);
+  const auto x = on<Half, Cuda>(x_values, {tokens, in});
+  const Quantised gate = quantised(DType::q4_0, rows, in, 2),
+                  up = quantised(DType::q4_0, rows, in, 3);
+  const auto on_gate = ziya::weight_on<Cuda>(gate.weight), on_up = ziya::weight_on<Cuda>(up.weight);
+  auto y = poisoned<Half, Cuda>({tokens, rows});
+  ops::matmul_silu_mul(ctx, y.view(), View<const Half, Cuda>(x.view()), on_gate, on_up);
+  const auto found = values_of(y);
+  for (const std::int64_t t : {std::int64_t{0}, std::int64_t{517}, tokens - 1}) {
+    std::vector<float> row;
+    std::vector<double> expected;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      double sums[2] = {};
+      for (std::int64_t i = 0; i < in; ++i) {
+        const double v = static_cast<double>(x_values[static_cast<std::size_t>(t * in + i)]);
+        sums[0] += v * static_cast<double>(gate.values[static_cast<std::size_t>(r * in + i)]);
+        sums[1] += v * static_cast<double>(up.values[static_cast<std::size_t>(r * in + i)]);
+      }
+      row.push_back(found[static_cast<std::size_t>(t * rows + r)]);
+      expected.push_back(sums[0] / (1 + std::exp(-sums[0])) * sums[1]);
+    }
+    CHECK(row_error(row, expected, rows) < 3 * half_tolerance);
+  }
+}
+
 ZIYA_TEST_ON_DEVICES("cuda: a token's product with quantised weights", "[cuda][small]") {
   constexpr std::int64_t tokens = 4, out = 40, in = 1280;
   const auto not_a_number = std::numeric_limits<float>::quiet_NaN();

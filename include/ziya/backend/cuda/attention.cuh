@@ -42,7 +42,7 @@ ZIYA_HIDDEN bool warpgroups_fit(const Context<Cuda>& ctx, View<T, Cuda> out, Vie
     return q.rows() >= least_tile && q.extent(2) == warpgroup_dim &&
            alignment_of(out.data()) == 16 && out.row_stride() % 8 == 0 &&
            (places.table == nullptr || places.page_tokens % warpgroup_page == 0) &&
-           has_warpgroups<T>(ctx);
+           has_warpgroups(ctx, attention_warpgroups<T>);
   }
   return false;
 }

@@ -167,19 +167,6 @@ __device__ __forceinline__ void fetch_tiles(const TileArguments<T>& a, unsigned 
   }
 }
 
-/// Four neighbouring lanes have four words each; lane i gets the i-th of all.
-__device__ inline uint4 exchange_words(const unsigned (&words)[4]) {
-  const bool odd = threadIdx.x % 2 != 0, high = threadIdx.x / 2 % 2 != 0;
-  const unsigned first = __shfl_xor_sync(~0u, odd ? words[0] : words[1], 1);
-  const unsigned second = __shfl_xor_sync(~0u, odd ? words[2] : words[3], 1);
-  const unsigned pairs[4] = {odd ? first : words[0], odd ? words[1] : first,
-                             odd ? second : words[2], odd ? words[3] : second};
-  const unsigned third = __shfl_xor_sync(~0u, high ? pairs[0] : pairs[2], 2);
-  const unsigned fourth = __shfl_xor_sync(~0u, high ? pairs[1] : pairs[3], 2);
-  return {high ? third : pairs[0], high ? fourth : pairs[1], high ? pairs[2] : third,
-          high ? pairs[3] : fourth};
-}
-
 /// Rows 64 · group and on of tile after tile. While one group is at its softmax, others multiply.
 template <class T>
 __device__ __forceinline__ void attend_tiles(const TileArguments<T>& a, int group,
@@ -226,8 +213,9 @@ __device__ __forceinline__ void attend_tiles(const TileArguments<T>& a, int grou
 #pragma unroll
       for (int step = 0; step < warpgroup_dim / 16; ++step) {
         const int in_half = step % 4 * 32, half = step / 4;  // bytes
-        multiply_rows<T>(scores, own + ((half * warpgroup_rows * 128 + in_half) >> 4),
-                         k + ((half * warpgroup_keys * 128 + in_half) >> 4), step > 0);
+        multiply_rows<T, warpgroup_keys>(
+            scores, own + ((half * warpgroup_rows * 128 + in_half) >> 4),
+            k + ((half * warpgroup_keys * 128 + in_half) >> 4), step > 0);
       }
       finish_products(scores);
       if (lane == 0) meeting.keys_empty[stage].arrive();
@@ -370,15 +358,6 @@ ZIYA_KERNEL void __launch_bounds__(warpgroup_threads, 1)
 #else
   (void)a, (void)heads, (void)items, (void)counter;
 #endif
-}
-
-/// Whether the kernel is there: built for `sm_90a` and on such a GPU.
-template <class T>
-ZIYA_HIDDEN bool has_warpgroups(const Context<Cuda>& ctx) {
-  if (ctx.capability() != 9) return false;
-  cudaFuncAttributes attributes{};
-  check(cudaFuncGetAttributes(&attributes, attention_warpgroups<T>), "attention");
-  return attributes.sharedSizeBytes > 0;
 }
 
 }  // namespace cuda

@@ -44,8 +44,12 @@ __device__ inline void store_pack(T* to, const Pack<T, N>& pack) {
   }
 }
 
+/// Adjacent panels that a warp asks for before it turns the first one into numbers.
+template <class Block>
+inline constexpr int read_together = Panel<Block>::super ? 2 : 4;
+
 /// Rows of a weight in panels: all of them, or those that `ids` name. Grid: (bands or tokens, parts
-/// of their panels); a warp per panel.
+/// of their panels).
 template <class T, class Block>
 ZIYA_KERNEL void read_panels(T* y, std::int64_t y_stride, bool aligned, const std::byte* from,
                              std::int64_t rows, std::int64_t columns, const std::int32_t* ids) {
@@ -57,32 +61,41 @@ ZIYA_KERNEL void read_panels(T* y, std::int64_t y_stride, bool aligned, const st
   const std::int64_t panels = (columns + Form::columns - 1) / Form::columns;
   const std::int64_t wanted = ids == nullptr ? -1 : ids[blockIdx.x];
   const std::int64_t band = wanted < 0 ? blockIdx.x : wanted / panel_rows;
-  for (std::int64_t panel = blockIdx.y * warps + warp; panel < panels; panel += gridDim.y * warps) {
-    Form form;
-    form.load(from + (band * panels + panel) * Form::bytes, lane);
-    form.open();
+  for (std::int64_t begin = (blockIdx.y * warps + warp) * read_together<Block>; begin < panels;
+       begin += gridDim.y * warps * read_together<Block>) {
+    Form forms[read_together<Block>];
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const std::int64_t row = band * panel_rows + lane / 4 + 8 * r;
-      if (row >= rows || (wanted >= 0 && row != wanted)) continue;
-      T* to = y + (wanted < 0 ? row : std::int64_t{blockIdx.x}) * y_stride;
+    for (int i = 0; i < read_together<Block>; ++i) {
+      const std::int64_t panel = min(begin + i, panels - 1);
+      forms[i].load(from + (band * panels + panel) * Form::bytes, lane);
+    }
 #pragma unroll
-      for (int group = 0; group < Form::groups; ++group) {
-        const std::int64_t column = panel * Form::columns + 32 * group;
-        if (column >= columns) break;
-        float values[8];
-        form.values(values, r, group);
-        constexpr int run = Form::run;
+    for (int i = 0; i < read_together<Block>; ++i) {
+      if (begin + i >= panels) break;
+      forms[i].open();
 #pragma unroll
-        for (int e = 0; e < 8; e += run) {
-          Pack<T, run> pack;
+      for (int r = 0; r < 2; ++r) {
+        const std::int64_t row = band * panel_rows + lane / 4 + 8 * r;
+        if (row >= rows || (wanted >= 0 && row != wanted)) continue;
+        T* to = y + (wanted < 0 ? row : std::int64_t{blockIdx.x}) * y_stride;
 #pragma unroll
-          for (int i = 0; i < run; ++i) pack.at[i] = narrow<T>(values[e + i]);
-          T* at = to + column + Form::column(0, lane % 4, e);
-          if (aligned) {
-            store_pack(at, pack);
-          } else {
-            for (int i = 0; i < run; ++i) at[i] = pack.at[i];
+        for (int group = 0; group < Form::groups; ++group) {
+          const std::int64_t column = (begin + i) * Form::columns + 32 * group;
+          if (column >= columns) break;
+          float values[8];
+          forms[i].values(values, r, group);
+          constexpr int run = Form::run;
+#pragma unroll
+          for (int e = 0; e < 8; e += run) {
+            Pack<T, run> pack;
+#pragma unroll
+            for (int k = 0; k < run; ++k) pack.at[k] = narrow<T>(values[e + k]);
+            T* at = to + column + Form::column(0, lane % 4, e);
+            if (aligned) {
+              store_pack(at, pack);
+            } else {
+              for (int k = 0; k < run; ++k) at[k] = pack.at[k];
+            }
           }
         }
       }
@@ -112,7 +125,9 @@ ZIYA_HIDDEN void read_quantised(Context<Cuda>& ctx, View<T, Cuda> y, const Weigh
     using Block = decltype(block);
     const dim3 grid(
         ids == nullptr ? blocks_for(w.rows, panel_rows) : static_cast<unsigned>(y.rows()),
-        std::min(blocks_for(panels_in(w.dtype, w.columns), panel_threads / 32), 65535u));
+        std::min(
+            blocks_for(panels_in(w.dtype, w.columns), panel_threads / 32 * read_together<Block>),
+            65535u));
     launch(ctx, "dequantise", read_panels<T, Block>, grid, dim3(panel_threads), 0, y.data(),
            y.row_stride(), whole_packs(y.data(), y.row_stride(), w.columns), w.data, w.rows,
            w.columns, ids);

@@ -8,6 +8,7 @@
 #include "ziya/backend/cuda/dequantise.cuh"
 #include "ziya/backend/cuda/device.cuh"
 #include "ziya/backend/cuda/float8.cuh"
+#include "ziya/backend/cuda/gemm.cuh"
 #include "ziya/backend/cuda/matmul.hpp"
 #include "ziya/backend/cuda/matvec.cuh"
 #include "ziya/backend/cuda/matvec_float8.cuh"
@@ -155,20 +156,31 @@ ZIYA_HIDDEN bool float8_takes(std::int64_t tokens, std::span<const Weight<Cuda>*
 
 inline constexpr std::int64_t converted_elements = std::int64_t{1} << 26;  // at a time
 
-/// f(begin, rows of `w` from there in type T, in scratch memory) for parts that cover all rows.
-template <class T, class F>
-ZIYA_HIDDEN void in_converted_parts(Context<Cuda>& ctx, const Weight<Cuda>& w, F&& f) {
-  const std::int64_t parts = w.rows * w.columns / converted_elements + 1;
-  const std::int64_t most =
-      ((w.rows + parts - 1) / parts + panel_rows - 1) / panel_rows * panel_rows;
-  for (std::int64_t begin = 0; begin < w.rows; begin += most) {
+/// f(begin, rows of all `ws` from there in type T, in scratch memory) for parts that cover all
+/// rows, of which all have the same number.
+template <class T, std::size_t N, class F>
+ZIYA_HIDDEN void in_converted_parts(Context<Cuda>& ctx,
+                                    const std::array<const Weight<Cuda>*, N>& ws, F&& f) {
+  const std::int64_t all = ws[0]->rows, columns = ws[0]->columns;
+  const std::int64_t parts = static_cast<std::int64_t>(N) * all * columns / converted_elements + 1;
+  const std::int64_t most = ((all + parts - 1) / parts + panel_rows - 1) / panel_rows * panel_rows;
+  for (std::int64_t begin = 0; begin < all; begin += most) {
     typename Workspace<Cuda>::Scope scope(ctx.workspace());
-    const std::int64_t rows = std::min(most, w.rows - begin);
-    const auto memory = ctx.workspace().template take<T>(Shape{rows, w.columns});
-    backend::dequantise<T>(ctx, memory, rows_of(w, begin, rows));
-    f(begin, Weight<Cuda>{dtype_of<T>, rows, w.columns,
-                          reinterpret_cast<const std::byte*>(memory.data()), nullptr});
+    const std::int64_t rows = std::min(most, all - begin);
+    std::array<Weight<Cuda>, N> made;
+    for (std::size_t n = 0; n < N; ++n) {
+      const auto memory = ctx.workspace().template take<T>(Shape{rows, columns});
+      backend::dequantise<T>(ctx, memory, rows_of(*ws[n], begin, rows));
+      made[n] = {dtype_of<T>, rows, columns, reinterpret_cast<const std::byte*>(memory.data()),
+                 nullptr};
+    }
+    f(begin, made);
   }
+}
+/// Whether so many tokens meet this weight in type T, which it is not stored in.
+template <class T>
+ZIYA_HIDDEN bool converts(std::int64_t tokens, const Weight<Cuda>& w) {
+  return !reads<T>(w.dtype) || (w.dtype != dtype_of<T> && tokens > streamed_tokens<T>(w.dtype));
 }
 
 template <class T, class Y>
@@ -185,12 +197,20 @@ ZIYA_HIDDEN void product(Context<Cuda>& ctx, View<Y, Cuda> y, View<const T, Cuda
     Workspace<Cuda>::Scope scope(ctx.workspace());
     if (float8_product<Y>(ctx, y, float8_rows<T>(ctx, x), w, add)) return;
   }
-  if (!reads<T>(w.dtype) || (w.dtype != dtype_of<T> && x.rows() > streamed_tokens<T>(w.dtype))) {
-    return in_converted_parts<T>(ctx, w, [&](std::int64_t begin, const Weight<Cuda>& part) {
-      product<T, Y>(ctx, y.column_range(begin, part.rows), x, part, add, true);
-    });
+  if (converts<T>(x.rows(), w)) {
+    return in_converted_parts<T>(
+        ctx, std::array{&w}, [&](std::int64_t begin, const std::array<Weight<Cuda>, 1>& part) {
+          product<T, Y>(ctx, y.column_range(begin, part[0].rows), x, part[0], add, true);
+        });
   }
   if (x.rows() > streamed_tokens<T>(w.dtype)) {
+    if constexpr (std::is_same_v<T, Y>) {
+      const View<T, Cuda> ys[] = {y};
+      if (add ? run_gemm<GemmResult::added, T>(ctx, ys, x, weights)
+              : run_gemm<GemmResult::stored, T>(ctx, ys, x, weights)) {
+        return;
+      }
+    }
     const Product shape{dtype_of<T>,
                         dtype_of<Y>,
                         add,
@@ -251,6 +271,7 @@ void matmul_many(Context<Cuda>& ctx, std::span<const View<T, Cuda>> ys, View<con
     Workspace<Cuda>::Scope scope(ctx.workspace());
     if (cuda::float8_products<T>(ctx, ys, cuda::float8_rows<T>(ctx, x), ws)) return;
   }
+  if (cuda::run_gemm<cuda::GemmResult::stored, T>(ctx, ys, x, ws)) return;
   for (std::size_t n = 0; n < ws.size(); ++n) cuda::product<T, T>(ctx, ys[n], x, *ws[n], false);
 }
 
@@ -281,6 +302,16 @@ void matmul_silu_mul(Context<Cuda>& ctx, View<T, Cuda> y, View<const T, Cuda> x,
     });
     if (done) return;
   }
+  if (x.rows() > cuda::streamed_tokens<T>(dtype_of<T>) && !cuda::float8_takes<T>(x.rows(), both) &&
+      cuda::converts<T>(x.rows(), gate) && cuda::converts<T>(x.rows(), up)) {
+    return cuda::in_converted_parts<T>(
+        ctx, std::array{&gate, &up},
+        [&](std::int64_t begin, const std::array<Weight<Cuda>, 2>& part) {
+          matmul_silu_mul<T>(ctx, y.column_range(begin, part[0].rows), x, part[0], part[1]);
+        });
+  }
+  const View<T, Cuda> only[] = {y};
+  if (cuda::run_gemm<cuda::GemmResult::gated, T>(ctx, only, x, both)) return;
   Workspace<Cuda>::Scope scope(ctx.workspace());
   const View<T, Cuda> product = ctx.workspace().template take<T>({y.rows(), y.columns()});
   const std::array<View<T, Cuda>, 2> ys{y, product};

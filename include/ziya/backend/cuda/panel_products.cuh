@@ -295,11 +295,9 @@ ZIYA_HIDDEN void run_panel_products(Context<Cuda>& ctx, const MatvecArguments<Ha
 ZIYA_HIDDEN inline bool takes_panel_products(const Context<Cuda>& ctx, DType dtype,
                                              std::int64_t tokens) {
   const bool super = info(dtype).block_elements == 256;
-  const std::int64_t most = !super ? 768 : dtype == DType::q5_k ? 384 : 512;
-  if (tokens <= (super ? 4 : 8) || tokens > most || ctx.capability() != 9) return false;
-  cudaFuncAttributes attributes{};
-  check(cudaFuncGetAttributes(&attributes, panel_products<blocks::Q4_0, 16>), "matmul");
-  return attributes.sharedSizeBytes > 0;
+  const std::int64_t most = !super ? 768 : dtype == DType::q6_k ? 512 : 384;
+  return tokens > (super ? 4 : 8) && tokens <= most &&
+         has_warpgroups(ctx, panel_products<blocks::Q4_0, 16>);
 }
 
 }  // namespace cuda

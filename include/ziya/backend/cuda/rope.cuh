@@ -42,8 +42,9 @@ __device__ inline float2 turned(float x, float y, float2 turn) {
 }
 
 /// A block takes some heads of one token: first those of q, then of k, then of v. A thread turns
-/// `N` pairs; more than one where the pairs are halves and their rows whole packs. What is stored
-/// in blocks meets in shared memory first, (block_heads, 2 pairs) behind the turns.
+/// `N` pairs; more than one where the pairs are halves and their rows whole packs. Keys that are
+/// stored are not turned where they lie. What is stored in blocks meets in shared memory first,
+/// (block_heads, 2 pairs) behind the turns.
 template <class T, class C, int N>
 ZIYA_KERNEL void __launch_bounds__(rope_threads) rope_rows(RopeArguments<T> a, int block_heads) {
   extern __shared__ __align__(32) float2 turns[];
@@ -95,8 +96,10 @@ ZIYA_KERNEL void __launch_bounds__(rope_threads) rope_rows(RopeArguments<T> a, i
         first.at[e] = narrow<T>(two.x);
         second.at[e] = narrow<T>(two.y);
       }
-      *reinterpret_cast<Pack<T, N>*>(from + at) = first;
-      *reinterpret_cast<Pack<T, N>*>(from + at + apart) = second;
+      if (to == nullptr) {
+        *reinterpret_cast<Pack<T, N>*>(from + at) = first;
+        *reinterpret_cast<Pack<T, N>*>(from + at + apart) = second;
+      }
     }
     if (to == nullptr) continue;
     if constexpr (in_blocks<C>) {
@@ -157,7 +160,7 @@ ZIYA_HIDDEN void run_rope(Context<Cuda>& ctx, const char* name, const RopeArgume
   });
 }
 
-/// rope of q and k, then cache_append, in one pass.
+/// rope of q and k, then cache_append, in one pass; k stays as it is.
 template <class T>
 ZIYA_HIDDEN void rope_append(Context<Cuda>& ctx, View<T, Cuda> q, View<T, Cuda> k,
                              View<const T, Cuda> v, const CachedKeysValues<Cuda>& cache,

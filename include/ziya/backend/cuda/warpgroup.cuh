@@ -8,10 +8,20 @@
 
 #include "ziya/backend/cuda/device.cuh"
 
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
+
+/// Whether a kernel that is empty, and without memory of its own, where it is not compiled for
+/// `sm_90a` is there, on such a GPU.
+template <class Kernel>
+ZIYA_HIDDEN bool has_warpgroups(const Context<Cuda>& ctx, Kernel* kernel) {
+  if (ctx.capability() != 9) return false;
+  cudaFuncAttributes attributes{};
+  check(cudaFuncGetAttributes(&attributes, kernel), "kernel");
+  return attributes.sharedSizeBytes > 0;
+}
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 /// Registers per thread of the four warps that call it, of those that the block started with; the
 /// others' share is what is left. Multiples of 8.
@@ -30,14 +40,6 @@ __device__ inline void publish_to_warpgroups() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 __device__ inline void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-/// Waits for the products since `begin_products`; `sums` are theirs.
-template <int N>
-__device__ inline void finish_products(float (&sums)[N]) {
-  asm volatile("wgmma.commit_group.sync.aligned;\n wgmma.wait_group.sync.aligned 0;" ::: "memory");
-#pragma unroll
-  for (int i = 0; i < N; ++i) asm volatile("" : "+f"(sums[i])::"memory");
-}
-
 __device__ inline void commit_products() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
@@ -45,6 +47,19 @@ __device__ inline void commit_products() {
 template <int Pending>
 __device__ inline void wait_for_products() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
+}
+/// Waits for all groups that were committed; `sums` are theirs.
+template <int N>
+__device__ inline void take_sums(float (&sums)[N]) {
+  wait_for_products<0>();
+#pragma unroll
+  for (int i = 0; i < N; ++i) asm volatile("" : "+f"(sums[i])::"memory");
+}
+/// Waits for the products since `begin_products`; `sums` are theirs.
+template <int N>
+__device__ inline void finish_products(float (&sums)[N]) {
+  commit_products();
+  take_sums(sums);
 }
 
 /// A matrix in shared memory in rows of 128 bytes, their 16 bytes exchanged by row % 8; eight rows
@@ -80,21 +95,52 @@ __device__ inline std::uint64_t describe_plain(const void* matrix, unsigned apar
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, " \
   "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
-/// c (64 × 128) = or += a (64 × 16) · bᵀ (128 × 16), both in rows.
-template <class T>
-__device__ inline void multiply_rows(float (&c)[64], std::uint64_t a, std::uint64_t b, bool add) {
-#define ZIYA_PRODUCT(type)                                                            \
-  asm volatile(                                                                       \
-      "{ .reg .pred p; setp.ne.b32 p, %66, 0;\n"                                      \
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" ZIYA_NAMES_64 \
-      "}, %64, %65, p, 1, 1, 0, 0; }"                                                 \
-      : ZIYA_SUMS_32(c, 0), ZIYA_SUMS_32(c, 32)                                       \
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)))
-  if constexpr (std::is_same_v<T, Half>) {
-    ZIYA_PRODUCT("f16");
-  } else {
-    ZIYA_PRODUCT("bf16");
+#define ZIYA_NAMES_72 ZIYA_NAMES_64 ", %64, %65, %66, %67, %68, %69, %70, %71"
+#define ZIYA_NAMES_80 ZIYA_NAMES_72 ", %72, %73, %74, %75, %76, %77, %78, %79"
+#define ZIYA_NAMES_96 \
+  ZIYA_NAMES_80 ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define ZIYA_NAMES_128                                                                         \
+  ZIYA_NAMES_96                                                                                \
+  ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, "   \
+  "%111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, " \
+  "%126, %127"
+
+/// c (64 × N) = or += a (64 × 16) · bᵀ (N × 16), both in rows.
+template <class T, int N>
+__device__ inline void multiply_rows(float (&c)[N / 2], std::uint64_t a, std::uint64_t b,
+                                     bool add) {
+  static_assert(N == 128 || N == 144 || N == 160 || N == 192 || N == 256);
+  // `a`, `b` and whether to add are the operands behind the sums.
+#define ZIYA_PRODUCT(type, n, names, at_a, at_b, at_add, ...)                            \
+  asm volatile("{ .reg .pred p; setp.ne.b32 p, %" at_add                                 \
+               ", 0;\n"                                                                  \
+               "wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " {" names \
+               "}, %" at_a ", %" at_b ", p, 1, 1, 0, 0; }"                               \
+               : __VA_ARGS__                                                             \
+               : "l"(a), "l"(b), "r"(static_cast<int>(add)))
+#define ZIYA_PRODUCTS(type)                                                            \
+  if constexpr (N == 128) {                                                            \
+    ZIYA_PRODUCT(type, "128", ZIYA_NAMES_64, "64", "65", "66", ZIYA_SUMS_32(c, 0),     \
+                 ZIYA_SUMS_32(c, 32));                                                 \
+  } else if constexpr (N == 144) {                                                     \
+    ZIYA_PRODUCT(type, "144", ZIYA_NAMES_72, "72", "73", "74", ZIYA_SUMS_32(c, 0),     \
+                 ZIYA_SUMS_32(c, 32), ZIYA_SUMS_8(c, 64));                             \
+  } else if constexpr (N == 160) {                                                     \
+    ZIYA_PRODUCT(type, "160", ZIYA_NAMES_80, "80", "81", "82", ZIYA_SUMS_32(c, 0),     \
+                 ZIYA_SUMS_32(c, 32), ZIYA_SUMS_8(c, 64), ZIYA_SUMS_8(c, 72));         \
+  } else if constexpr (N == 192) {                                                     \
+    ZIYA_PRODUCT(type, "192", ZIYA_NAMES_96, "96", "97", "98", ZIYA_SUMS_32(c, 0),     \
+                 ZIYA_SUMS_32(c, 32), ZIYA_SUMS_32(c, 64));                            \
+  } else {                                                                             \
+    ZIYA_PRODUCT(type, "256", ZIYA_NAMES_128, "128", "129", "130", ZIYA_SUMS_32(c, 0), \
+                 ZIYA_SUMS_32(c, 32), ZIYA_SUMS_32(c, 64), ZIYA_SUMS_32(c, 96));       \
   }
+  if constexpr (std::is_same_v<T, Half>) {
+    ZIYA_PRODUCTS("f16")
+  } else {
+    ZIYA_PRODUCTS("bf16")
+  }
+#undef ZIYA_PRODUCTS
 #undef ZIYA_PRODUCT
 }
 
@@ -145,13 +191,30 @@ __device__ inline void multiply_registers(float (&c)[N / 2], const unsigned (&a)
   }
 }
 
+/// Four neighbouring lanes have four words each; lane i gets the i-th of all.
+__device__ inline uint4 exchange_words(const unsigned (&words)[4]) {
+  const bool odd = threadIdx.x % 2 != 0, high = threadIdx.x / 2 % 2 != 0;
+  const unsigned first = __shfl_xor_sync(~0u, odd ? words[0] : words[1], 1);
+  const unsigned second = __shfl_xor_sync(~0u, odd ? words[2] : words[3], 1);
+  const unsigned pairs[4] = {odd ? first : words[0], odd ? words[1] : first,
+                             odd ? second : words[2], odd ? words[3] : second};
+  const unsigned third = __shfl_xor_sync(~0u, high ? pairs[0] : pairs[2], 2);
+  const unsigned fourth = __shfl_xor_sync(~0u, high ? pairs[1] : pairs[3], 2);
+  return {high ? third : pairs[0], high ? fourth : pairs[1], high ? pairs[2] : third,
+          high ? pairs[3] : fourth};
+}
+
 #undef ZIYA_SUMS_8
 #undef ZIYA_SUMS_32
 #undef ZIYA_NAMES_8
 #undef ZIYA_NAMES_32
 #undef ZIYA_NAMES_64
+#undef ZIYA_NAMES_72
+#undef ZIYA_NAMES_80
+#undef ZIYA_NAMES_96
+#undef ZIYA_NAMES_128
+
+#endif
 
 }  // namespace cuda
 ZIYA_NAMESPACE_END
-
-#endif
