@@ -91,17 +91,6 @@ __device__ inline void load_transposed(unsigned (&to)[4], const void* row) {
                : "memory");
 }
 
-template <class T>
-__device__ inline unsigned pair_of(float low, float high) {
-  unsigned pair;
-  if constexpr (std::is_same_v<T, Half>) {
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  } else {
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  }
-  return pair;
-}
-
 /// Grid: (heads, tiles). `Dim`: head size rounded up to whole matrices; the rest is zeros.
 /// A block of keys lies in shared memory while the next one is on its way; a warp meets half of it
 /// at a time with one or two sets of 16 rows; with two, every matrix of keys or values is used

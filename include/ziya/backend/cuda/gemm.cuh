@@ -9,7 +9,6 @@
 #include <span>
 #include <type_traits>
 
-#include "ziya/backend/cuda/attention_tiles.cuh"
 #include "ziya/backend/cuda/bulk_copy.cuh"
 #include "ziya/backend/cuda/device.cuh"
 #include "ziya/backend/cuda/mma.cuh"
@@ -21,7 +20,7 @@ namespace cuda {
 
 inline constexpr int gemm_parts = 3;          // weights of one launch
 inline constexpr int gemm_step = 64;          // columns of x and w at a time, 128 bytes
-inline constexpr int gemm_threads = 3 * 128;  // four warps of which one fetches, eight multiply
+inline constexpr int gemm_threads = 3 * 128;  // four warps fetch (one does), eight multiply
 inline constexpr int gemm_cluster = 2;        // blocks that share rows of x
 inline constexpr int gemm_group = 2048;       // tokens that meet all weights before the next do
 
@@ -271,8 +270,8 @@ struct GemmPlan {
     for (int part = 0; part < (Result == GemmResult::gated ? 1 : gemm_parts); ++part) {
       rows += a.rows[part];
     }
-    return a.tokens * rows / (double{1} * rounds * clusters * gemm_cluster) /
-           (Shape::tokens * Tiles::width);
+    const double tile = Shape::tokens * Tiles::width;
+    return a.tokens * rows / (tile * gemm_cluster * clusters * rounds);
   }
   static void run(Context<Cuda>& ctx, GemmArguments<T> a, View<const T, Cuda> x,
                   std::span<const Weight<Cuda>* const> ws) {

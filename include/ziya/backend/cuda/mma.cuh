@@ -9,6 +9,18 @@
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
+/// Two numbers of an operand, rounded.
+template <class T>
+__device__ inline unsigned pair_of(float low, float high) {
+  unsigned pair;
+  if constexpr (std::is_same_v<T, Half>) {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  } else {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  }
+  return pair;
+}
+
 /// c (16 × 8) += a (16 × 16) · b (16 × 8). Lane 4 g + t holds of a: rows g, g + 8, g, g + 8 in
 /// columns 2 t, 2 t + 1 and, the last two, 2 t + 8, 2 t + 9; of b the same rows of column g; of c
 /// columns 2 t, 2 t + 1 of rows g and g + 8.
