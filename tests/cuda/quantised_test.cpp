@@ -298,8 +298,9 @@ TEST_CASE("cuda: products give the same bits in every run", "[cuda]") {
 TEST_CASE("cuda: gated products of many tokens with quantised weights, part by part", "[cuda]") {
   if (!gpu()) return;
   Context<Cuda> ctx;
-  // Gate and up together are more than are converted at a time.
-  const std::int64_t tokens = 1040, rows = 9232, in = 4096;
+  // Gate and up together are more than are converted at a time: two parts of 4208 rows, which fill
+  // two rounds of tiles on 132 multiprocessors.
+  const std::int64_t tokens = 1528, rows = 8416, in = 4096;
   std::vector<float> x_values = random_values(tokens * in, 1);
   const auto x = on<Half, Cuda>(x_values, {tokens, in});
   const Quantised gate = quantised(DType::q4_0, rows, in, 2),
@@ -308,7 +309,8 @@ TEST_CASE("cuda: gated products of many tokens with quantised weights, part by p
   auto y = poisoned<Half, Cuda>({tokens, rows});
   ops::matmul_silu_mul(ctx, y.view(), View<const Half, Cuda>(x.view()), on_gate, on_up);
   const auto found = values_of(y);
-  for (const std::int64_t t : {std::int64_t{0}, std::int64_t{517}, tokens - 1}) {
+  for (const std::int64_t t :
+       {std::int64_t{0}, std::int64_t{517}, std::int64_t{1020}, tokens - 1}) {
     std::vector<float> row;
     std::vector<double> expected;
     for (std::int64_t r = 0; r < rows; ++r) {

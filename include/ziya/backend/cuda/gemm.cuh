@@ -261,6 +261,7 @@ template <int Rows, int Width, GemmResult Result, class T>
 struct GemmPlan {
   using Shape = GemmShape<Rows, Width>;
   using Tiles = GemmTiles<Rows, Width, Result>;
+  static auto kernel() { return gemm<T, Rows, Width, Result>; }
 
   /// The part of the GPU's time in which it computes what is wanted: clusters take turns, and edges
   /// of tiles are for nothing.
@@ -282,10 +283,9 @@ struct GemmPlan {
       a.w[n] = tensor_map(reinterpret_cast<const T*>(ws[n]->data), ws[n]->rows, ws[n]->columns,
                           ws[n]->columns, gemm_step, Tiles::width);
     }
-    const auto kernel = gemm<T, Rows, Width, Result>;
-    (void)ctx.resident_blocks(reinterpret_cast<const void*>(kernel), gemm_threads, Shape::shared);
+    (void)ctx.resident_blocks(reinterpret_cast<const void*>(kernel()), gemm_threads, Shape::shared);
     const int clusters = std::min(Tiles(a).count(), ctx.multiprocessors() / gemm_cluster);
-    launch_clusters(ctx, "matmul", kernel, dim3(static_cast<unsigned>(clusters * gemm_cluster)),
+    launch_clusters(ctx, "matmul", kernel(), dim3(static_cast<unsigned>(clusters * gemm_cluster)),
                     dim3(gemm_cluster), dim3(gemm_threads), Shape::shared, a);
   }
 };
@@ -302,8 +302,8 @@ ZIYA_HIDDEN bool run_gemm(Context<Cuda>& ctx, std::span<const View<T, Cuda>> ys,
   if constexpr (sizeof(T) == 2) {
     constexpr bool gated = Result == GemmResult::gated;
     constexpr int most = Result == GemmResult::added ? 160 : 192;
-    if (ws.empty() || ws.size() > gemm_parts || x.rows() < 1 || x.columns() < 1 ||
-        x.rows() > INT32_MAX / 2 || !has_warpgroups(ctx, gemm<T, 128, most, Result>) ||
+    if (ctx.capability() != 9 || ws.empty() || ws.size() > gemm_parts || x.rows() < 1 ||
+        x.columns() < 1 || x.rows() > INT32_MAX / 2 || x.row_stride() < x.columns() ||
         !whole_packs(x.data(), x.row_stride(), x.columns())) {
       return false;
     }
@@ -320,6 +320,11 @@ ZIYA_HIDDEN bool run_gemm(Context<Cuda>& ctx, std::span<const View<T, Cuda>> ys,
       a.rows[n] = static_cast<int>(w.rows);
       if (n < ys.size()) a.y[n] = ys[n].data(), a.y_stride[n] = ys[n].row_stride();
     }
+    const auto run = [&]<class Plan>(Plan) {
+      if (!has_warpgroups(ctx, Plan::kernel())) return false;
+      Plan::run(ctx, a, x, ws);
+      return true;
+    };
     using Large = GemmPlan<128, most, Result, T>;
     const double large = Large::efficiency(ctx, a);
     if constexpr (Result != GemmResult::added) {
@@ -327,14 +332,9 @@ ZIYA_HIDDEN bool run_gemm(Context<Cuda>& ctx, std::span<const View<T, Cuda>> ys,
       using Small =
           std::conditional_t<gated, GemmPlan<128, 144, Result, T>, GemmPlan<64, 256, Result, T>>;
       const double small = Small::efficiency(ctx, a);
-      if (small > large && small >= least_efficiency) {
-        Small::run(ctx, a, x, ws);
-        return true;
-      }
+      if (small > large && small >= least_efficiency) return run(Small{});
     }
-    if (large < least_efficiency) return false;
-    Large::run(ctx, a, x, ws);
-    return true;
+    return large >= least_efficiency && run(Large{});
   }
   return false;
 }

@@ -302,8 +302,12 @@ void matmul_silu_mul(Context<Cuda>& ctx, View<T, Cuda> y, View<const T, Cuda> x,
     });
     if (done) return;
   }
-  if (x.rows() > cuda::streamed_tokens<T>(dtype_of<T>) && !cuda::float8_takes<T>(x.rows(), both) &&
-      cuda::converts<T>(x.rows(), gate) && cuda::converts<T>(x.rows(), up)) {
+  const auto converted = [&](const Weight<Cuda>& w) {  // as `product` has it
+    const Weight<Cuda>* const one[] = {&w};
+    return x.rows() > cuda::streamed_tokens<T>(dtype_of<T>) && cuda::converts<T>(x.rows(), w) &&
+           !cuda::panels_take<T>(ctx, x, one) && !cuda::float8_takes<T>(x.rows(), one);
+  };
+  if (converted(gate) && converted(up)) {
     return cuda::in_converted_parts<T>(
         ctx, std::array{&gate, &up},
         [&](std::int64_t begin, const std::array<Weight<Cuda>, 2>& part) {
