@@ -72,13 +72,16 @@ class Digits {
   }
   /// Writes the digits of panels [begin, end), whose only reader is this warp.
   /// @param first of `factors`   @param spans sums of squares of the tokens' spans, with a norm
+  /// @param asked called once x is asked for, before it is waited for
+  template <class Asked>
   __device__ void fill(const MatvecArguments<T, std::byte>& a, int begin, int end,
-                       const Elements& first, const float* spans) {
+                       const Elements& first, const float* spans, const Asked& asked) {
     const int lane = static_cast<int>(threadIdx.x) % 32, columns = static_cast<int>(a.columns);
 #pragma unroll 1  // code that runs once is waited for
     for (int token = 0; token < tokens(); ++token) {
       const T* x = a.x + token * a.x_stride;
       Elements next = elements(x, columns, begin * units + lane, end * units), norm = first;
+      if (token == 0) asked();
       const float inverse =
           a.norm == nullptr ? 1 : inverse_rms(spans + token * norm_spans(columns), columns, a.eps);
 #pragma unroll 1

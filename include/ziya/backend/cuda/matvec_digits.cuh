@@ -102,7 +102,7 @@ ZIYA_KERNEL void __launch_bounds__(32 * digit_warps)
   release_next();
   wait_for_previous();
   if (a.norm != nullptr) add_squares<X::tokens_at_once>(spans, a, warp, warps);
-  x.fill(a, stream.begin, stream.end, factors, spans);
+  x.fill(a, stream.begin, stream.end, factors, spans, [&] { stream.fill(); });
 
   typename X::Ahead ahead{};
   const int step = static_cast<int>(gridDim.x);

@@ -7,6 +7,7 @@
 
 #include "ziya/backend/cuda/device.cuh"
 #include "ziya/backend/cuda/matvec.cuh"
+#include "ziya/backend/cuda/mma.cuh"
 #include "ziya/backend/cuda/row_norm.cuh"
 
 ZIYA_NAMESPACE_BEGIN
@@ -15,7 +16,8 @@ namespace cuda {
 inline constexpr int stream_warps = 24;  // of a block, the only one on its multiprocessor
 inline constexpr int row_warps = 4;      // that share a row
 inline constexpr int row_groups = stream_warps / row_warps;
-inline constexpr int stream_stages = 10;  // packs of a thread under way
+inline constexpr int stream_batch = 3;   // packs of a thread that come together
+inline constexpr int stream_stages = 4;  // batches under way, the last of them behind x
 
 /// A warp's packs of the rows that its group has, which lie all groups apart; gated: of `up` behind
 /// each.
@@ -29,18 +31,19 @@ class RowStream {
         end(packs(a) * (share() + 1) / row_warps),
         a_(a),
         ring_(ring + threadIdx.x),
-        pack_(begin) {
+        slot_(ring_) {
     seek();
 #pragma unroll 1
-    for (int stage = 0; stage < stream_stages; ++stage) fetch(stage);
+    for (int stage = 1; stage < stream_stages; ++stage) fetch();
   }
-  /// The thread's next pack, if there is one in its part of the row.
-  __device__ Pack<T> take() {
+  /// Asks for what the ring has room for, once x is asked for: x would wait behind it.
+  __device__ void fill() { fetch(); }
+  /// The thread's next packs, of which those in its part of the row count.
+  __device__ void take(uint4 (&bits)[stream_batch]) {
     wait_for_copies<stream_stages - 1>();
-    const uint4 bits = ring_[stage_ * 32 * stream_warps];
-    fetch(stage_);
-    stage_ = stage_ + 1 == stream_stages ? 0 : stage_ + 1;
-    return *reinterpret_cast<const Pack<T>*>(&bits);
+#pragma unroll
+    for (int i = 0; i < stream_batch; ++i) bits[i] = slot_[i * 32 * stream_warps];
+    fetch();
   }
 
   static __device__ int group() { return static_cast<int>(threadIdx.x) / 32 / row_warps; }
@@ -66,20 +69,27 @@ class RowStream {
   __device__ void seek() {
     int row = row_of(turn_);
     const int index = locate(a_, row);
-    from_ = row < a_.parts[index].rows ? a_.parts[index].w + row * a_.columns : nullptr;
+    row_ = row < a_.parts[index].rows ? a_.parts[index].w + row * a_.columns : nullptr;
+    from_begin();
   }
-  __device__ void fetch(int stage) {
-    if (from_ != nullptr) {
-      const int p = pack_ + static_cast<int>(threadIdx.x) % 32;
-      if (p < end) {
-        copy_wide(ring_ + stage * 32 * stream_warps, from_ + std::int64_t{p} * elements);
+  __device__ void from_begin() {
+    left_ = end - begin;
+    from_ = row_ + (begin + static_cast<int>(threadIdx.x) % 32) * elements;
+  }
+  __device__ void fetch() {
+    if (row_ != nullptr) {
+      const int own = left_ - static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+      for (int i = 0; i < stream_batch; ++i) {
+        if (own > 32 * i) copy_wide(slot_ + i * 32 * stream_warps, from_ + i * 32 * elements);
       }
-      pack_ += 32;
-      if (pack_ >= end) {
-        pack_ = begin;
+      from_ += 32 * stream_batch * elements;
+      left_ -= 32 * stream_batch;
+      if (left_ <= 0) {
         if (a_.up != nullptr && !up_) {
           up_ = true;
-          from_ += a_.up - a_.parts[0].w;
+          row_ += a_.up - a_.parts[0].w;
+          from_begin();
         } else {
           up_ = false;
           ++turn_;
@@ -88,19 +98,38 @@ class RowStream {
       }
     }
     commit_copies();
+    slot_ += stream_batch * 32 * stream_warps;
+    if (slot_ == ring_ + stream_stages * stream_batch * 32 * stream_warps) slot_ = ring_;
   }
 
   const MatvecArguments<T, T>& a_;
-  uint4* ring_;
-  int pack_, turn_ = 0, stage_ = 0;
+  uint4 *ring_, *slot_;
+  int left_ = 0, turn_ = 0;  ///< packs of the row under way that the warp has not asked for
   bool up_ = false;
-  const T* from_ = nullptr;  ///< the row under way
+  const T *row_ = nullptr, *from_ = nullptr;
 };
+
+/// Adds w · x of a pack of each lane to its diagonal: of a product of 16 × 16 and 16 × 8 on the
+/// tensor cores, row g of w meets column g of x in lanes 4 g … 4 g + 3, and there only with its
+/// own.
+template <class T>
+__device__ inline void multiply_packs(float (&even)[4], float (&odd)[4], const uint4& w,
+                                      const uint4& x) {
+  const unsigned first[4] = {w.x, 0, w.y, 0}, second[4] = {w.z, 0, w.w, 0};
+  multiply<T>(even, first, x.x, x.y);
+  multiply<T>(odd, second, x.z, x.w);
+}
+/// The sum of the diagonal, in all lanes.
+__device__ inline float diagonal_sum(const float (&even)[4], const float (&odd)[4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const float own = lane / 4 % 2 == 0 ? even[0] + odd[0] : even[1] + odd[1];
+  return warp_sum(lane % 4 == lane / 8 ? own : 0.0f);
+}
 
 /// Bytes of shared memory.
 template <class T>
 int stream_bytes(std::int64_t columns) {
-  return 32 * stream_warps * stream_stages * 16 +
+  return 32 * stream_warps * stream_batch * stream_stages * 16 +
          norm_spans(columns) * static_cast<int>(256 * sizeof(T) + sizeof(float));
 }
 
@@ -111,7 +140,8 @@ ZIYA_KERNEL void __launch_bounds__(32 * stream_warps) matvec_stream(MatvecArgume
   extern __shared__ __align__(16) std::byte shared[];
   __shared__ float sums[2][row_groups][2][row_warps];
   auto* const ring = reinterpret_cast<uint4*>(shared);
-  auto* const x = reinterpret_cast<Eight<T>*>(ring + 32 * stream_warps * stream_stages);
+  auto* const x =
+      reinterpret_cast<Eight<T>*>(ring + 32 * stream_warps * stream_batch * stream_stages);
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int columns = static_cast<int>(a.columns), spans = norm_spans(columns);
   const int group = RowStream<T>::group(), weights = a.up == nullptr ? 1 : 2;
@@ -122,13 +152,14 @@ ZIYA_KERNEL void __launch_bounds__(32 * stream_warps) matvec_stream(MatvecArgume
   release_next();
 
   auto* const squares = reinterpret_cast<float*>(x + spans * 32);
-  // Asked for together: they wait behind the weights that are under way.
+  // Asked for together, because they wait behind the weights that are under way.
   constexpr int ahead = 3;
   Eight<T> next[ahead];
 #pragma unroll
   for (int n = 0; n < ahead; ++n) {
     next[n] = load_eight<true>(a.x, (warp + n * stream_warps) * 32 + lane, columns);
   }
+  stream.fill();
 #pragma unroll 1  // code that runs once is waited for
   for (int span = warp; span < spans; span += stream_warps) {
     const Eight<T> eight = next[0];
@@ -162,17 +193,23 @@ ZIYA_KERNEL void __launch_bounds__(32 * stream_warps) matvec_stream(MatvecArgume
     const bool finishes = turn % row_warps == RowStream<T>::share() && lane == 0;
     const std::uint32_t there = finishes ? y_bits(a, part, in_part, 0) : 0;
     for (int weight = 0; weight < weights; ++weight) {
-      float sum = 0;
-      for (int pack = stream.begin; pack < stream.end; pack += 32) {
-        const Pack<T> w = stream.take();
-        if (pack + lane >= stream.end) continue;
-        const Pack<T> own = reinterpret_cast<const Pack<T>*>(x)[pack + lane];
+      float even[4] = {}, odd[4] = {};
+      for (int pack = stream.begin; pack < stream.end; pack += 32 * stream_batch) {
+        uint4 w[stream_batch];
+        stream.take(w);
 #pragma unroll
-        for (int i = 0; i < static_cast<int>(16 / sizeof(T)); ++i) {
-          sum = fmaf(widen(own.at[i]), widen(w.at[i]), sum);
+        for (int i = 0; i < stream_batch; ++i) {
+          const int p = pack + 32 * i + lane;
+          uint4 own{};
+          if (p < stream.end) {
+            own = reinterpret_cast<const uint4*>(x)[p];
+          } else {
+            w[i] = own;
+          }
+          multiply_packs<T>(even, odd, w[i], own);
         }
       }
-      sum = warp_sum(sum);
+      const float sum = diagonal_sum(even, odd);
       if (lane == 0) sums[turn % 2][group][weight][RowStream<T>::share()] = sum;
     }
     asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "n"(32 * row_warps) : "memory");

@@ -65,12 +65,14 @@ class PanelStream {
         band_(static_cast<int>(blockIdx.x)),
         panel_(begin) {}
 
-  /// Weights do not depend on the work before: they may be under way before it ends.
+  /// Weights do not depend on the work before: they may be under way before it ends. But x waits
+  /// behind them, so the last stage has to be asked for by `fill`, behind x.
   __device__ void start() {
     seek();
 #pragma unroll 1
-    for (int stage = 0; stage < stages; ++stage) fetch(stage);
+    for (int stage = 0; stage < stages - 1; ++stage) fetch(stage);
   }
+  __device__ void fill() { fetch(stages - 1); }
   /// The next panel, which must have been asked for.
   __device__ void take(Form& panel) {
     wait_for_copies<stages - 1>();
