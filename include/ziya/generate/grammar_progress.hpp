@@ -50,7 +50,7 @@ class GrammarProgress {
             std::span<const std::int32_t> answer, bool continues) {
     if (matcher_.grammar() != grammar) {
       matcher_ = GrammarMatcher(grammar);
-      masks_.clear();
+      forget_masks();
       restart();
     }
     const bool goes_on =
@@ -83,16 +83,23 @@ class GrammarProgress {
   const TokenSet& allowed() {
     if (matcher_.crowded() || masks_.size() >= most_masks) {
       state_ = matcher_.keep_only(state_);
-      masks_.clear();
+      forget_masks();
     }
-    const std::pair key(state_, ids_.empty());
-    const auto known = masks_.find(key);
-    return known != masks_.end() ? known->second : masks_.emplace(key, reachable()).first->second;
+    const std::int32_t key = 2 * state_ + (ids_.empty() ? 1 : 0);
+    const auto known = places_.find(key);
+    if (known != places_.end()) return masks_[known->second];
+    masks_.push_back(reachable());
+    places_[key] = masks_.size() - 1;
+    return masks_.back();
   }
 
  private:
   static constexpr std::size_t most_masks = 512;
 
+  void forget_masks() {
+    masks_.clear();
+    places_.clear();
+  }
   void restart() {
     ids_.clear();
     state_ = matcher_.start();
@@ -117,7 +124,8 @@ class GrammarProgress {
   std::int32_t state_ = GrammarMatcher::dead;
   std::vector<std::int32_t> ids_;
   const ConstraintVocabulary::Position* position_ = nullptr;
-  std::map<std::pair<std::int32_t, bool>, TokenSet> masks_;
+  std::vector<TokenSet> masks_;
+  std::map<std::int32_t, std::size_t> places_;  // in masks_, by state and whether an answer begins
 };
 
 ZIYA_NAMESPACE_END

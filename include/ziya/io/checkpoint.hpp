@@ -167,18 +167,13 @@ class Checkpoint {
       : path_(std::move(files.path)),
         files_(std::move(files.files)),
         notes_(std::move(files.notes)) {
-    std::vector<std::pair<TensorInfo, Place>> found;
     for (const auto& file : files_) {
-      for (const TensorEntry& entry : file->tensors()) {
-        found.push_back(
-            {{entry.name, entry.dtype, entry.shape, file->file().path()}, {file.get(), &entry}});
-      }
+      for (const TensorEntry& entry : file->tensors()) places_.push_back({file.get(), &entry});
     }
-    std::sort(found.begin(), found.end(),
-              [](const auto& a, const auto& b) { return a.first.name < b.first.name; });
-    for (auto& [info, place] : found) {
-      tensors_.push_back(std::move(info));
-      places_.push_back(place);
+    std::sort(places_.begin(), places_.end(),
+              [](const Place& a, const Place& b) { return a.entry->name < b.entry->name; });
+    for (const auto& [file, entry] : places_) {
+      tensors_.push_back({entry->name, entry->dtype, entry->shape, file->file().path()});
     }
   }
 

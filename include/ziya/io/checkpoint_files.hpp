@@ -6,7 +6,6 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -63,7 +62,7 @@ inline std::vector<std::shared_ptr<const TensorFile>> open_shards(
   if (map == nullptr || !map->is_object() || map->empty()) {
     throw FormatError("ZIYA-233", source + ": has no \"weight_map\" from tensors to files");
   }
-  std::map<std::string, std::vector<std::string>> named;  // file → tensors, sorted
+  std::set<std::string> names;
   for (const auto& [tensor, file] : json_members(*map)) {
     const std::string name = file.is_string() ? file.get<std::string>() : "";
     if (name.empty() || name == "." || name == ".." ||
@@ -71,10 +70,11 @@ inline std::vector<std::shared_ptr<const TensorFile>> open_shards(
       throw FormatError(
           "ZIYA-233", source + ": tensor " + tensor + " does not lie in a file of the same folder");
     }
-    named[name].push_back(tensor);
+    names.insert(name);
   }
   std::vector<std::shared_ptr<const TensorFile>> files;
-  for (const auto& [name, tensors] : named) {
+  std::set<std::string> present;  // "file/tensor"
+  for (const std::string& name : names) {
     const auto path = index.parent_path() / path_from_utf8(name);
     std::error_code ignored;
     if (!std::filesystem::exists(path, ignored)) {
@@ -82,23 +82,23 @@ inline std::vector<std::shared_ptr<const TensorFile>> open_shards(
                                         ", which is missing (download not finished?)");
     }
     files.push_back(std::make_shared<const TensorFile>(path));
-    std::vector<std::string> present;
-    for (const TensorEntry& entry : files.back()->tensors()) present.push_back(entry.name);
-    std::sort(present.begin(), present.end());
-    std::vector<std::string> differing;
-    std::set_difference(tensors.begin(), tensors.end(), present.begin(), present.end(),
-                        std::back_inserter(differing));
-    if (!differing.empty()) {
-      throw FormatError("ZIYA-233", source + ": places tensor " + differing.front() + " in " +
-                                        name + ", which does not hold it");
+    for (const TensorEntry& entry : files.back()->tensors())
+      present.insert(name + "/" + entry.name);
+  }
+  for (const auto& [tensor, file] : json_members(*map)) {
+    const auto name = file.get<std::string>();
+    if (present.erase(name + "/" + tensor) == 0) {
+      throw FormatError("ZIYA-233", source + ": places tensor " + tensor + " in " + name +
+                                        ", which does not hold it");
     }
-    std::set_difference(present.begin(), present.end(), tensors.begin(), tensors.end(),
-                        std::back_inserter(differing));
-    if (!differing.empty()) {
-      throw FormatError("ZIYA-233", utf8_from_path(path) + ": holds tensor " + differing.front() +
-                                        ", which " + utf8_from_path(index.filename()) +
-                                        " does not place there");
-    }
+  }
+  if (!present.empty()) {
+    const std::string& left = *present.begin();
+    const std::size_t slash = left.find('/');
+    const auto path = index.parent_path() / path_from_utf8(left.substr(0, slash));
+    throw FormatError("ZIYA-233", utf8_from_path(path) + ": holds tensor " +
+                                      left.substr(slash + 1) + ", which " +
+                                      utf8_from_path(index.filename()) + " does not place there");
   }
   return files;
 }

@@ -269,13 +269,14 @@ class Machine {
 
   void push_global(const std::string& module, const std::string& name) {
     const std::string full = module + " " + name;
-    const auto* found = std::ranges::find(globals, full, &Global::name);
-    if (found == globals.end()) {
+    std::size_t place = 0;
+    while (place < globals.size() && globals[place].name != full) ++place;
+    if (place == globals.size()) {
       in_.fail("asks for the global " + printable(module + "." + name) +
                    ", which is refused: only tensors and containers are read",
                "ZIYA-223");
     }
-    push(Kind::global, found - globals.begin());
+    push(Kind::global, static_cast<std::int64_t>(place));
   }
   void push_named_global() {
     const std::string module = in_.line();

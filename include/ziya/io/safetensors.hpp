@@ -48,9 +48,9 @@ inline constexpr std::array<std::pair<std::string_view, DType>, 10> dtype_names{
 
 /// The format's name of a type: "BF16".
 inline std::string_view dtype_name(DType dtype) {
-  return std::find_if(dtype_names.begin(), dtype_names.end(),
-                      [&](const auto& pair) { return pair.second == dtype; })
-      ->first;
+  std::size_t place = 0;
+  while (dtype_names[place].second != dtype) ++place;
+  return dtype_names[place].first;
 }
 
 /// Length of the JSON, or nothing when the file does not begin as a safetensors file does.
@@ -85,14 +85,14 @@ inline TensorEntry parse_entry(const std::string& file, const std::string& name,
   TensorEntry entry;
   entry.name = name;
   const auto dtype = json_get<std::string>(value, "dtype", source);
-  const auto* known = std::find_if(dtype_names.begin(), dtype_names.end(),
-                                   [&](const auto& pair) { return pair.first == dtype; });
-  if (known == dtype_names.end()) {
+  std::size_t known = 0;
+  while (known < dtype_names.size() && dtype_names[known].first != dtype) ++known;
+  if (known == dtype_names.size()) {
     throw FormatError("ZIYA-212", source + ": dtype \"" + dtype.substr(0, 40) +
                                       "\" is not supported (F32, F16, BF16, F64, I64, I32, "
                                       "I16, I8, U8, BOOL are)");
   }
-  entry.dtype = known->second;
+  entry.dtype = dtype_names[known].second;
   try {
     entry.shape = Shape(integers("shape"));
   } catch (const ShapeError&) {
@@ -189,10 +189,7 @@ ZIYA_INLINE Contents read_contents(const InputFile& file) {
           detail::parse_entry(name, key, value, data_begin, file.size() - data_begin));
     }
   }
-  std::sort(contents.tensors.begin(), contents.tensors.end(),
-            [](const TensorEntry& a, const TensorEntry& b) {
-              return a.offset != b.offset ? a.offset < b.offset : a.bytes() < b.bytes();
-            });
+  std::sort(contents.tensors.begin(), contents.tensors.end(), lies_before);
   detail::check_cover(name, contents.tensors, data_begin, file.size());
   return contents;
 }

@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -35,6 +34,11 @@ struct TensorEntry {
   [[nodiscard]] std::int64_t bytes() const { return bytes_of(dtype, shape.elements()); }
   [[nodiscard]] bool contiguous() const { return strides.empty(); }
 };
+
+/// The order of the file; of entries at one place those without bytes come first.
+inline bool lies_before(const TensorEntry& a, const TensorEntry& b) {
+  return a.offset != b.offset ? a.offset < b.offset : a.bytes() < b.bytes();
+}
 
 /// Strides, in elements, of a row-major tensor without gaps.
 inline std::vector<std::int64_t> row_major_strides(std::span<const std::int64_t> extents) {
@@ -74,10 +78,15 @@ inline void read_rectangle(const InputFile& file, const FileRectangle& rectangle
   }
   constexpr std::int64_t window_bytes = 1 << 20, direct_bytes = 4096;
   const bool direct = run >= direct_bytes || dims.empty();
-  if (!direct) {
-    std::sort(dims.begin(), dims.end(), [](const Dim& a, const Dim& b) {
-      return a.from != b.from ? a.from > b.from : a.to > b.to;
-    });
+  for (std::size_t i = 1; !direct && i < dims.size(); ++i) {  // a handful: insertion sorts them
+    const Dim dim = dims[i];
+    std::size_t at = i;
+    for (; at > 0; --at) {
+      const Dim& before = dims[at - 1];
+      if (before.from != dim.from ? before.from > dim.from : before.to >= dim.to) break;
+      dims[at] = before;
+    }
+    dims[at] = dim;
   }
   // A window pays only where neighbours in the file's order are near one another.
   const std::int64_t ahead = !direct && dims.back().from <= direct_bytes ? window_bytes : run;

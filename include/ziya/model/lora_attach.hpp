@@ -77,9 +77,12 @@ inline void attach_lora(LlamaWeights<Cpu>& weights, const LoraAdapter& adapter,
     nn::Linear<Cpu>* linear = nullptr;
     std::int64_t pair_dim = 0;  // of heads whose rows lie in pairs; 0: rows in Hugging Face's order
   };
-  std::map<std::string, Place> places;
-  const auto add = [&](std::string name, nn::Linear<Cpu>& linear, std::int64_t pair_dim = 0) {
-    places[std::move(name)] = {&linear, pair_dim};
+  std::vector<Place> places;
+  std::map<std::string, std::size_t, std::less<>> by_name;
+  const auto add = [&](const std::string& name, nn::Linear<Cpu>& linear,
+                       std::int64_t pair_dim = 0) {
+    by_name[name] = places.size();
+    places.push_back({&linear, pair_dim});
   };
   for (std::size_t i = 0; i < weights.layers.size(); ++i) {
     LlamaLayer<Cpu>& layer = weights.layers[i];
@@ -107,22 +110,22 @@ inline void attach_lora(LlamaWeights<Cpu>& weights, const LoraAdapter& adapter,
     if (tensor == llama_names::embedding) {
       return Shape{weights.embedding.rows, weights.embedding.columns};
     }
-    const auto found = places.find(tensor.substr(0, tensor.rfind('.')));
-    if (found == places.end()) return std::nullopt;
-    const nn::Linear<Cpu>& linear = *found->second.linear;
+    const auto found = by_name.find(tensor.substr(0, tensor.rfind('.')));
+    if (found == by_name.end()) return std::nullopt;
+    const nn::Linear<Cpu>& linear = *places[found->second].linear;
     if (tensor.ends_with(".weight")) return Shape{linear.out_features(), linear.in_features()};
     if (tensor.ends_with(".bias") && !linear.bias.empty()) return Shape{linear.out_features()};
     return std::nullopt;
   };
   std::vector<std::string> modules;
-  for (const auto& [name, place] : places) {
+  for (const auto& [name, place] : by_name) {
     if (name != "lm_head") modules.push_back(name);
   }
   adapter.check_fits(shape_of, modules, model, false);
 
   for (const auto& [target, stored] : adapter.replacements()) {
     if (target.ends_with(".bias")) {
-      const Place& place = places.at(target.substr(0, target.rfind('.')));
+      const Place& place = places[by_name.at(target.substr(0, target.rfind('.')))];
       if (place.pair_dim != 0) refuse(target);
       const std::vector<float> values = adapter.floats(stored);
       Tensor<float> bias(Shape{static_cast<std::int64_t>(values.size())});
@@ -139,9 +142,9 @@ inline void attach_lora(LlamaWeights<Cpu>& weights, const LoraAdapter& adapter,
     if (target == llama_names::head) weights.head.weight = whole;
   }
   for (const LoraPair& pair : adapter.pairs()) {
-    const auto found = places.find(pair.module);
-    if (pair.embedding || found == places.end()) refuse(pair.module);
-    const Place& place = found->second;
+    const auto found = by_name.find(pair.module);
+    if (pair.embedding || found == by_name.end()) refuse(pair.module);
+    const Place& place = places[found->second];
     std::vector<float> b = adapter.floats(pair.b);
     for (float& value : b) value = static_cast<float>(static_cast<double>(value) * pair.scale);
     if (place.pair_dim != 0) b = detail::halves_to_pairs(b, pair.rank(), place.pair_dim);
