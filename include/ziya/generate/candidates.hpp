@@ -159,7 +159,7 @@ class Candidates {
   }
 
   /// The list, best first.   @pre the candidates are narrowed
-  [[nodiscard]] std::span<const Candidate> list() const { return list_; }
+  [[nodiscard]] std::span<const Candidate> list() const { return {list_.data(), list_.size()}; }
 
   /// Replaces the list.   @param kept any of the candidates, in any order
   void assign_list(std::span<const Candidate> kept) {

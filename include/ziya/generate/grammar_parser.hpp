@@ -200,7 +200,9 @@ class GrammarReader {
     Sequence result(static_cast<std::size_t>(least), one);
     if (most < 0) {
       const Symbol again = new_rule({});
-      rules_[static_cast<std::size_t>(again.index)].alternatives = {{one, again}, {}};
+      auto& alternatives = rules_[static_cast<std::size_t>(again.index)].alternatives;
+      alternatives.push_back({one, again});
+      alternatives.emplace_back();
       count(3);
       result.push_back(again);
       return result;

@@ -44,8 +44,9 @@ namespace detail {
 class SchemaReader {
  public:
   static std::string notation(std::string_view text) {
-    SchemaReader schema(
-        parse_json(text, "JSON schema", {.bytes = 1 << 20, .depth = 64, .values = 100'000}));
+    SchemaReader schema;
+    schema.document_ =
+        parse_json(text, "JSON schema", {.bytes = 1 << 20, .depth = 64, .values = 100'000});
     std::string rules = "root ::= " + schema.rule_for("#", schema.document_) + " ws\n";
     while (!schema.pending_.empty()) {
       const Pending next = schema.pending_.back();
@@ -61,8 +62,6 @@ class SchemaReader {
     std::string name;
     const Json* schema;
   };
-
-  explicit SchemaReader(Json document) : document_(std::move(document)) {}
 
   static constexpr std::string_view common =
       R"(ws ::= (" " | "\n" [ \t]{0,16})?

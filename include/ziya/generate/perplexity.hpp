@@ -101,9 +101,7 @@ inline std::vector<PerplexityWindow> perplexity_windows(std::int64_t tokens,
       counted = end;
     }
   }
-  if (options.windows > 0 && static_cast<std::int64_t>(windows.size()) > options.windows) {
-    windows.resize(static_cast<std::size_t>(options.windows));
-  }
+  while (options.windows > 0 && std::ssize(windows) > options.windows) windows.pop_back();
   return windows;
 }
 

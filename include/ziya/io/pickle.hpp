@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -258,13 +258,13 @@ class Machine {
   }
   void put(Id key) {
     check_room(memo_.size());
-    memo_[key] = top();
+    memo_[static_cast<std::int32_t>(key)] = top();
   }
   void get(Id key) {
-    const auto found = memo_.find(key);
+    const auto found = memo_.find(static_cast<std::int32_t>(key));
     if (found == memo_.end()) in_.fail("recalls a value that was not stored");
     check_room(stack_.size());
-    stack_.push_back(found->second);
+    stack_.push_back(static_cast<Id>(found->second));
   }
 
   void push_global(const std::string& module, const std::string& name) {
@@ -363,7 +363,7 @@ class Machine {
   std::vector<Value> values_;
   std::vector<Id> stack_;
   std::vector<std::size_t> marks_;  // heights of the stack
-  std::unordered_map<Id, Id> memo_;
+  std::map<std::int32_t, std::size_t> memo_;
   std::vector<Storage> storages_;
   std::vector<Tensor> tensors_;
 };

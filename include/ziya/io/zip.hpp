@@ -51,7 +51,7 @@ class Cursor {
       throw FormatError("ZIYA-220", file_ + ": the directory of the zip archive is damaged");
     }
     position_ += count;
-    return std::span(bytes_).subspan(position_ - count, count);
+    return {bytes_.data() + position_ - count, count};
   }
   [[nodiscard]] bool at_end() const { return position_ == bytes_.size(); }
 
