@@ -204,7 +204,7 @@ class Candidates {
       return;
     }
     // A heap sorts only as far as the mass reaches.
-    for_each([&](const Candidate& candidate) { list_.push_back(candidate); });
+    for_each([&](const Candidate& candidate) { list_.push_back({candidate.id, candidate.score}); });
     const auto worse = [](const Candidate& a, const Candidate& b) { return better(b, a); };
     std::make_heap(list_.begin(), list_.end(), worse);
     auto end = list_.end();

@@ -152,9 +152,10 @@ class GenerationConfigFile {
         }
         // Of the same ids twice the last counts, as in the reference's dictionary.
         auto& biases = config.sequence_bias;
-        const auto [place, fresh] = places.emplace(entry[0].dump(), biases.size());
+        const std::string key = entry[0].dump();
+        const auto [place, fresh] = places.emplace(key, biases.size());
         SequenceBiasEntry bias{ids(entry[0], "sequence_bias"), entry[1].get<float>()};
-        if (fresh) biases.emplace_back();
+        if (fresh) biases.push_back({});
         biases[place->second] = std::move(bias);
       }
     }

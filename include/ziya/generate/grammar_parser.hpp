@@ -67,7 +67,7 @@ class GrammarReader {
       for (const Sequence& alternative : draft.alternatives) {
         rule.alternatives.push_back(static_cast<std::int32_t>(symbols.size()));
         for (const Symbol& symbol : alternative) symbols.push_back(symbol);
-        symbols.push_back({});
+        symbols.push_back(Symbol());
       }
       rules.push_back(std::move(rule));
     }
@@ -202,7 +202,7 @@ class GrammarReader {
       const Symbol again = new_rule({});
       auto& alternatives = rules_[static_cast<std::size_t>(again.index)].alternatives;
       alternatives.push_back({one, again});
-      alternatives.emplace_back();
+      alternatives.push_back({});
       count(3);
       result.push_back(again);
       return result;

@@ -83,9 +83,12 @@ number ::= integer ("." [0-9]{1,16})? ([eE] [\-+]? [0-9]{1,2})?
 
   /// The name of the rule of a schema; `place` tells one schema from another.
   std::string rule_for(const std::string& place, const Json& schema) {
-    const auto [found, inserted] = names_.emplace(place, "s" + std::to_string(names_.size()));
-    if (inserted) pending_.push_back({found->second, &schema});
-    return found->second;
+    std::string& name = names_[place];
+    if (name.empty()) {
+      name = "s" + std::to_string(names_.size() - 1);
+      pending_.push_back({name, &schema});
+    }
+    return name;
   }
   std::string sub(const Json& schema) {
     return rule_for("@" + std::to_string(reinterpret_cast<std::uintptr_t>(&schema)), schema);

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
-#include <optional>
+#include <memory>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -273,12 +273,13 @@ PerplexityResult perplexity(Context<typename Model::Device>& ctx, const Model& m
                                         " tokens, expected " + std::to_string(vocabulary));
   }
   // Rows of logits are scored on the host, by the threads of its own context where there is one.
-  std::optional<Context<Cpu>> own;
+  std::unique_ptr<Context<Cpu>> own;
   Context<Cpu>* host = nullptr;
   if constexpr (std::is_same_v<typename Model::Device, Cpu>) {
     host = &ctx;
   } else {
-    host = &own.emplace();
+    own = std::make_unique<Context<Cpu>>();
+    host = own.get();
   }
   detail::PerplexitySums sums;
   for (const detail::PerplexityWindow& window : windows) {

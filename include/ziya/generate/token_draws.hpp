@@ -2,7 +2,6 @@
 // The next tokens of several sequences, drawn by a device in one call.
 #pragma once
 
-#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>

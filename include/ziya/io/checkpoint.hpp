@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -167,13 +169,18 @@ class Checkpoint {
       : path_(std::move(files.path)),
         files_(std::move(files.files)),
         notes_(std::move(files.notes)) {
+    std::vector<Place> found;
+    std::map<std::string, std::size_t, std::less<>> by_name;
     for (const auto& file : files_) {
-      for (const TensorEntry& entry : file->tensors()) places_.push_back({file.get(), &entry});
+      for (const TensorEntry& entry : file->tensors()) {
+        by_name[entry.name] = found.size();
+        found.push_back({file.get(), &entry});
+      }
     }
-    std::sort(places_.begin(), places_.end(),
-              [](const Place& a, const Place& b) { return a.entry->name < b.entry->name; });
-    for (const auto& [file, entry] : places_) {
-      tensors_.push_back({entry->name, entry->dtype, entry->shape, file->file().path()});
+    for (const auto& [name, index] : by_name) {
+      const auto [file, entry] = found[index];
+      places_.push_back({file, entry});
+      tensors_.push_back({name, entry->dtype, entry->shape, file->file().path()});
     }
   }
 

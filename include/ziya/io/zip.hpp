@@ -194,9 +194,10 @@ inline std::vector<Entry> read_directory(const InputFile& file) {
   std::vector<Entry> entries;
   std::map<std::string, std::size_t, std::less<>> places;
   while (!directory.at_end()) {
-    entries.push_back(detail::read_record(directory, name));
-    detail::locate_data(file, name, entries.back());
-    places.emplace(entries.back().name, entries.size() - 1);
+    Entry entry = detail::read_record(directory, name);
+    detail::locate_data(file, name, entry);
+    places[entry.name] = entries.size();
+    entries.push_back(std::move(entry));
   }
   if (found.entries != entries.size() || places.size() != entries.size()) {
     throw FormatError("ZIYA-220", name + ": the directory of the zip archive is damaged");

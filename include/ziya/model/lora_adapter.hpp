@@ -200,8 +200,9 @@ class LoraAdapter {
            {".lora_" + letter + ".weight", ".lora_" + letter + ".default.weight",
             ".lora_embedding_" + letter, ".lora_embedding_" + letter + ".default"}) {
         if (!takes_off(rest, ending)) continue;
-        const auto [place, fresh] = places_.emplace(rest, open_.size());
-        if (fresh) open_.emplace_back();
+        const std::string& module = rest;
+        const auto [place, fresh] = places_.emplace(module, open_.size());
+        if (fresh) open_.push_back({});
         LoraPair& pair = open_[place->second];
         (second ? pair.b : pair.a) = tensor.name;
         (second ? pair.b_shape : pair.a_shape) = tensor.shape;
@@ -226,9 +227,9 @@ class LoraAdapter {
     if (!bias && !saved) {
       malformed("tensor " + tensor.name + " is neither a low-rank matrix nor in modules_to_save");
     }
-    if (!replacements_.emplace(rest, tensor.name).second) {
-      malformed("two tensors replace " + rest);
-    }
+    std::string& replacement = replacements_[rest];
+    if (!replacement.empty()) malformed("two tensors replace " + rest);
+    replacement = tensor.name;
   }
 
   void finish(LoraPair pair) {

@@ -2,7 +2,6 @@
 // Some rows of a batch.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>

@@ -110,11 +110,11 @@ class AddedTokens {
         ++at;
         continue;
       }
-      if (at > begin) parts.emplace_back(text.substr(begin, at - begin));
-      parts.emplace_back(text.substr(at, length));
+      if (at > begin) parts.push_back(std::string(text.substr(begin, at - begin)));
+      parts.push_back(std::string(text.substr(at, length)));
       begin = at += length;
     }
-    if (begin < text.size()) parts.emplace_back(text.substr(begin));
+    if (begin < text.size()) parts.push_back(std::string(text.substr(begin)));
     return parts;
   }
 

@@ -2,7 +2,6 @@
 // From the vocabulary in a GGUF file's metadata to the tokenizer files of a Hugging Face folder.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -63,7 +62,7 @@ class VocabularyReader {
   [[nodiscard]] std::map<std::string, std::string> files() const {
     std::map<std::string, std::string> files;
     std::vector<Piece> pieces;
-    for (std::size_t i = 0; i < pieces_; ++i) pieces.push_back(tokens_[i]);
+    for (std::size_t i = 0; i < pieces_; ++i) pieces.push_back(Piece(tokens_[i]));
     const auto own = metadata_.bytes("ziya.tokenizer.sentencepiece");
     files["tokenizer.model"] = SentencePieceModel::assemble(pieces, own ? *own : settings());
     if (own) {

@@ -210,7 +210,11 @@ class TokenizerConfig {
 
   AddedToken& find_or_add(const std::string& content) {
     const auto [found, fresh] = index_.emplace(content, tokens_.size());
-    if (fresh) tokens_.emplace_back().content = content;
+    if (fresh) {
+      AddedToken token;
+      token.content = content;
+      tokens_.push_back(std::move(token));
+    }
     return tokens_[found->second];
   }
 
