@@ -168,32 +168,31 @@ class Grammar {
   /// A rule that may begin with itself would be entered again and again without reading anything.
   void refuse_left_recursion() const {
     const std::vector<bool> empty = closure([](const CharacterClass&) { return false; });
-    enum class Mark : std::uint8_t { none, open, closed };
-    std::vector<Mark> marks(rules_.size(), Mark::none);
+    std::vector<bool> met(rules_.size()), closed(rules_.size());
     for (std::size_t root = 0; root < rules_.size(); ++root) {
-      if (marks[root] != Mark::none) continue;
+      if (met[root]) continue;
       std::vector<std::size_t> path;
       std::vector<std::vector<std::int32_t>> left;  // of each rule of the path, beginnings to try
       const auto open = [&](std::size_t rule) {
-        marks[rule] = Mark::open;
+        met[rule] = true;
         path.push_back(rule);
         left.push_back(beginnings(rule, empty));
       };
       open(root);
       while (!path.empty()) {
         if (left.back().empty()) {
-          marks[path.back()] = Mark::closed;
+          closed[path.back()] = true;
           path.pop_back();
           left.pop_back();
           continue;
         }
         const auto next = static_cast<std::size_t>(left.back().back());
         left.back().pop_back();
-        if (marks[next] == Mark::open) {
+        if (met[next] && !closed[next]) {
           throw ArgumentError("ZIYA-542", "grammar: the rule " + rules_[next].name +
                                               " begins with itself (left recursion)");
         }
-        if (marks[next] == Mark::none) open(next);
+        if (!met[next]) open(next);
       }
     }
   }

@@ -107,14 +107,16 @@ class GrammarProgress {
   /// Walks the vocabulary and the grammar side by side.
   TokenSet reachable() {
     TokenSet set(position_->bytes.size());
-    std::vector<std::pair<std::uint32_t, std::int32_t>> work{{0, state_}};
+    std::vector<std::pair<std::int32_t, std::int32_t>> work{{0, state_}};  // node, state
     while (!work.empty()) {
-      const auto [node, state] = work.back();
+      const auto [at, state] = work.back();
+      const auto node = static_cast<std::uint32_t>(at);
       work.pop_back();
       for (const std::int32_t id : position_->trie.tokens(node)) set.insert(id);
       for (const TokenTrie::Edge& edge : position_->trie.edges(node)) {
+        const auto child = static_cast<std::int32_t>(edge.node);
         const std::int32_t next = matcher_.next(state, edge.byte);
-        if (next != GrammarMatcher::dead) work.emplace_back(edge.node, next);
+        if (next != GrammarMatcher::dead) work.emplace_back(child, next);
       }
     }
     return set;

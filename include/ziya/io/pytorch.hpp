@@ -199,7 +199,7 @@ inline std::vector<TensorEntry> read_legacy(const InputFile& file) {
   std::map<std::string, std::size_t, std::less<>> by_key;  // of several of one key the last
   for (std::size_t i = 0; i < storages.size(); ++i) by_key[storages[i].key] = i;
   pickle::Machine keys(input);
-  std::vector<Span> places(storages.size(), Span{-1, 0});
+  std::vector<std::int64_t> offsets(storages.size(), -1), lengths(storages.size(), 0);
   std::int64_t offset = 0;
   const auto ids = keys[keys.run()].items;
   offset = input.position();
@@ -219,13 +219,14 @@ inline std::vector<TensorEntry> read_legacy(const InputFile& file) {
       refuse("is truncated");
     }
     const auto bytes = static_cast<std::int64_t>(elements) * item;
-    places[storage->second] = {offset, bytes};
+    offsets[storage->second] = offset;
+    lengths[storage->second] = bytes;
     offset += bytes;
   }
   return place_all(name, machine, root, [&](const pickle::Storage& storage) -> Span {
-    const Span data = places[by_key.find(storage.key)->second];
-    if (data.offset < 0) refuse("lacks the data of a tensor");
-    return data;
+    const std::size_t index = by_key.find(storage.key)->second;
+    if (offsets[index] < 0) refuse("lacks the data of a tensor");
+    return {offsets[index], lengths[index]};
   });
 }
 
