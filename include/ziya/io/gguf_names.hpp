@@ -7,7 +7,6 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
 
 #include "ziya/config.hpp"
 
@@ -21,7 +20,9 @@ inline constexpr std::string_view rope_factors = "rope_freqs.weight";
 
 namespace detail {
 
-using NamePair = std::pair<std::string_view, std::string_view>;  // GGUF's, Hugging Face's
+struct NamePair {
+  std::string_view gguf, hugging_face;
+};
 inline constexpr NamePair outer_names[] = {
     {"token_embd", "model.embed_tokens"}, {"output_norm", "model.norm"}, {"output", "lm_head"}};
 /// Within a layer, in the order in which a forward pass needs them.
@@ -41,7 +42,9 @@ struct TensorName {
 
 /// @param side 0 reads GGUF's names, 1 Hugging Face's
 inline TensorName parse_name(std::string_view name, int side) {
-  const auto spelling = [&](const NamePair& pair) { return side == 0 ? pair.first : pair.second; };
+  const auto spelling = [&](const NamePair& pair) {
+    return side == 0 ? pair.gguf : pair.hugging_face;
+  };
   TensorName result;
   const std::size_t last = name.rfind('.');
   if (last == std::string_view::npos) return {};
@@ -74,7 +77,7 @@ inline TensorName parse_name(std::string_view name, int side) {
 
 inline std::string spell_name(const TensorName& name, int side) {
   const auto spelling = [&](const NamePair& pair) {
-    return std::string(side == 0 ? pair.first : pair.second) + "." + std::string(name.suffix);
+    return std::string(side == 0 ? pair.gguf : pair.hugging_face) + "." + std::string(name.suffix);
   };
   if (name.layer < 0) return spelling(outer_names[name.part]);
   return (side == 0 ? "blk." : "model.layers.") + std::to_string(name.layer) + "." +

@@ -150,11 +150,15 @@ class VocabularyReader {
     for (const Piece& token : tokens_) has_bytes = has_bytes || token.type == PieceType::byte;
     append_protobuf_integer(trainer, 3, 2);           // model_type: BPE
     append_protobuf_integer(trainer, 35, has_bytes);  // byte_fallback
-    const std::pair<std::uint64_t, std::pair<const char*, const char*>> pieces[] = {
-        {45, {"unknown", "<unk>"}}, {46, {"bos", "<s>"}}, {47, {"eos", "</s>"}}};
-    for (const auto& [field, piece] : pieces) {
-      const std::int64_t id = special(piece.first);
-      append_protobuf_bytes(trainer, field, id >= 0 ? text_of(id) : piece.second);
+    struct SpecialPiece {
+      std::uint64_t field;
+      const char *key, *usual;
+    };
+    constexpr SpecialPiece pieces[] = {
+        {45, "unknown", "<unk>"}, {46, "bos", "<s>"}, {47, "eos", "</s>"}};
+    for (const auto& [field, key, usual] : pieces) {
+      const std::int64_t id = special(key);
+      append_protobuf_bytes(trainer, field, id >= 0 ? text_of(id) : usual);
     }
     append_protobuf_bytes(normalizer, 1, "identity");
     if (const auto rules = metadata_.bytes("tokenizer.ggml.precompiled_charsmap")) {
