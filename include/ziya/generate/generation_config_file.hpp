@@ -144,19 +144,25 @@ class GenerationConfigFile {
     }
     if (const auto* value = find("sequence_bias")) {
       const char* expected = "a list of [[ids], bias]";
-      std::map<std::string, std::size_t, std::less<>> places;  // by ids
+      std::vector<SequenceBiasEntry> biases;
+      // Of the same ids twice the last counts, as in the reference's dictionary. Keys are the ids
+      // with leading zeros, which sort as the ids do.
+      std::map<std::string, std::size_t, std::less<>> last;
       if (!value->is_array()) refuse("sequence_bias", *value, expected);
       for (const auto& entry : *value) {
         if (!entry.is_array() || entry.size() != 2 || !entry[1].is_number()) {
           refuse("sequence_bias", entry, expected);
         }
-        // Of the same ids twice the last counts, as in the reference's dictionary.
-        auto& biases = config.sequence_bias;
-        const std::string key = entry[0].dump();
-        const auto [place, fresh] = places.emplace(key, biases.size());
-        SequenceBiasEntry bias{ids(entry[0], "sequence_bias"), entry[1].get<float>()};
-        if (fresh) biases.push_back({});
-        biases[place->second] = std::move(bias);
+        biases.push_back({ids(entry[0], "sequence_bias"), entry[1].get<float>()});
+        std::string key;
+        for (const std::int32_t id : biases.back().ids) {
+          const std::string digits = std::to_string(id);
+          key += std::string(12 - digits.size(), '0') + digits;
+        }
+        last[key] = biases.size() - 1;
+      }
+      for (const auto& [key, place] : last) {
+        config.sequence_bias.push_back(std::move(biases[place]));
       }
     }
     if (const auto* value = find("exponential_decay_length_penalty")) {

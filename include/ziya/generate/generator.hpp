@@ -306,7 +306,7 @@ void Generator<Model, Policy>::step(Sequence<Policy>& sequence, Progress& progre
   rows_.run_together(*ctx_, *model_, *cache_, tokenizer_->vocabulary_size(),
                      [&](const auto& logits) {
                        history_.assign(ids.begin(), ids.end());
-                       history_.insert(history_.end(), drafts_.begin(), drafts_.end());
+                       history_.insert(history_.end(), drafts_.cbegin(), drafts_.cend());
                        draws_.reset(drafts_.size() + 1);
                        for (std::size_t row = 0; row <= drafts_.size(); ++row) {
                          sequence.ask(draws_, row, std::span(history_).first(ids.size() + row));

@@ -40,7 +40,7 @@ class TokenTrie {
     nodes_.push_back({0, 0, 0, static_cast<std::uint32_t>(tokens_.size())});
     std::vector<std::uint32_t> depths{0}, waiting{0};  // depths: of every node
     while (!waiting.empty()) {
-      const std::uint32_t at = waiting.back(), depth = depths[at];
+      const std::uint32_t at = waiting.back(), depth = depths[at], below = depth + 1;
       waiting.pop_back();
       Node node = nodes_[at];
       const std::uint32_t last = node.first_token + node.tokens;
@@ -56,7 +56,7 @@ class TokenTrie {
         edges_.push_back({static_cast<std::uint8_t>(byte), child});
         ++node.edges;
         nodes_.push_back({0, 0, begin, end - begin});
-        depths.push_back(depth + 1);
+        depths.push_back(below);
         waiting.push_back(child);
         begin = end;
       }

@@ -195,15 +195,14 @@ class Machine {
   void check_room(std::size_t used) const {
     if (used >= max_values) in_.fail("holds more values than a model needs");
   }
-  Id add(Value value) {
+  void push_value(Value value) {
     check_room(values_.size());
+    const auto id = static_cast<Id>(values_.size());
     values_.push_back(std::move(value));
-    return static_cast<Id>(values_.size() - 1);
+    stack_.push_back(id);
   }
-  void push(Kind kind, std::int64_t number = 0) { stack_.push_back(add({kind, number, {}, {}})); }
-  void push_text(Kind kind, std::uint64_t bytes) {
-    stack_.push_back(add({kind, 0, in_.text(bytes), {}}));
-  }
+  void push(Kind kind, std::int64_t number = 0) { push_value({kind, number, {}, {}}); }
+  void push_text(Kind kind, std::uint64_t bytes) { push_value({kind, 0, in_.text(bytes), {}}); }
   void push_long() {
     const auto bytes = in_.byte();
     if (bytes > 8) return push_text(Kind::other, bytes);
@@ -239,10 +238,7 @@ class Machine {
     stack_.push_back(id);
     return id;
   }
-  void push_tuple(std::size_t count) {
-    Value value{Kind::tuple, 0, {}, pop(count)};
-    stack_.push_back(add(std::move(value)));
-  }
+  void push_tuple(std::size_t count) { push_value({Kind::tuple, 0, {}, pop(count)}); }
   void extend(Kind kind, std::size_t count) {
     const auto items = pop(count);
     Value& target = values_[top()];
@@ -264,7 +260,8 @@ class Machine {
     const auto found = memo_.find(static_cast<std::int32_t>(key));
     if (found == memo_.end()) in_.fail("recalls a value that was not stored");
     check_room(stack_.size());
-    stack_.push_back(static_cast<Id>(found->second));
+    const auto id = static_cast<Id>(found->second);
+    stack_.push_back(id);
   }
 
   void push_global(const std::string& module, const std::string& name) {
