@@ -14,6 +14,11 @@
 
 ZIYA_NAMESPACE_BEGIN
 
+template <class Device>
+struct ReleaseMemory {
+  void operator()(void* memory) const noexcept { Memory<Device>::release(memory); }
+};
+
 /// Row-major, contiguous, movable; copying is explicit. Elements are not initialised.
 template <class T, class Device = Cpu>
 class Tensor {
@@ -22,18 +27,17 @@ class Tensor {
  public:
   Tensor() = default;
   explicit Tensor(const Shape& shape)
-      : data_(static_cast<T*>(
-            Memory<Device>::allocate(static_cast<std::size_t>(shape.elements()) * sizeof(T)))),
+      : data_(Memory<Device>::allocate(static_cast<std::size_t>(shape.elements()) * sizeof(T))),
         shape_(shape) {}
 
-  [[nodiscard]] T* data() { return data_.get(); }
-  [[nodiscard]] const T* data() const { return data_.get(); }
+  [[nodiscard]] T* data() { return static_cast<T*>(data_.get()); }
+  [[nodiscard]] const T* data() const { return static_cast<const T*>(data_.get()); }
   [[nodiscard]] const Shape& shape() const { return shape_; }
   [[nodiscard]] std::int64_t elements() const { return shape_.elements(); }
   [[nodiscard]] bool empty() const { return data_ == nullptr; }
 
-  [[nodiscard]] View<T, Device> view() { return {data_.get(), shape_}; }
-  [[nodiscard]] View<const T, Device> view() const { return {data_.get(), shape_}; }
+  [[nodiscard]] View<T, Device> view() { return {data(), shape_}; }
+  [[nodiscard]] View<const T, Device> view() const { return {data(), shape_}; }
   operator View<T, Device>() { return view(); }
   operator View<const T, Device>() const { return view(); }
 
@@ -48,10 +52,7 @@ class Tensor {
   }
 
  private:
-  struct Release {
-    void operator()(T* memory) const noexcept { Memory<Device>::release(memory); }
-  };
-  std::unique_ptr<T, Release> data_;
+  std::unique_ptr<void, ReleaseMemory<Device>> data_;  // one type for all elements
   Shape shape_{0};
 };
 

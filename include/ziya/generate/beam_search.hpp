@@ -108,25 +108,29 @@ class BeamScorer {
   }
 
   std::vector<Choice> choices(const std::vector<std::vector<Candidate>>& scores) {
-    std::vector<Choice> all;
-    for (std::size_t beam = 0; beam < scores.size(); ++beam) {
-      for (const Candidate& candidate : scores[beam]) {
-        const float score = beams_[beam].score + candidate.score;
-        all.push_back({config_.do_sample ? perturbed(score) : score, score, static_cast<int>(beam),
-                       candidate.id});
-      }
-    }
-    if (all.empty()) throw BackendError("ZIYA-503", "beam search: every token is masked");
-    const std::size_t count =
-        std::min(std::max<std::size_t>(2, 1 + config_.eos_ids.size()) * width(), all.size());
+    const std::size_t count = std::max<std::size_t>(2, 1 + config_.eos_ids.size()) * width();
     const auto better = [](const Choice& a, const Choice& b) {
       if (a.key != b.key) return a.key > b.key;
       return a.beam != b.beam ? a.beam < b.beam : a.id < b.id;
     };
-    std::partial_sort(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(count), all.end(),
-                      better);
-    all.resize(count);
-    return all;
+    std::vector<Choice> best;
+    for (std::size_t beam = 0; beam < scores.size(); ++beam) {
+      for (const Candidate& candidate : scores[beam]) {
+        const float score = beams_[beam].score + candidate.score;
+        const Choice choice{config_.do_sample ? perturbed(score) : score, score,
+                            static_cast<int>(beam), candidate.id};
+        if (best.size() < count) {
+          best.push_back(choice);
+        } else if (better(choice, best.back())) {
+          best.back() = choice;
+        }
+        for (std::size_t i = best.size() - 1; i > 0 && better(best[i], best[i - 1]); --i) {
+          std::swap(best[i], best[i - 1]);
+        }
+      }
+    }
+    if (best.empty()) throw BackendError("ZIYA-503", "beam search: every token is masked");
+    return best;
   }
 
   /// score − log(−log u): those where it is highest are drawn without replacement from
@@ -212,7 +216,9 @@ std::vector<GenerationResult> beam_search(Context<typename Model::Device>& ctx, 
         state.history = ids;
         std::vector<Candidate> left;
         processors.run({row.data(), Shape{static_cast<std::int64_t>(row.size())}}, state)
-            .for_each([&](const Candidate& candidate) { left.push_back(candidate); });
+            .for_each([&](const Candidate& candidate) {
+              left.push_back({candidate.id, candidate.score});
+            });
         scores.push_back(std::move(left));
       }
       scorer.step(scores, [&](const BeamScorer::Beam& beam) {
@@ -224,7 +230,7 @@ std::vector<GenerationResult> beam_search(Context<typename Model::Device>& ctx, 
       for (const BeamScorer::Beam& beam : scorer.beams()) ids.push_back(beam.ids.back());
       logits = rows.logits(rows.append_each(slots, ids));
     }
-    ends = scorer.ends();
+    for (const BeamScorer::Beam& end : scorer.ends()) ends.push_back(end);
   }
   for (const BeamScorer::Beam& beam : scorer.beams()) {  // where nothing has ended yet
     if (ends.size() >= static_cast<std::size_t>(config.num_return_sequences)) break;

@@ -159,7 +159,7 @@ class Candidates {
   }
 
   /// The list, best first.   @pre the candidates are narrowed
-  [[nodiscard]] std::span<const Candidate> list() const { return list_; }
+  [[nodiscard]] std::span<const Candidate> list() const { return {list_.data(), list_.size()}; }
 
   /// Replaces the list.   @param kept any of the candidates, in any order
   void assign_list(std::span<const Candidate> kept) {
@@ -204,7 +204,7 @@ class Candidates {
       return;
     }
     // A heap sorts only as far as the mass reaches.
-    for_each([&](const Candidate& candidate) { list_.push_back(candidate); });
+    for_each([&](const Candidate& candidate) { list_.push_back({candidate.id, candidate.score}); });
     const auto worse = [](const Candidate& a, const Candidate& b) { return better(b, a); };
     std::make_heap(list_.begin(), list_.end(), worse);
     auto end = list_.end();

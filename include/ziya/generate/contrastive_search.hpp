@@ -113,8 +113,8 @@ GenerationResult contrastive_search(Context<typename Model::Device>& ctx, const 
                            config.penalty_alpha * most_alike(past, units, i, size);
       if (score > best) best = score, chosen = i;
     }
-    const auto unit = units.begin() + static_cast<std::ptrdiff_t>(chosen * size);
-    past.insert(past.end(), unit, unit + static_cast<std::ptrdiff_t>(size));
+    const float* unit = units.data() + chosen * size;
+    past.insert(past.end(), unit, unit + size);
     row = logits_row(rows.logits(next), chosen, tokenizer);
     rows.take_over(0, static_cast<int>(chosen));
     ids.push_back(tokens[chosen]);

@@ -54,7 +54,7 @@ class Conversation {
   void answered(std::span<const std::int32_t> ids) {
     std::vector<std::int32_t>& turn = turns_.back();
     turn.insert(turn.end(), ids.begin(), ids.end());
-    std::vector<std::int32_t> closing = template_.closing_ids(*tokenizer_);
+    const std::vector<std::int32_t> closing = template_.closing_ids(*tokenizer_);
     const bool closed = !closing.empty() && !turn.empty() && turn.back() == closing.front();
     turn.insert(turn.end(), closing.begin() + (closed ? 1 : 0), closing.end());
   }

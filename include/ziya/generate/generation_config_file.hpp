@@ -2,9 +2,11 @@
 // generation_config.json of a model folder, as a GenerationConfig.
 #pragma once
 
-#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <map>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -142,14 +144,26 @@ class GenerationConfigFile {
     }
     if (const auto* value = find("sequence_bias")) {
       const char* expected = "a list of [[ids], bias]";
+      std::vector<SequenceBiasEntry> biases;
+      // Of the same ids twice the last counts, as in the reference's dictionary. Keys are the ids
+      // with leading zeros, which sort as the ids do.
+      std::map<std::string, std::size_t, std::less<>> last;
       if (!value->is_array()) refuse("sequence_bias", *value, expected);
       for (const auto& entry : *value) {
         if (!entry.is_array() || entry.size() != 2 || !entry[1].is_number()) {
           refuse("sequence_bias", entry, expected);
         }
-        config.sequence_bias.push_back({ids(entry[0], "sequence_bias"), entry[1].get<float>()});
+        biases.push_back({ids(entry[0], "sequence_bias"), entry[1].get<float>()});
+        std::string key;
+        for (const std::int32_t id : biases.back().ids) {
+          const std::string digits = std::to_string(id);
+          key += std::string(12 - digits.size(), '0') + digits;
+        }
+        last[key] = biases.size() - 1;
       }
-      keep_last(config.sequence_bias);
+      for (const auto& [key, place] : last) {
+        config.sequence_bias.push_back(std::move(biases[place]));
+      }
     }
     if (const auto* value = find("exponential_decay_length_penalty")) {
       if (!value->is_array() || value->size() != 2 || !json_is<std::int64_t>((*value)[0]) ||
@@ -159,14 +173,6 @@ class GenerationConfigFile {
       config.decay_start = (*value)[0].get<std::int64_t>();
       config.decay_factor = (*value)[1].get<double>();
     }
-  }
-  /// Of the same ids twice the last counts, as in the reference's dictionary.
-  static void keep_last(std::vector<SequenceBiasEntry>& entries) {
-    std::reverse(entries.begin(), entries.end());
-    std::stable_sort(entries.begin(), entries.end(),
-                     [](const auto& a, const auto& b) { return a.ids < b.ids; });
-    const auto same = [](const auto& a, const auto& b) { return a.ids == b.ids; };
-    entries.erase(std::unique(entries.begin(), entries.end(), same), entries.end());
   }
   /// Settings that would change the text and that nothing here implements, unless they are neutral.
   void refuse_others() const {

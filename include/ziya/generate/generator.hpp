@@ -270,8 +270,7 @@ std::int64_t Generator<Model, Policy>::prepare_cache(std::span<const std::int32_
     reset();
     cache_.emplace(make_cache(std::min(context_limit(), std::max({needed, 2 * before, least})), 1));
   }
-  const auto [end, unused] = std::ranges::mismatch(prompt.first(prompt.size() - 1), cached_ids_);
-  auto common = static_cast<std::int64_t>(end - prompt.begin());
+  std::int64_t common = common_beginning(prompt.first(prompt.size() - 1), cached_ids_);
   if (rotation_changes(model_->shape(), prompt.size()) ||
       rotation_changes(model_->shape(), cached_ids_.size())) {
     common = 0;
@@ -307,7 +306,7 @@ void Generator<Model, Policy>::step(Sequence<Policy>& sequence, Progress& progre
   rows_.run_together(*ctx_, *model_, *cache_, tokenizer_->vocabulary_size(),
                      [&](const auto& logits) {
                        history_.assign(ids.begin(), ids.end());
-                       history_.insert(history_.end(), drafts_.begin(), drafts_.end());
+                       history_.insert(history_.end(), drafts_.cbegin(), drafts_.cend());
                        draws_.reset(drafts_.size() + 1);
                        for (std::size_t row = 0; row <= drafts_.size(); ++row) {
                          sequence.ask(draws_, row, std::span(history_).first(ids.size() + row));
@@ -338,8 +337,9 @@ void Generator<Model, Policy>::draft(Sequence<Policy>& sequence, const Progress&
            std::span<const std::int32_t> history) { return sequence.guess(ctx, logits, history); }},
       drafts_);
   if (drafts_.size() > count) drafts_.resize(count);
-  const auto unknown = [&](std::int32_t id) { return !tokenizer_->contains(id); };
-  drafts_.erase(std::ranges::find_if(drafts_, unknown), drafts_.end());
+  std::size_t known = 0;
+  while (known < drafts_.size() && tokenizer_->contains(drafts_[known])) ++known;
+  drafts_.resize(known);
 }
 
 #if ZIYA_COMPILED

@@ -6,6 +6,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -32,13 +33,17 @@ class CharacterClass {
 
   /// @param ranges in any order, overlapping or not   @param negated all others instead
   explicit CharacterClass(std::vector<Range> ranges, bool negated = false) {
-    std::sort(ranges.begin(), ranges.end(),
-              [](const Range& a, const Range& b) { return a.first < b.first; });
+    std::map<std::int32_t, std::size_t> ends;  // of the longest range that begins there
     for (const Range& range : ranges) {
-      if (!ranges_.empty() && range.first <= ranges_.back().last + 1) {
-        ranges_.back().last = std::max(ranges_.back().last, range.last);
+      std::size_t& end = ends[static_cast<std::int32_t>(range.first)];
+      end = std::max<std::size_t>(end, range.last);
+    }
+    for (const auto& [begin, end] : ends) {
+      const auto first = static_cast<char32_t>(begin), last = static_cast<char32_t>(end);
+      if (!ranges_.empty() && first <= ranges_.back().last + 1) {
+        ranges_.back().last = std::max(ranges_.back().last, last);
       } else {
-        ranges_.push_back(range);
+        ranges_.push_back({first, last});
       }
     }
     if (negated) negate();
@@ -114,34 +119,37 @@ class Grammar {
   /// accepts, where a rule is accepted when it is in the set. Every rule is looked at again when
   /// one that it mentions comes in, so the cost is linear in the symbols.
   [[nodiscard]] std::vector<bool> closure(bool (*accepts_class)(const CharacterClass&)) const {
-    struct Place {
-      std::size_t rule;
-      std::int32_t position;
-    };
     std::vector<bool> inside(rules_.size());
-    std::vector<std::vector<Place>> waiting(rules_.size());
-    std::vector<Place> work;
+    std::vector<std::int32_t> rule_at(symbols_.size()), work;  // work: positions
+    std::vector<std::vector<std::int32_t>> waiting(rules_.size());
     for (std::size_t rule = 0; rule < rules_.size(); ++rule) {
-      for (const std::int32_t start : rules_[rule].alternatives) work.push_back({rule, start});
+      for (const std::int32_t start : rules_[rule].alternatives) {
+        work.push_back(start);
+        for (auto at = static_cast<std::size_t>(start); at < symbols_.size(); ++at) {
+          rule_at[at] = static_cast<std::int32_t>(rule);
+          if (symbols_[at].kind == Kind::end) break;
+        }
+      }
     }
     while (!work.empty()) {
-      Place place = work.back();
+      std::int32_t position = work.back();
       work.pop_back();
+      const auto rule = static_cast<std::size_t>(rule_at[static_cast<std::size_t>(position)]);
       while (true) {
-        const Symbol& next = symbol(place.position);
+        const Symbol& next = symbol(position);
         if (next.kind == Kind::end) {
-          if (inside[place.rule]) break;
-          inside[place.rule] = true;
-          for (const Place& waiter : waiting[place.rule]) work.push_back(waiter);
-          waiting[place.rule].clear();
+          if (inside[rule]) break;
+          inside[rule] = true;
+          for (const std::int32_t waiter : waiting[rule]) work.push_back(waiter);
+          waiting[rule].clear();
           break;
         }
         if (next.kind == Kind::characters && !accepts_class(characters(next.index))) break;
         if (next.kind == Kind::rule && !inside[static_cast<std::size_t>(next.index)]) {
-          waiting[static_cast<std::size_t>(next.index)].push_back(place);
+          waiting[static_cast<std::size_t>(next.index)].push_back(position);
           break;
         }
-        ++place.position;
+        ++position;
       }
     }
     return inside;
@@ -160,41 +168,43 @@ class Grammar {
   /// A rule that may begin with itself would be entered again and again without reading anything.
   void refuse_left_recursion() const {
     const std::vector<bool> empty = closure([](const CharacterClass&) { return false; });
-    enum class Mark : std::uint8_t { none, open, closed };
-    std::vector<Mark> marks(rules_.size(), Mark::none);
+    std::vector<bool> met(rules_.size()), closed(rules_.size());
     for (std::size_t root = 0; root < rules_.size(); ++root) {
-      if (marks[root] != Mark::none) continue;
-      std::vector<std::pair<std::size_t, std::vector<std::size_t>>> path;
+      if (met[root]) continue;
+      std::vector<std::size_t> path;
+      std::vector<std::vector<std::int32_t>> left;  // of each rule of the path, beginnings to try
       const auto open = [&](std::size_t rule) {
-        marks[rule] = Mark::open;
-        path.emplace_back(rule, beginnings(rule, empty));
+        met[rule] = true;
+        path.push_back(rule);
+        left.push_back(beginnings(rule, empty));
       };
       open(root);
       while (!path.empty()) {
-        if (path.back().second.empty()) {
-          marks[path.back().first] = Mark::closed;
+        if (left.back().empty()) {
+          closed[path.back()] = true;
           path.pop_back();
+          left.pop_back();
           continue;
         }
-        const std::size_t next = path.back().second.back();
-        path.back().second.pop_back();
-        if (marks[next] == Mark::open) {
+        const auto next = static_cast<std::size_t>(left.back().back());
+        left.back().pop_back();
+        if (met[next] && !closed[next]) {
           throw ArgumentError("ZIYA-542", "grammar: the rule " + rules_[next].name +
                                               " begins with itself (left recursion)");
         }
-        if (marks[next] == Mark::none) open(next);
+        if (!met[next]) open(next);
       }
     }
   }
   /// Rules that may stand at the very beginning of `rule`.
-  [[nodiscard]] std::vector<std::size_t> beginnings(std::size_t rule,
-                                                    const std::vector<bool>& empty) const {
-    std::vector<std::size_t> result;
+  [[nodiscard]] std::vector<std::int32_t> beginnings(std::size_t rule,
+                                                     const std::vector<bool>& empty) const {
+    std::vector<std::int32_t> result;
     for (std::int32_t position : rules_[rule].alternatives) {
       for (; symbol(position).kind == Kind::rule; ++position) {
-        const auto next = static_cast<std::size_t>(symbol(position).index);
+        const std::int32_t next = symbol(position).index;
         result.push_back(next);
-        if (!empty[next]) break;
+        if (!empty[static_cast<std::size_t>(next)]) break;
       }
     }
     return result;

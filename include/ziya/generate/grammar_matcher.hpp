@@ -41,7 +41,8 @@ class GrammarMatcher {
 
   GrammarMatcher() = default;
   explicit GrammarMatcher(std::shared_ptr<const Grammar> grammar) : grammar_(std::move(grammar)) {
-    nodes_.push_back({.position = std::numeric_limits<std::int32_t>::max(), .closed = finished});
+    const Node end{.position = std::numeric_limits<std::int32_t>::max(), .closed = finished};
+    nodes_.push_back(end);
   }
 
   [[nodiscard]] const std::shared_ptr<const Grammar>& grammar() const { return grammar_; }

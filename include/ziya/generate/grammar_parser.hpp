@@ -55,23 +55,12 @@ class GrammarReader {
     rule_named("root");
     skip_space();
     while (!text_.empty()) definition();
-    for (const Draft& rule : rules_) {
-      if (!rule.defined) {
+    for (const Grammar::Rule& rule : rules_) {
+      if (rule.alternatives.empty()) {
         throw ArgumentError("ZIYA-540", "grammar: there is no rule " + rule.name);
       }
     }
-    std::vector<Grammar::Rule> rules;
-    std::vector<Symbol> symbols;
-    for (Draft& draft : rules_) {
-      Grammar::Rule rule{std::move(draft.name), {}};
-      for (const Sequence& alternative : draft.alternatives) {
-        rule.alternatives.push_back(static_cast<std::int32_t>(symbols.size()));
-        for (const Symbol& symbol : alternative) symbols.push_back(symbol);
-        symbols.push_back({});
-      }
-      rules.push_back(std::move(rule));
-    }
-    return Grammar(std::move(rules), std::move(symbols), std::move(classes_));
+    return Grammar(std::move(rules_), std::move(symbols_), std::move(classes_));
   }
 
  private:
@@ -79,22 +68,16 @@ class GrammarReader {
   using Kind = Symbol::Kind;
   using Sequence = std::vector<Symbol>;
 
-  struct Draft {
-    std::string name;
-    std::vector<Sequence> alternatives;
-    bool defined = false;
-  };
-
   void definition() {
     const std::string rule_name = name();
     if (rule_name.empty()) refuse("expected the name of a rule");
     skip_space();
     if (!take("::=")) refuse("expected ::= after " + rule_name);
     const std::size_t index = rule_named(rule_name);
-    if (rules_[index].defined) refuse("the rule " + rule_name + " is defined twice");
-    rules_[index].defined = true;
-    std::vector<Sequence> found = alternatives(0);
-    rules_[index].alternatives = std::move(found);
+    if (!rules_[index].alternatives.empty()) {
+      refuse("the rule " + rule_name + " is defined twice");
+    }
+    define(index, alternatives(0));
     if (!text_.empty() && !begins_definition()) refuse("expected a rule, found " + here());
   }
 
@@ -200,7 +183,7 @@ class GrammarReader {
     Sequence result(static_cast<std::size_t>(least), one);
     if (most < 0) {
       const Symbol again = new_rule({});
-      rules_[static_cast<std::size_t>(again.index)].alternatives = {{one, again}, {}};
+      define(static_cast<std::size_t>(again.index), {{one, again}, {}});
       count(3);
       result.push_back(again);
       return result;
@@ -323,11 +306,19 @@ class GrammarReader {
 
   std::size_t rule_named(const std::string& name) {
     const auto [found, inserted] = names_.emplace(name, rules_.size());
-    if (inserted) rules_.push_back({name, {}, false});
+    if (inserted) rules_.push_back({name, {}});
     return found->second;
   }
-  Symbol new_rule(std::vector<Sequence> alternatives) {
-    rules_.push_back({"in line " + line(), std::move(alternatives), true});
+  void define(std::size_t rule, const std::vector<Sequence>& alternatives) {
+    for (const Sequence& alternative : alternatives) {
+      rules_[rule].alternatives.push_back(static_cast<std::int32_t>(symbols_.size()));
+      for (const Symbol& symbol : alternative) symbols_.push_back(symbol);
+      symbols_.push_back(Symbol());  // ends it
+    }
+  }
+  Symbol new_rule(const std::vector<Sequence>& alternatives) {
+    rules_.push_back({"in line " + line(), {}});
+    define(rules_.size() - 1, alternatives);
     return {Kind::rule, static_cast<std::int32_t>(rules_.size() - 1)};
   }
   Symbol character_class(CharacterClass characters) {
@@ -335,7 +326,7 @@ class GrammarReader {
     return {Kind::characters, static_cast<std::int32_t>(classes_.size() - 1)};
   }
   void count(std::size_t symbols) {
-    if ((symbols_ += symbols) > Grammar::most_symbols) {
+    if ((counted_ += symbols) > Grammar::most_symbols) {
       throw ArgumentError(
           "ZIYA-541", "grammar: more than " + std::to_string(Grammar::most_symbols) + " symbols");
     }
@@ -351,8 +342,9 @@ class GrammarReader {
   }
 
   std::string_view text_;
-  std::size_t lines_ = 1, symbols_ = 0;
-  std::vector<Draft> rules_;
+  std::size_t lines_ = 1, counted_ = 0;  // counted_: symbols, of unfinished rules too
+  std::vector<Grammar::Rule> rules_;     // without alternatives: named, not yet defined
+  std::vector<Symbol> symbols_;
   std::map<std::string, std::size_t, std::less<>> names_;
   std::vector<CharacterClass> classes_;
 };

@@ -50,7 +50,7 @@ class GrammarProgress {
             std::span<const std::int32_t> answer, bool continues) {
     if (matcher_.grammar() != grammar) {
       matcher_ = GrammarMatcher(grammar);
-      masks_.clear();
+      forget_masks();
       restart();
     }
     const bool goes_on =
@@ -83,16 +83,23 @@ class GrammarProgress {
   const TokenSet& allowed() {
     if (matcher_.crowded() || masks_.size() >= most_masks) {
       state_ = matcher_.keep_only(state_);
-      masks_.clear();
+      forget_masks();
     }
-    const std::pair key(state_, ids_.empty());
-    const auto known = masks_.find(key);
-    return known != masks_.end() ? known->second : masks_.emplace(key, reachable()).first->second;
+    const std::int32_t key = 2 * state_ + (ids_.empty() ? 1 : 0);
+    const auto known = places_.find(key);
+    if (known != places_.end()) return masks_[known->second];
+    masks_.push_back(reachable());
+    places_[key] = masks_.size() - 1;
+    return masks_.back();
   }
 
  private:
   static constexpr std::size_t most_masks = 512;
 
+  void forget_masks() {
+    masks_.clear();
+    places_.clear();
+  }
   void restart() {
     ids_.clear();
     state_ = matcher_.start();
@@ -100,14 +107,16 @@ class GrammarProgress {
   /// Walks the vocabulary and the grammar side by side.
   TokenSet reachable() {
     TokenSet set(position_->bytes.size());
-    std::vector<std::pair<std::uint32_t, std::int32_t>> work{{0, state_}};
+    std::vector<std::pair<std::int32_t, std::int32_t>> work{{0, state_}};  // node, state
     while (!work.empty()) {
-      const auto [node, state] = work.back();
+      const auto [at, state] = work.back();
+      const auto node = static_cast<std::uint32_t>(at);
       work.pop_back();
       for (const std::int32_t id : position_->trie.tokens(node)) set.insert(id);
       for (const TokenTrie::Edge& edge : position_->trie.edges(node)) {
+        const auto child = static_cast<std::int32_t>(edge.node);
         const std::int32_t next = matcher_.next(state, edge.byte);
-        if (next != GrammarMatcher::dead) work.emplace_back(edge.node, next);
+        if (next != GrammarMatcher::dead) work.emplace_back(child, next);
       }
     }
     return set;
@@ -117,7 +126,8 @@ class GrammarProgress {
   std::int32_t state_ = GrammarMatcher::dead;
   std::vector<std::int32_t> ids_;
   const ConstraintVocabulary::Position* position_ = nullptr;
-  std::map<std::pair<std::int32_t, bool>, TokenSet> masks_;
+  std::vector<TokenSet> masks_;
+  std::map<std::int32_t, std::size_t> places_;  // in masks_, by state and whether an answer begins
 };
 
 ZIYA_NAMESPACE_END

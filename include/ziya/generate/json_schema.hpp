@@ -44,8 +44,9 @@ namespace detail {
 class SchemaReader {
  public:
   static std::string notation(std::string_view text) {
-    SchemaReader schema(
-        parse_json(text, "JSON schema", {.bytes = 1 << 20, .depth = 64, .values = 100'000}));
+    SchemaReader schema;
+    schema.document_ =
+        parse_json(text, "JSON schema", {.bytes = 1 << 20, .depth = 64, .values = 100'000});
     std::string rules = "root ::= " + schema.rule_for("#", schema.document_) + " ws\n";
     while (!schema.pending_.empty()) {
       const Pending next = schema.pending_.back();
@@ -61,8 +62,6 @@ class SchemaReader {
     std::string name;
     const Json* schema;
   };
-
-  explicit SchemaReader(Json document) : document_(std::move(document)) {}
 
   static constexpr std::string_view common =
       R"(ws ::= (" " | "\n" [ \t]{0,16})?
@@ -84,9 +83,12 @@ number ::= integer ("." [0-9]{1,16})? ([eE] [\-+]? [0-9]{1,2})?
 
   /// The name of the rule of a schema; `place` tells one schema from another.
   std::string rule_for(const std::string& place, const Json& schema) {
-    const auto [found, inserted] = names_.emplace(place, "s" + std::to_string(names_.size()));
-    if (inserted) pending_.push_back({found->second, &schema});
-    return found->second;
+    std::string& name = names_[place];
+    if (name.empty()) {
+      name = "s" + std::to_string(names_.size() - 1);
+      pending_.push_back({name, &schema});
+    }
+    return name;
   }
   std::string sub(const Json& schema) {
     return rule_for("@" + std::to_string(reinterpret_cast<std::uintptr_t>(&schema)), schema);
@@ -271,11 +273,6 @@ number ::= integer ("." [0-9]{1,16})? ([eE] [\-+]? [0-9]{1,2})?
   ///     first_{i+1}
   /// where the second way is open to members that are not required.
   std::string object(const Json& schema, const std::string& name) {
-    struct Member {
-      std::string key;
-      const Json* schema;
-      bool required;
-    };
     const Json* properties = json_find(schema, "properties");
     const Json* additional = json_find(schema, "additionalProperties");
     const bool forbidden =
@@ -285,43 +282,42 @@ number ::= integer ("." [0-9]{1,16})? ([eE] [\-+]? [0-9]{1,2})?
       return R"("{" ws (member ("," ws member)*)? "}")";
     }
     if (properties != nullptr && !properties->is_object()) refuse("properties is no object");
-    std::map<std::string, Member> members;
+    std::set<std::string> keys, needed;
     if (properties != nullptr) {
-      for (const auto& [key, value] : json_members(*properties))
-        members[key] = {key, &value, false};
+      for (const auto& [key, value] : json_members(*properties)) keys.insert(key);
     }
-    if (const Json* required = json_find(schema, "required")) {
-      if (!required->is_array()) refuse("required is no list");
-      for (const Json& key : *required) {
+    if (const Json* list = json_find(schema, "required")) {
+      if (!list->is_array()) refuse("required is no list");
+      for (const Json& key : *list) {
         if (!key.is_string()) refuse("required holds something that is no name");
         const auto text = key.get<std::string>();
-        if (forbidden && !members.contains(text)) {
+        if (forbidden && !keys.contains(text)) {
           refuse("\"" + text + "\" is required, and additionalProperties forbids it");
         }
-        if (!members.contains(text)) members[text] = {text, additional, true};
-        members[text].required = true;
+        keys.insert(text);
+        needed.insert(text);
       }
     }
     std::string more = "\"\"", first = "\"\"";
     if (!closed) {
-      std::set<std::string> keys;
-      for (const auto& [key, member] : members) keys.insert(key);
       const std::string pair = other_key(keys, name) + " ws \":\" ws " + sub(*additional) + " ws";
       extra_ += name + "-more ::= (\",\" ws " + pair + ")*\n" + name + "-first ::= (" + pair + " " +
                 name + "-more)?\n";
       more = name + "-more", first = name + "-first";
     }
-    std::size_t number = members.size();
-    for (auto each = members.rbegin(); each != members.rend(); ++each) {
-      const Member& member = each->second;
+    std::size_t number = keys.size();
+    for (auto key = keys.rbegin(); key != keys.rend(); ++key) {
       const std::string suffix = std::to_string(--number);
-      const std::string value = member.schema == nullptr ? "any" : sub(*member.schema);
-      const std::string pair = literal(json_quote(member.key)) + " ws \":\" ws " + value + " ws";
+      const Json* member = properties == nullptr ? nullptr : json_find(*properties, *key);
+      if (member == nullptr) member = additional;
+      const bool required = needed.contains(*key);
+      const std::string value = member == nullptr ? "any" : sub(*member);
+      const std::string pair = literal(json_quote(*key)) + " ws \":\" ws " + value + " ws";
       extra_ += name + "-p" + suffix + " ::= " + pair + "\n";
       extra_ += name + "-m" + suffix + " ::= \",\" ws " + name + "-p" + suffix + " " + more +
-                (member.required ? "" : " | " + more) + "\n";
+                (required ? "" : " | " + more) + "\n";
       extra_ += name + "-f" + suffix + " ::= " + name + "-p" + suffix + " " + more +
-                (member.required ? "" : " | " + first) + "\n";
+                (required ? "" : " | " + first) + "\n";
       more = name + "-m" + suffix, first = name + "-f" + suffix;
     }
     return "\"{\" ws " + first + " \"}\"";
@@ -330,28 +326,25 @@ number ::= integer ("." [0-9]{1,16})? ([eE] [\-+]? [0-9]{1,2})?
   /// A rule for keys that are none of `keys`: along their shared beginnings, a key ends early or
   /// takes another character than any of them. Such keys have no escapes.
   std::string other_key(const std::set<std::string>& keys, const std::string& name) {
-    std::vector<std::set<std::string>> nodes{keys};
+    std::vector<std::string> nodes{""};  // beginnings
     for (std::size_t node = 0; node < nodes.size(); ++node) {
-      std::map<std::string, std::set<std::string>> children;
-      bool taken = false;
-      for (const std::string& key : nodes[node]) {
-        if (key.empty()) {
-          taken = true;
-        } else {
-          const std::size_t bytes = read_utf8(key).bytes;
-          children[key.substr(0, bytes)].insert(key.substr(bytes));
-        }
-      }
-      std::string excluded, alternatives = taken ? "" : "\"\" | ";
-      std::string deeper;
-      for (auto& [character, rest] : children) {
+      const std::string begin = nodes[node];
+      std::string excluded, alternatives = keys.contains(begin) ? "" : "\"\" | ";
+      std::string deeper, last;
+      for (auto key = keys.lower_bound(begin); key != keys.end() && key->starts_with(begin);
+           ++key) {
+        const std::string rest = key->substr(begin.size());
+        if (rest.empty()) continue;
+        const std::string character = rest.substr(0, read_utf8(rest).bytes);
+        if (character == last) continue;
+        last = character;
         excluded += in_class(character);
         if (static_cast<unsigned char>(character[0]) < 0x20 || character == "\"" ||
             character == "\\" || character == "\x7f") {
           continue;  // only an escape spells it
         }
         deeper += " | " + literal(character) + " " + name + "-k" + std::to_string(nodes.size());
-        nodes.push_back(std::move(rest));
+        nodes.push_back(begin + character);
       }
       extra_ += name + "-k" + std::to_string(node) + " ::= " + alternatives +
                 "[^\"\\\\\\x00-\\x1F\\x7F" + excluded + "] [^\"\\\\\\x00-\\x1F\\x7F]*" + deeper +

@@ -35,6 +35,14 @@ inline bool rotation_changes(const LlamaShape& shape, std::size_t tokens) {
          static_cast<std::int64_t>(tokens) > shape.rope_scaling.original_max_positions;
 }
 
+/// How many ids two sequences begin with alike: so many rows of a cache serve both.
+inline std::int64_t common_beginning(std::span<const std::int32_t> a,
+                                     std::span<const std::int32_t> b) {
+  std::size_t count = 0;
+  while (count < a.size() && count < b.size() && a[count] == b[count]) ++count;
+  return static_cast<std::int64_t>(count);
+}
+
 /// Tokens of a prompt and the longest answer it may get.
 inline std::int64_t tokens_needed(std::size_t prompt, const GenerationConfig& config,
                                   std::int64_t context) {

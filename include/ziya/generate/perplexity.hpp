@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
-#include <optional>
+#include <memory>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -101,9 +101,7 @@ inline std::vector<PerplexityWindow> perplexity_windows(std::int64_t tokens,
       counted = end;
     }
   }
-  if (options.windows > 0 && static_cast<std::int64_t>(windows.size()) > options.windows) {
-    windows.resize(static_cast<std::size_t>(options.windows));
-  }
+  while (options.windows > 0 && std::ssize(windows) > options.windows) windows.pop_back();
   return windows;
 }
 
@@ -275,12 +273,13 @@ PerplexityResult perplexity(Context<typename Model::Device>& ctx, const Model& m
                                         " tokens, expected " + std::to_string(vocabulary));
   }
   // Rows of logits are scored on the host, by the threads of its own context where there is one.
-  std::optional<Context<Cpu>> own;
+  std::unique_ptr<Context<Cpu>> own;
   Context<Cpu>* host = nullptr;
   if constexpr (std::is_same_v<typename Model::Device, Cpu>) {
     host = &ctx;
   } else {
-    host = &own.emplace();
+    own = std::make_unique<Context<Cpu>>();
+    host = own.get();
   }
   detail::PerplexitySums sums;
   for (const detail::PerplexityWindow& window : windows) {

@@ -114,8 +114,11 @@ class Dry {
     // Of each id the longest stretch counts; it stands first among equals.
     auto& amounts = state.amounts;
     std::sort(amounts.begin(), amounts.end(), in_order_of_ids);
-    const auto same = [](const Candidate& a, const Candidate& b) { return a.id == b.id; };
-    amounts.erase(std::unique(amounts.begin(), amounts.end(), same), amounts.end());
+    std::size_t kept = 0;
+    for (const Candidate& amount : amounts) {
+      if (kept == 0 || amounts[kept - 1].id != amount.id) amounts[kept++] = amount;
+    }
+    amounts.resize(kept);
     for (Candidate& amount : amounts) {
       const double beyond = amount.score - static_cast<float>(options_.allowed_length);
       const double penalty = options_.multiplier * std::pow(double{options_.base}, beyond);

@@ -58,9 +58,9 @@ struct Request {
 /// Answers requests with one model, all rows of a step in one forward pass: one token of each
 /// answer, and chunks of prompts beside them. A text is what the request alone would get, on the
 /// CPU to the bit (but for what docs/architecture.md says of AMX), on a GPU within its tolerance
-/// (docs/devices.md). Beginnings of prompts that the cache knows, of running or of earlier requests,
-/// are shared. When pages run out, the youngest sequence gives its own back and is computed again
-/// later.
+/// (docs/devices.md). Beginnings of prompts that the cache knows, of running or of earlier
+/// requests, are shared. When pages run out, the youngest sequence gives its own back and is
+/// computed again later.
 ///
 /// It has no thread: whoever drives it calls `step` while it says that there is work. All calls
 /// come from that thread; callbacks may `submit` and `cancel`. Context, model and tokenizer
@@ -261,8 +261,7 @@ class Scheduler {
         rotation_changes(model_->shape(), other.size())) {
       return 0;
     }
-    const auto wanted = ids.first(ids.size() - 1);
-    return std::ranges::mismatch(wanted, other).in1 - wanted.begin();
+    return common_beginning(ids.first(ids.size() - 1), other);
   }
 
   /// Sequences enter in the order in which they were submitted, while slots and pages last.

@@ -152,8 +152,7 @@ class Scorer {
   /// Computes ids[0 … size) and calls f(index, logits) from `wanted` on.
   template <class F>
   void pass(std::span<const std::int32_t> ids, std::int64_t size, std::int64_t wanted, F&& f) {
-    const auto common = std::ranges::mismatch(ids.first(static_cast<std::size_t>(wanted)), held_);
-    std::int64_t begin = common.in1 - ids.begin();
+    std::int64_t begin = common_beginning(ids.first(static_cast<std::size_t>(wanted)), held_);
     if (rotation_changes(model_->shape(), ids.size()) ||
         rotation_changes(model_->shape(), held_.size())) {
       begin = 0;

@@ -88,8 +88,10 @@ inline bool ends_with_stop(const Tokenizer& tokenizer, const GenerationConfig& c
   if (config.stop.empty()) return false;
   const std::string text =
       tokenizer.decode(ids, {.skip_special = config.skip_special, .continues = config.continues});
-  return std::any_of(config.stop.begin(), config.stop.end(),
-                     [&](const std::string& stop) { return text.find(stop) != std::string::npos; });
+  for (const std::string& stop : config.stop) {
+    if (text.find(stop) != std::string::npos) return true;
+  }
+  return false;
 }
 
 /// An answer as Sequence gives it: the text ends before a stop string.
@@ -117,7 +119,8 @@ void add_logprobs(Context<typename Model::Device>& ctx, const Model& model,
                   GenerationResult& result) {
   if (!config.logprobs || result.generated_ids.empty()) return;
   std::vector<std::int32_t> ids = result.prompt_ids;
-  ids.insert(ids.end(), result.generated_ids.begin(), result.generated_ids.end() - 1);
+  const auto& answer = result.generated_ids;
+  ids.insert(ids.end(), answer.begin(), answer.end() - 1);
   CachedRows<Model> rows(ctx, model, 1, std::ssize(ids), cache_dtype);
   const auto hidden = rows.append(0, ids, true);
   std::int64_t row = std::ssize(result.prompt_ids) - 1;

@@ -96,7 +96,8 @@ class Sequence {
     ids_.push_back(id);
     if (config_.logprobs) note_logprobs(logits, id);
     emit(stop_.push(detokenizer_.push(id)));
-    const bool eos = std::ranges::find(config_.eos_ids, id) != config_.eos_ids.end();
+    const auto& eos_ids = config_.eos_ids;
+    const bool eos = std::find(eos_ids.begin(), eos_ids.end(), id) != eos_ids.end();
     if (stop_.found()) return finish(FinishReason::stop);
     if (eos) return finish(FinishReason::eos);
     if (ids_.size() == limit_) finish(FinishReason::length);

@@ -55,8 +55,9 @@ class Session {
   /// @throws ArgumentError, BackendError as `Generator::generate`
   Reply say(std::string_view text, GenerationConfig config = {}, TextCallback callback = {},
             const Cancellation& cancellation = {}) {
-    const auto& stop = conversation_.prompt_template().stop;
-    config.stop.insert(config.stop.end(), stop.begin(), stop.end());
+    for (const std::string& stop : conversation_.prompt_template().stop) {
+      config.stop.push_back(stop);
+    }
     config.seed = seed_;
     const Conversation before = conversation_;
     conversation_.ask(text);

@@ -103,8 +103,7 @@ class DraftModel {
         rotation_changes(model_->shape(), size + count)) {
       return;
     }
-    const auto known = std::ranges::mismatch(request.ids.first(size - 1), history_).in1;
-    cache_.truncate(0, known - request.ids.begin());
+    cache_.truncate(0, common_beginning(request.ids.first(size - 1), history_));
     history_.assign(request.ids.begin(), request.ids.end());
     while (guesses.size() < count) {
       const auto begin = cache_.length(0), end = std::ssize(history_);

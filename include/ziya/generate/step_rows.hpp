@@ -45,7 +45,9 @@ class StepRows {
   }
 
   /// For whom the rows are that are wanted, in their order.
-  [[nodiscard]] std::span<const std::size_t> owners() const { return owners_; }
+  [[nodiscard]] std::span<const std::size_t> owners() const {
+    return {owners_.data(), owners_.size()};
+  }
 
   /// Runs the rows and calls f(logits) with all that are wanted, (owners, columns), if any is.
   /// @param columns of the logits that f sees: rows of the embedding past the tokenizer's last id

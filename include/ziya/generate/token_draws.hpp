@@ -2,7 +2,6 @@
 // The next tokens of several sequences, drawn by a device in one call.
 #pragma once
 
-#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -55,7 +54,9 @@ class TokenDraws {
   /// @param logits (rows, n)
   void run(Context<Device>& ctx, View<const float, Device> logits) {
     if constexpr (ops::draws_tokens<Device>) {
-      if (std::ranges::all_of(draws_, &TokenDraw::on_host)) return;
+      bool all_on_host = true;
+      for (const TokenDraw& draw : draws_) all_on_host = all_on_host && draw.on_host;
+      if (all_on_host) return;
       try {
         ops::draw_tokens(ctx, ids_, logits, draws_, changes_);
       } catch (...) {

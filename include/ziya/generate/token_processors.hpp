@@ -110,7 +110,7 @@ class ForcedBos {
  public:
   explicit ForcedBos(std::int32_t id = -1) : id_(id) {}
   void apply(Candidates& candidates, std::span<const std::int32_t> history) const {
-    if (id_ >= 0 && history.size() == 1) candidates.force(std::span(&id_, 1));
+    if (id_ >= 0 && history.size() == 1) candidates.force({&id_, 1});
   }
 
  private:

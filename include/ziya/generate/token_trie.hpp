@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "ziya/config.hpp"
@@ -36,41 +35,41 @@ class TokenTrie {
           bytes[static_cast<std::size_t>(a)].compare(bytes[static_cast<std::size_t>(b)]);
       return order != 0 ? order < 0 : a < b;
     });
-    struct Part {  // tokens that share their first `depth` bytes
-      std::uint32_t node, begin, end, depth;
-    };
-    std::vector<Part> parts{{0, 0, static_cast<std::uint32_t>(tokens_.size()), 0}};
-    nodes_.emplace_back();
-    while (!parts.empty()) {
-      Part part = parts.back();
-      parts.pop_back();
-      Node node{static_cast<std::uint32_t>(edges_.size()), 0, part.begin, 0};
-      while (part.begin < part.end && text(part.begin).size() == part.depth) {
-        ++part.begin;
-        ++node.tokens;
-      }
-      while (part.begin < part.end) {
-        const char byte = text(part.begin)[part.depth];
-        std::uint32_t end = part.begin;
-        while (end < part.end && text(end)[part.depth] == byte) ++end;
+    // Until its turn comes, a node holds all tokens that share its first bytes.
+    nodes_.push_back({0, 0, 0, static_cast<std::uint32_t>(tokens_.size())});
+    std::vector<std::uint32_t> depths{0}, waiting{0};  // depths: of every node
+    while (!waiting.empty()) {
+      const std::uint32_t at = waiting.back(), depth = depths[at], below = depth + 1;
+      waiting.pop_back();
+      Node node = nodes_[at];
+      const std::uint32_t last = node.first_token + node.tokens;
+      std::uint32_t begin = node.first_token;
+      while (begin < last && text(begin).size() == depth) ++begin;
+      node.tokens = begin - node.first_token;
+      node.first_edge = static_cast<std::uint32_t>(edges_.size());
+      while (begin < last) {
+        const char byte = text(begin)[depth];
+        std::uint32_t end = begin;
+        while (end < last && text(end)[depth] == byte) ++end;
         const auto child = static_cast<std::uint32_t>(nodes_.size());
-        nodes_.emplace_back();
         edges_.push_back({static_cast<std::uint8_t>(byte), child});
         ++node.edges;
-        parts.push_back({child, part.begin, end, part.depth + 1});
-        part.begin = end;
+        nodes_.push_back({0, 0, begin, end - begin});
+        depths.push_back(below);
+        waiting.push_back(child);
+        begin = end;
       }
-      nodes_[part.node] = node;
+      nodes_[at] = node;
     }
   }
 
   /// By ascending byte.
   [[nodiscard]] std::span<const Edge> edges(std::uint32_t node) const {
-    return std::span(edges_).subspan(nodes_[node].first_edge, nodes_[node].edges);
+    return {edges_.data() + nodes_[node].first_edge, nodes_[node].edges};
   }
   /// Tokens that end here.
   [[nodiscard]] std::span<const std::int32_t> tokens(std::uint32_t node) const {
-    return std::span(tokens_).subspan(nodes_[node].first_token, nodes_[node].tokens);
+    return {tokens_.data() + nodes_[node].first_token, nodes_[node].tokens};
   }
 
  private:

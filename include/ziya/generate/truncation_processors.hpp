@@ -57,7 +57,9 @@ class TypicalP {
       return std::abs(static_cast<float>(log_sum - candidate.score - entropy));
     };
     state.amounts.clear();
-    candidates.for_each([&](const Candidate& candidate) { state.amounts.push_back(candidate); });
+    candidates.for_each([&](const Candidate& candidate) {
+      state.amounts.push_back({candidate.id, candidate.score});
+    });
     // A heap sorts only as far as the mass reaches; what is taken stands behind `end`, last first.
     const auto farther = [&](const Candidate& a, const Candidate& b) {
       return distance(a) > distance(b);

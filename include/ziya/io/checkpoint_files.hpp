@@ -6,9 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <memory>
-#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -63,7 +61,7 @@ inline std::vector<std::shared_ptr<const TensorFile>> open_shards(
   if (map == nullptr || !map->is_object() || map->empty()) {
     throw FormatError("ZIYA-233", source + ": has no \"weight_map\" from tensors to files");
   }
-  std::map<std::string, std::vector<std::string>> named;  // file → tensors, sorted
+  std::set<std::string> names;
   for (const auto& [tensor, file] : json_members(*map)) {
     const std::string name = file.is_string() ? file.get<std::string>() : "";
     if (name.empty() || name == "." || name == ".." ||
@@ -71,10 +69,11 @@ inline std::vector<std::shared_ptr<const TensorFile>> open_shards(
       throw FormatError(
           "ZIYA-233", source + ": tensor " + tensor + " does not lie in a file of the same folder");
     }
-    named[name].push_back(tensor);
+    names.insert(name);
   }
   std::vector<std::shared_ptr<const TensorFile>> files;
-  for (const auto& [name, tensors] : named) {
+  std::set<std::string> present;  // "file/tensor"
+  for (const std::string& name : names) {
     const auto path = index.parent_path() / path_from_utf8(name);
     std::error_code ignored;
     if (!std::filesystem::exists(path, ignored)) {
@@ -82,38 +81,38 @@ inline std::vector<std::shared_ptr<const TensorFile>> open_shards(
                                         ", which is missing (download not finished?)");
     }
     files.push_back(std::make_shared<const TensorFile>(path));
-    std::vector<std::string> present;
-    for (const TensorEntry& entry : files.back()->tensors()) present.push_back(entry.name);
-    std::sort(present.begin(), present.end());
-    std::vector<std::string> differing;
-    std::set_difference(tensors.begin(), tensors.end(), present.begin(), present.end(),
-                        std::back_inserter(differing));
-    if (!differing.empty()) {
-      throw FormatError("ZIYA-233", source + ": places tensor " + differing.front() + " in " +
-                                        name + ", which does not hold it");
+    for (const TensorEntry& entry : files.back()->tensors())
+      present.insert(name + "/" + entry.name);
+  }
+  for (const auto& [tensor, file] : json_members(*map)) {
+    const auto name = file.get<std::string>();
+    if (present.erase(name + "/" + tensor) == 0) {
+      throw FormatError("ZIYA-233", source + ": places tensor " + tensor + " in " + name +
+                                        ", which does not hold it");
     }
-    std::set_difference(present.begin(), present.end(), tensors.begin(), tensors.end(),
-                        std::back_inserter(differing));
-    if (!differing.empty()) {
-      throw FormatError("ZIYA-233", utf8_from_path(path) + ": holds tensor " + differing.front() +
-                                        ", which " + utf8_from_path(index.filename()) +
-                                        " does not place there");
-    }
+  }
+  if (!present.empty()) {
+    const std::string& left = *present.begin();
+    const std::size_t slash = left.find('/');
+    const auto path = index.parent_path() / path_from_utf8(left.substr(0, slash));
+    throw FormatError("ZIYA-233", utf8_from_path(path) + ": holds tensor " +
+                                      left.substr(slash + 1) + ", which " +
+                                      utf8_from_path(index.filename()) + " does not place there");
   }
   return files;
 }
 
-/// "model-00002-of-00007.safetensors" → 2 and 7; nothing for other names.
+/// "model-00002-of-00007.safetensors" → 2 and 7; 0 and 0 for other names.
 struct ShardName {
   std::int64_t number = 0, count = 0;
 };
-inline std::optional<ShardName> parse_shard_name(std::string_view name, std::string_view stem,
-                                                 std::string_view extension) {
-  if (!name.starts_with(stem) || !name.ends_with(extension)) return std::nullopt;
+inline ShardName parse_shard_name(std::string_view name, std::string_view stem,
+                                  std::string_view extension) {
+  if (!name.starts_with(stem) || !name.ends_with(extension)) return {};
   name.remove_prefix(stem.size());
   name.remove_suffix(std::min(extension.size(), name.size()));
   const std::size_t of = name.find("-of-");
-  if (of == std::string_view::npos) return std::nullopt;
+  if (of == std::string_view::npos) return {};
   const auto number = [](std::string_view digits) -> std::int64_t {
     if (digits.empty() || digits.size() > 6) return -1;
     std::int64_t value = 0;
@@ -124,7 +123,7 @@ inline std::optional<ShardName> parse_shard_name(std::string_view name, std::str
     return value;
   };
   const ShardName shard{number(name.substr(0, of)), number(name.substr(of + 4))};
-  if (shard.number < 1 || shard.count < shard.number) return std::nullopt;
+  if (shard.number < 1 || shard.count < shard.number) return {};
   return shard;
 }
 
@@ -138,15 +137,15 @@ inline std::vector<std::shared_ptr<const TensorFile>> open_shards_by_name(
   for (std::filesystem::directory_iterator item(folder, error), end; !error && item != end;
        item.increment(error)) {
     const auto shard = parse_shard_name(utf8_from_path(item->path().filename()), stem, extension);
-    if (!shard) continue;
-    if (count != 0 && count != shard->count) {
+    if (shard.count == 0) continue;
+    if (count != 0 && count != shard.count) {
       throw FormatError("ZIYA-233", utf8_from_path(folder) + ": holds shards of " +
                                         std::to_string(count) + " and of " +
-                                        std::to_string(shard->count) + ", and no index");
+                                        std::to_string(shard.count) + ", and no index");
     }
-    count = shard->count;
+    count = shard.count;
     paths.resize(static_cast<std::size_t>(count));
-    paths[static_cast<std::size_t>(shard->number - 1)] = item->path();
+    paths[static_cast<std::size_t>(shard.number - 1)] = item->path();
   }
   std::vector<std::shared_ptr<const TensorFile>> files;
   std::set<std::string> names;
@@ -202,8 +201,8 @@ inline bool has_named_shards(const std::filesystem::path& folder) noexcept {
   for (std::filesystem::directory_iterator item(folder, error), end; !error && item != end;
        item.increment(error)) {
     const std::string name = utf8_from_path(item->path().filename());
-    if (detail::parse_shard_name(name, "model-", ".safetensors") ||
-        detail::parse_shard_name(name, "pytorch_model-", ".bin")) {
+    if (detail::parse_shard_name(name, "model-", ".safetensors").count > 0 ||
+        detail::parse_shard_name(name, "pytorch_model-", ".bin").count > 0) {
       return true;
     }
   }
@@ -248,7 +247,9 @@ inline CheckpointFiles checkpoint_files(const std::filesystem::path& path) {
                                   "(download not finished?)");
   }
   if (gguf::shard_of(weights)) return {local, gguf::open_shards(weights), {}};
-  return {local, {std::make_shared<const TensorFile>(weights)}, std::move(notes)};
+  std::vector<std::shared_ptr<const TensorFile>> files;
+  files.push_back(std::make_shared<const TensorFile>(weights));
+  return {local, std::move(files), std::move(notes)};
 }
 
 ZIYA_NAMESPACE_END

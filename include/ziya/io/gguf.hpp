@@ -13,7 +13,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "ziya/config.hpp"
@@ -249,10 +248,9 @@ inline std::int64_t read_alignment(const InputFile& file, const Metadata& metada
 /// Every tensor lies inside the file, aligned, and in no other tensor's place.
 inline void check_places(const InputFile& file, const std::vector<TensorEntry>& tensors,
                          std::int64_t data_begin, std::int64_t alignment) {
-  std::vector<std::pair<std::int64_t, std::size_t>> order;
+  std::vector<TensorEntry> order;
   std::set<std::string> names;
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    const TensorEntry& entry = tensors[i];
+  for (const TensorEntry& entry : tensors) {
     if (!names.insert(entry.name).second) refuse_tensor(file, entry.name, "is named twice");
     if ((entry.offset - data_begin) % alignment != 0) {
       refuse_tensor(file, entry.name, "is not aligned to " + std::to_string(alignment) + " bytes");
@@ -263,13 +261,13 @@ inline void check_places(const InputFile& file, const std::vector<TensorEntry>& 
                         std::to_string(entry.offset) + " reach beyond the file's " +
                         std::to_string(file.size()) + " (truncated or still being written?)");
     }
-    if (entry.bytes() > 0) order.emplace_back(entry.offset, i);
+    if (entry.bytes() > 0) order.push_back(entry);
   }
-  std::sort(order.begin(), order.end());
+  std::sort(order.begin(), order.end(), lies_before);
   for (std::size_t i = 1; i < order.size(); ++i) {
-    const TensorEntry& before = tensors[order[i - 1].second];
-    if (before.offset + before.bytes() > order[i].first) {
-      refuse_tensor(file, tensors[order[i].second].name, "overlaps tensor " + before.name);
+    const TensorEntry& before = order[i - 1];
+    if (before.offset + before.bytes() > order[i].offset) {
+      refuse_tensor(file, order[i].name, "overlaps tensor " + before.name);
     }
   }
 }

@@ -21,8 +21,13 @@ inline bool is_hub_name(std::string_view text) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
            c == '_' || c == '.' || c == '/';
   };
-  return std::ranges::count(text, '/') == 1 && text.front() != '/' && text.back() != '/' &&
-         text.front() != '.' && std::ranges::all_of(text, allowed);
+  const std::size_t slash = text.find('/');
+  if (slash == 0 || slash == std::string_view::npos || slash + 1 == text.size()) return false;
+  if (text.front() == '.' || slash != text.rfind('/')) return false;
+  for (const char c : text) {
+    if (!allowed(c)) return false;
+  }
+  return true;
 }
 
 /// The existing file or folder that `path` means: `~` is expanded, and of a hub cache folder

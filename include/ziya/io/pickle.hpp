@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -195,15 +195,14 @@ class Machine {
   void check_room(std::size_t used) const {
     if (used >= max_values) in_.fail("holds more values than a model needs");
   }
-  Id add(Value value) {
+  void push_value(Value value) {
     check_room(values_.size());
+    const auto id = static_cast<Id>(values_.size());
     values_.push_back(std::move(value));
-    return static_cast<Id>(values_.size() - 1);
+    stack_.push_back(id);
   }
-  void push(Kind kind, std::int64_t number = 0) { stack_.push_back(add({kind, number, {}, {}})); }
-  void push_text(Kind kind, std::uint64_t bytes) {
-    stack_.push_back(add({kind, 0, in_.text(bytes), {}}));
-  }
+  void push(Kind kind, std::int64_t number = 0) { push_value({kind, number, {}, {}}); }
+  void push_text(Kind kind, std::uint64_t bytes) { push_value({kind, 0, in_.text(bytes), {}}); }
   void push_long() {
     const auto bytes = in_.byte();
     if (bytes > 8) return push_text(Kind::other, bytes);
@@ -239,10 +238,7 @@ class Machine {
     stack_.push_back(id);
     return id;
   }
-  void push_tuple(std::size_t count) {
-    Value value{Kind::tuple, 0, {}, pop(count)};
-    stack_.push_back(add(std::move(value)));
-  }
+  void push_tuple(std::size_t count) { push_value({Kind::tuple, 0, {}, pop(count)}); }
   void extend(Kind kind, std::size_t count) {
     const auto items = pop(count);
     Value& target = values_[top()];
@@ -258,24 +254,26 @@ class Machine {
   }
   void put(Id key) {
     check_room(memo_.size());
-    memo_[key] = top();
+    memo_[static_cast<std::int32_t>(key)] = top();
   }
   void get(Id key) {
-    const auto found = memo_.find(key);
+    const auto found = memo_.find(static_cast<std::int32_t>(key));
     if (found == memo_.end()) in_.fail("recalls a value that was not stored");
     check_room(stack_.size());
-    stack_.push_back(found->second);
+    const auto id = static_cast<Id>(found->second);
+    stack_.push_back(id);
   }
 
   void push_global(const std::string& module, const std::string& name) {
     const std::string full = module + " " + name;
-    const auto* found = std::ranges::find(globals, full, &Global::name);
-    if (found == globals.end()) {
+    std::size_t place = 0;
+    while (place < globals.size() && globals[place].name != full) ++place;
+    if (place == globals.size()) {
       in_.fail("asks for the global " + printable(module + "." + name) +
                    ", which is refused: only tensors and containers are read",
                "ZIYA-223");
     }
-    push(Kind::global, found - globals.begin());
+    push(Kind::global, static_cast<std::int64_t>(place));
   }
   void push_named_global() {
     const std::string module = in_.line();
@@ -362,7 +360,7 @@ class Machine {
   std::vector<Value> values_;
   std::vector<Id> stack_;
   std::vector<std::size_t> marks_;  // heights of the stack
-  std::unordered_map<Id, Id> memo_;
+  std::map<std::int32_t, std::size_t> memo_;
   std::vector<Storage> storages_;
   std::vector<Tensor> tensors_;
 };

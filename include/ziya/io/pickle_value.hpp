@@ -2,7 +2,6 @@
 // What a pickle of tensors may hold: plain values, containers, storages and views of storages.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <string>
@@ -106,10 +105,12 @@ inline constexpr std::array<Opcode, 28> refused_opcodes{
 
 /// "NEWOBJ (0x81)", or "unknown opcode (0xff)".
 inline std::string opcode_text(std::uint8_t code) {
-  const auto* found = std::ranges::find(refused_opcodes, code, &Opcode::code);
+  std::string text = "unknown opcode";
+  for (const Opcode& opcode : refused_opcodes) {
+    if (opcode.code == code) text = opcode.name;
+  }
   const char* digits = "0123456789abcdef";
-  return (found == refused_opcodes.end() ? "unknown opcode" : std::string(found->name)) + " (0x" +
-         digits[code >> 4] + digits[code & 15] + ")";
+  return text + " (0x" + digits[code >> 4] + digits[code & 15] + ")";
 }
 
 /// At most 80 bytes of foreign text, without anything a terminal would obey.

@@ -7,11 +7,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <limits>
 #include <map>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "ziya/config.hpp"
@@ -38,19 +36,23 @@ struct Span {
 
 /// The tensors of a state dict by name. One level of wrapping is opened: {"state_dict": {…}},
 /// {"model": {…}}, {"module": {…}}. What is neither tensor nor such a dict is read over.
-inline std::vector<std::pair<std::string, pickle::Tensor>> named_tensors(
-    const std::string& file, const pickle::Machine& machine, pickle::Id root) {
+/// @returns name → place in machine.tensors()
+inline std::map<std::string, std::size_t, std::less<>> named_tensors(const std::string& file,
+                                                                     const pickle::Machine& machine,
+                                                                     pickle::Id root) {
   using pickle::Kind;
   const auto refuse = [&](const std::string& why) {
     throw FormatError("ZIYA-228", file + ": " + why);
   };
   const auto collect = [&](pickle::Id dict) {
-    std::vector<std::pair<std::string, pickle::Tensor>> result;
+    std::map<std::string, std::size_t, std::less<>> result;
     const auto& items = machine[dict].items;
     for (std::size_t i = 0; i < items.size(); i += 2) {
       const auto &key = machine[items[i]], &value = machine[items[i + 1]];
       if (key.kind != Kind::string || value.kind != Kind::tensor) continue;
-      result.emplace_back(key.text, machine.tensors()[static_cast<std::size_t>(value.number)]);
+      if (!result.emplace(key.text, static_cast<std::size_t>(value.number)).second) {
+        refuse("holds tensor " + key.text + " twice");
+      }
     }
     return result;
   };
@@ -65,12 +67,6 @@ inline std::vector<std::pair<std::string, pickle::Tensor>> named_tensors(
     }
   }
   if (tensors.empty()) refuse("holds no tensors by name");
-  std::sort(tensors.begin(), tensors.end(),
-            [](const auto& a, const auto& b) { return a.first < b.first; });
-  const auto twice =
-      std::adjacent_find(tensors.begin(), tensors.end(),
-                         [](const auto& a, const auto& b) { return a.first == b.first; });
-  if (twice != tensors.end()) refuse("holds tensor " + twice->first + " twice");
   return tensors;
 }
 
@@ -118,11 +114,12 @@ inline TensorEntry place(const std::string& file, const std::string& name,
 }
 
 /// @param find_storage gives the place of a storage's data, or throws
-inline std::vector<TensorEntry> place_all(
-    const std::string& file, const pickle::Machine& machine, pickle::Id root,
-    const std::function<Span(const pickle::Storage&)>& find_storage) {
+template <class F>
+std::vector<TensorEntry> place_all(const std::string& file, const pickle::Machine& machine,
+                                   pickle::Id root, const F& find_storage) {
   std::vector<TensorEntry> entries;
-  for (const auto& [name, tensor] : named_tensors(file, machine, root)) {
+  for (const auto& [name, index] : named_tensors(file, machine, root)) {
+    const pickle::Tensor& tensor = machine.tensors()[index];
     const pickle::Storage& storage = machine.storages()[tensor.storage];
     entries.push_back(place(file, name, tensor, storage, find_storage(storage)));
   }
@@ -133,11 +130,14 @@ inline std::vector<TensorEntry> place_all(
 inline std::vector<TensorEntry> read_zip(const InputFile& file) {
   const std::string name = file.name();
   const auto entries = zip::read_directory(file);
-  const auto pickled = std::ranges::find_if(entries, [](const zip::Entry& entry) {
+  const zip::Entry* pickled = nullptr;
+  for (const zip::Entry& entry : entries) {
     const auto slash = entry.name.find('/');
-    return slash != std::string::npos && entry.name.substr(slash) == "/data.pkl";
-  });
-  if (pickled == entries.end()) {
+    if (slash == std::string::npos || entry.name.substr(slash) != "/data.pkl") continue;
+    pickled = &entry;
+    break;
+  }
+  if (pickled == nullptr) {
     throw FormatError("ZIYA-226", name +
                                       ": is a zip archive without data.pkl, so not one that "
                                       "torch.save wrote");
@@ -195,16 +195,17 @@ inline std::vector<TensorEntry> read_legacy(const InputFile& file) {
   }
   pickle::Machine machine(input);
   const auto root = machine.run();
-  std::map<std::string, DType> dtypes;
-  for (const auto& storage : machine.storages()) dtypes[storage.key] = storage.dtype;
+  const auto& storages = machine.storages();
+  std::map<std::string, std::size_t, std::less<>> by_key;  // of several of one key the last
+  for (std::size_t i = 0; i < storages.size(); ++i) by_key[storages[i].key] = i;
   pickle::Machine keys(input);
-  std::map<std::string, Span> places;
+  std::vector<std::int64_t> offsets(storages.size(), -1), lengths(storages.size(), 0);
   std::int64_t offset = 0;
   const auto ids = keys[keys.run()].items;
   offset = input.position();
   for (const auto id : ids) {
-    const auto dtype = dtypes.find(keys[id].text);
-    if (dtype == dtypes.end()) refuse("lists a storage that no tensor uses");
+    const auto storage = by_key.find(keys[id].text);
+    if (storage == by_key.end()) refuse("lists a storage that no tensor uses");
     if (offset > file.size() - 8) refuse("is truncated");
     std::array<std::byte, 8> length{};
     file.read(offset, length);
@@ -213,18 +214,19 @@ inline std::vector<TensorEntry> read_legacy(const InputFile& file) {
       elements |= std::to_integer<std::uint64_t>(length[i]) << (8 * i);
     }
     offset += 8;
-    const std::int64_t item = info(dtype->second).block_bytes;
+    const std::int64_t item = info(storages[storage->second].dtype).block_bytes;
     if (elements > static_cast<std::uint64_t>((file.size() - offset) / item)) {
       refuse("is truncated");
     }
     const auto bytes = static_cast<std::int64_t>(elements) * item;
-    places[keys[id].text] = {offset, bytes};
+    offsets[storage->second] = offset;
+    lengths[storage->second] = bytes;
     offset += bytes;
   }
   return place_all(name, machine, root, [&](const pickle::Storage& storage) -> Span {
-    const auto found = places.find(storage.key);
-    if (found == places.end()) refuse("lacks the data of a tensor");
-    return found->second;
+    const std::size_t index = by_key.find(storage.key)->second;
+    if (offsets[index] < 0) refuse("lacks the data of a tensor");
+    return {offsets[index], lengths[index]};
   });
 }
 

@@ -10,7 +10,6 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "ziya/config.hpp"
@@ -34,23 +33,26 @@ struct Contents {
   Metadata metadata;                 ///< `__metadata__`
 };
 
-inline constexpr std::array<std::pair<std::string_view, DType>, 10> dtype_names{
-    {{"F32", DType::f32},
-     {"F16", DType::f16},
-     {"BF16", DType::bf16},
-     {"F64", DType::f64},
-     {"I64", DType::i64},
-     {"I32", DType::i32},
-     {"I16", DType::i16},
-     {"I8", DType::i8},
-     {"U8", DType::u8},
-     {"BOOL", DType::boolean}}};
+struct DTypeName {
+  std::string_view name;
+  DType dtype;
+};
+inline constexpr std::array<DTypeName, 10> dtype_names{{{"F32", DType::f32},
+                                                        {"F16", DType::f16},
+                                                        {"BF16", DType::bf16},
+                                                        {"F64", DType::f64},
+                                                        {"I64", DType::i64},
+                                                        {"I32", DType::i32},
+                                                        {"I16", DType::i16},
+                                                        {"I8", DType::i8},
+                                                        {"U8", DType::u8},
+                                                        {"BOOL", DType::boolean}}};
 
 /// The format's name of a type: "BF16".
 inline std::string_view dtype_name(DType dtype) {
-  return std::find_if(dtype_names.begin(), dtype_names.end(),
-                      [&](const auto& pair) { return pair.second == dtype; })
-      ->first;
+  std::size_t place = 0;
+  while (dtype_names[place].dtype != dtype) ++place;
+  return dtype_names[place].name;
 }
 
 /// Length of the JSON, or nothing when the file does not begin as a safetensors file does.
@@ -85,14 +87,14 @@ inline TensorEntry parse_entry(const std::string& file, const std::string& name,
   TensorEntry entry;
   entry.name = name;
   const auto dtype = json_get<std::string>(value, "dtype", source);
-  const auto* known = std::find_if(dtype_names.begin(), dtype_names.end(),
-                                   [&](const auto& pair) { return pair.first == dtype; });
-  if (known == dtype_names.end()) {
+  std::size_t known = 0;
+  while (known < dtype_names.size() && dtype_names[known].name != dtype) ++known;
+  if (known == dtype_names.size()) {
     throw FormatError("ZIYA-212", source + ": dtype \"" + dtype.substr(0, 40) +
                                       "\" is not supported (F32, F16, BF16, F64, I64, I32, "
                                       "I16, I8, U8, BOOL are)");
   }
-  entry.dtype = known->second;
+  entry.dtype = dtype_names[known].dtype;
   try {
     entry.shape = Shape(integers("shape"));
   } catch (const ShapeError&) {
@@ -189,10 +191,7 @@ ZIYA_INLINE Contents read_contents(const InputFile& file) {
           detail::parse_entry(name, key, value, data_begin, file.size() - data_begin));
     }
   }
-  std::sort(contents.tensors.begin(), contents.tensors.end(),
-            [](const TensorEntry& a, const TensorEntry& b) {
-              return a.offset != b.offset ? a.offset < b.offset : a.bytes() < b.bytes();
-            });
+  std::sort(contents.tensors.begin(), contents.tensors.end(), lies_before);
   detail::check_cover(name, contents.tensors, data_begin, file.size());
   return contents;
 }

@@ -6,9 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <functional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ziya/config.hpp"
@@ -36,6 +36,11 @@ struct TensorEntry {
   [[nodiscard]] bool contiguous() const { return strides.empty(); }
 };
 
+/// The order of the file; of entries at one place those without bytes come first.
+inline bool lies_before(const TensorEntry& a, const TensorEntry& b) {
+  return a.offset != b.offset ? a.offset < b.offset : a.bytes() < b.bytes();
+}
+
 /// Strides, in elements, of a row-major tensor without gaps.
 inline std::vector<std::int64_t> row_major_strides(std::span<const std::int64_t> extents) {
   std::vector<std::int64_t> strides(extents.size(), 1);
@@ -58,29 +63,32 @@ inline void read_rectangle(const InputFile& file, const FileRectangle& rectangle
                            std::span<std::byte> out) {
   if (out.empty()) return;
   const std::int64_t item = rectangle.item_bytes;
-  struct Dim {
-    std::int64_t extent, from, to;  // extent, stride in the file and in `out`, bytes
-  };
-  std::vector<Dim> dims;
   const auto packed = row_major_strides(rectangle.extents);
+  std::vector<std::size_t> dims;  // those that are walked
   for (std::size_t i = 0; i < packed.size(); ++i) {
-    if (rectangle.extents[i] == 1) continue;
-    dims.push_back({rectangle.extents[i], rectangle.strides[i] * item, packed[i] * item});
+    if (rectangle.extents[i] != 1) dims.push_back(i);
   }
+  // Strides of a dimension in the file and in `out`, bytes.
+  const auto from_stride = [&](std::size_t dim) { return rectangle.strides[dim] * item; };
+  const auto to_stride = [&](std::size_t dim) { return packed[dim] * item; };
   std::int64_t run = item;  // bytes adjacent in the file and in `out`
-  while (!dims.empty() && dims.back().from == run && dims.back().to == run) {
-    run *= dims.back().extent;
+  while (!dims.empty() && from_stride(dims.back()) == run && to_stride(dims.back()) == run) {
+    run *= rectangle.extents[dims.back()];
     dims.pop_back();
   }
   constexpr std::int64_t window_bytes = 1 << 20, direct_bytes = 4096;
   const bool direct = run >= direct_bytes || dims.empty();
-  if (!direct) {
-    std::sort(dims.begin(), dims.end(), [](const Dim& a, const Dim& b) {
-      return a.from != b.from ? a.from > b.from : a.to > b.to;
-    });
+  for (std::size_t i = 1; !direct && i < dims.size(); ++i) {  // a handful: insertion sorts them
+    for (std::size_t at = i; at > 0; --at) {
+      const std::int64_t before = from_stride(dims[at - 1]), here = from_stride(dims[at]);
+      if (before > here) break;
+      if (before == here && to_stride(dims[at - 1]) >= to_stride(dims[at])) break;
+      std::swap(dims[at - 1], dims[at]);
+    }
   }
   // A window pays only where neighbours in the file's order are near one another.
-  const std::int64_t ahead = !direct && dims.back().from <= direct_bytes ? window_bytes : run;
+  const std::int64_t ahead =
+      !direct && from_stride(dims.back()) <= direct_bytes ? window_bytes : run;
 
   std::vector<std::byte> window;
   std::int64_t window_begin = 0;
@@ -103,9 +111,10 @@ inline void read_rectangle(const InputFile& file, const FileRectangle& rectangle
     copy_run(from, to);
     std::size_t d = dims.size();
     while (d-- > 0) {
-      from += dims[d].from, to += dims[d].to;
-      if (++index[d] < dims[d].extent) break;
-      from -= dims[d].extent * dims[d].from, to -= dims[d].extent * dims[d].to;
+      const std::int64_t extent = rectangle.extents[dims[d]];
+      from += from_stride(dims[d]), to += to_stride(dims[d]);
+      if (++index[d] < extent) break;
+      from -= extent * from_stride(dims[d]), to -= extent * to_stride(dims[d]);
       index[d] = 0;
     }
     if (d == static_cast<std::size_t>(-1)) return;

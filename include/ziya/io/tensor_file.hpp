@@ -50,7 +50,9 @@ class TensorFile {
   /// `__metadata__` of safetensors; of GGUF the short texts that describe the model.
   [[nodiscard]] const safetensors::Metadata& metadata() const { return metadata_; }
   /// All metadata of a GGUF file; nullptr for other formats.
-  [[nodiscard]] const gguf::Metadata* gguf_metadata() const { return gguf_.get(); }
+  [[nodiscard]] const gguf::Metadata* gguf_metadata() const {
+    return format_ == CheckpointFormat::gguf ? &gguf_ : nullptr;
+  }
 
   /// The whole file in memory, mapped once and kept as long as anybody holds it.
   [[nodiscard]] std::shared_ptr<const MappedFile> mapped() const {
@@ -82,7 +84,7 @@ class TensorFile {
   CheckpointFormat format_ = CheckpointFormat::safetensors;
   std::vector<TensorEntry> tensors_;
   safetensors::Metadata metadata_;
-  std::unique_ptr<const gguf::Metadata> gguf_;
+  gguf::Metadata gguf_;  // empty for other formats
   mutable std::mutex mutex_;
   mutable std::shared_ptr<const MappedFile> mapped_;
 };
@@ -130,7 +132,7 @@ ZIYA_INLINE void TensorFile::read_gguf() {
       metadata_[key] = value.bytes;
     }
   }
-  gguf_ = std::make_unique<const gguf::Metadata>(std::move(contents.metadata));
+  gguf_ = std::move(contents.metadata);
 }
 #endif
 

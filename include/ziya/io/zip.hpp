@@ -6,10 +6,12 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
+#include <functional>
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "ziya/config.hpp"
@@ -49,7 +51,7 @@ class Cursor {
       throw FormatError("ZIYA-220", file_ + ": the directory of the zip archive is damaged");
     }
     position_ += count;
-    return std::span(bytes_).subspan(position_ - count, count);
+    return {bytes_.data() + position_ - count, count};
   }
   [[nodiscard]] bool at_end() const { return position_ == bytes_.size(); }
 
@@ -190,19 +192,19 @@ inline std::vector<Entry> read_directory(const InputFile& file) {
   const auto data = detail::read_bytes(file, found.offset, found.bytes);
   detail::Cursor directory(data, name);
   std::vector<Entry> entries;
+  std::map<std::string, std::size_t, std::less<>> places;
   while (!directory.at_end()) {
-    entries.push_back(detail::read_record(directory, name));
-    detail::locate_data(file, name, entries.back());
+    Entry entry = detail::read_record(directory, name);
+    detail::locate_data(file, name, entry);
+    places[entry.name] = entries.size();
+    entries.push_back(std::move(entry));
   }
-  std::sort(entries.begin(), entries.end(),
-            [](const Entry& a, const Entry& b) { return a.name < b.name; });
-  const auto twice =
-      std::adjacent_find(entries.begin(), entries.end(),
-                         [](const Entry& a, const Entry& b) { return a.name == b.name; });
-  if (found.entries != entries.size() || twice != entries.end()) {
+  if (found.entries != entries.size() || places.size() != entries.size()) {
     throw FormatError("ZIYA-220", name + ": the directory of the zip archive is damaged");
   }
-  return entries;
+  std::vector<Entry> sorted;
+  for (const auto& [entry_name, place] : places) sorted.push_back(std::move(entries[place]));
+  return sorted;
 }
 
 /// Nullptr when there is no entry of that name.

@@ -155,8 +155,9 @@ class LoraAdapter {
     const auto path = folder_ / "adapter_config.json";
     config_ = parse_lora_config(read_text_file(path, 1 << 24), utf8_from_path(path));
     for (const TensorInfo& tensor : checkpoint_.tensors()) sort_in(tensor);
-    for (auto& [module, pair] : open_) finish(std::move(pair));
+    for (const auto& [module, place] : places_) finish(std::move(open_[place]));
     open_.clear();
+    places_.clear();
   }
 
   [[noreturn]] void malformed(const std::string& why) const {
@@ -199,7 +200,10 @@ class LoraAdapter {
            {".lora_" + letter + ".weight", ".lora_" + letter + ".default.weight",
             ".lora_embedding_" + letter, ".lora_embedding_" + letter + ".default"}) {
         if (!takes_off(rest, ending)) continue;
-        LoraPair& pair = open_[rest];
+        const std::string& module = rest;
+        const auto [place, fresh] = places_.emplace(module, open_.size());
+        if (fresh) open_.push_back({});
+        LoraPair& pair = open_[place->second];
         (second ? pair.b : pair.a) = tensor.name;
         (second ? pair.b_shape : pair.a_shape) = tensor.shape;
         pair.module = rest;
@@ -223,9 +227,9 @@ class LoraAdapter {
     if (!bias && !saved) {
       malformed("tensor " + tensor.name + " is neither a low-rank matrix nor in modules_to_save");
     }
-    if (!replacements_.emplace(rest, tensor.name).second) {
-      malformed("two tensors replace " + rest);
-    }
+    std::string& replacement = replacements_[rest];
+    if (!replacement.empty()) malformed("two tensors replace " + rest);
+    replacement = tensor.name;
   }
 
   void finish(LoraPair pair) {
@@ -248,8 +252,9 @@ class LoraAdapter {
   std::filesystem::path folder_;
   Checkpoint checkpoint_;
   LoraConfig config_;
-  std::map<std::string, LoraPair> open_;  // while they are collected
-  std::vector<LoraPair> pairs_;           // sorted by module
+  std::vector<LoraPair> open_;                              // while they are collected
+  std::map<std::string, std::size_t, std::less<>> places_;  // in open_, by module
+  std::vector<LoraPair> pairs_;                             // sorted by module
   std::map<std::string, std::string> replacements_;
 };
 

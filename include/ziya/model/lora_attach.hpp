@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <optional>
@@ -77,27 +79,27 @@ inline void attach_lora(LlamaWeights<Cpu>& weights, const LoraAdapter& adapter,
     nn::Linear<Cpu>* linear = nullptr;
     std::int64_t pair_dim = 0;  // of heads whose rows lie in pairs; 0: rows in Hugging Face's order
   };
-  std::map<std::string, Place> places;
-  const auto add = [&](std::string name, nn::Linear<Cpu>& linear, std::int64_t pair_dim = 0) {
-    places[std::move(name)] = {&linear, pair_dim};
-  };
-  for (std::size_t i = 0; i < weights.layers.size(); ++i) {
-    LlamaLayer<Cpu>& layer = weights.layers[i];
-    const auto named = [&](const char* part) {
-      return llama_names::of_layer(static_cast<std::int64_t>(i), part);
-    };
-    nn::Attention<Cpu>& attention = layer.attention;
-    const std::int64_t pairs =
-        attention.pairing == RopePairing::interleaved ? attention.head_dim : 0;
-    add(named("self_attn.q_proj"), attention.q, pairs);
-    add(named("self_attn.k_proj"), attention.k, pairs);
-    add(named("self_attn.v_proj"), attention.v);
-    add(named("self_attn.o_proj"), attention.o);
-    add(named("mlp.gate_proj"), layer.mlp.gate);
-    add(named("mlp.up_proj"), layer.mlp.up);
-    add(named("mlp.down_proj"), layer.mlp.down);
+  std::map<std::string, std::size_t, std::less<>> by_name;  // layers one after the other, the head
+  constexpr const char* parts[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+                                   "self_attn.o_proj", "mlp.gate_proj",    "mlp.up_proj",
+                                   "mlp.down_proj"};
+  constexpr std::size_t part_count = std::size(parts);
+  for (std::size_t i = 0; i < weights.layers.size() * part_count; ++i) {
+    const auto layer = static_cast<std::int64_t>(i / part_count);
+    by_name[llama_names::of_layer(layer, parts[i % part_count])] = i;
   }
-  add("lm_head", weights.head);
+  by_name["lm_head"] = weights.layers.size() * part_count;
+  const auto place_at = [&](std::size_t index) -> Place {
+    if (index / part_count == weights.layers.size()) return {&weights.head, 0};
+    LlamaLayer<Cpu>& layer = weights.layers[index / part_count];
+    nn::Attention<Cpu>& attention = layer.attention;
+    nn::Linear<Cpu>* const linears[] = {&attention.q,   &attention.k,    &attention.v,
+                                        &attention.o,   &layer.mlp.gate, &layer.mlp.up,
+                                        &layer.mlp.down};
+    const std::size_t part = index % part_count;
+    const bool in_pairs = part < 2 && attention.pairing == RopePairing::interleaved;
+    return {linears[part], in_pairs ? attention.head_dim : 0};
+  };
   const auto refuse = [&](const std::string& what) {
     throw ConfigError("ZIYA-622", adapter.name() + ": " + what +
                                       " cannot be changed beside a model; merge the adapter first: "
@@ -107,22 +109,22 @@ inline void attach_lora(LlamaWeights<Cpu>& weights, const LoraAdapter& adapter,
     if (tensor == llama_names::embedding) {
       return Shape{weights.embedding.rows, weights.embedding.columns};
     }
-    const auto found = places.find(tensor.substr(0, tensor.rfind('.')));
-    if (found == places.end()) return std::nullopt;
-    const nn::Linear<Cpu>& linear = *found->second.linear;
+    const auto found = by_name.find(tensor.substr(0, tensor.rfind('.')));
+    if (found == by_name.end()) return std::nullopt;
+    const nn::Linear<Cpu>& linear = *place_at(found->second).linear;
     if (tensor.ends_with(".weight")) return Shape{linear.out_features(), linear.in_features()};
     if (tensor.ends_with(".bias") && !linear.bias.empty()) return Shape{linear.out_features()};
     return std::nullopt;
   };
   std::vector<std::string> modules;
-  for (const auto& [name, place] : places) {
+  for (const auto& [name, place] : by_name) {
     if (name != "lm_head") modules.push_back(name);
   }
   adapter.check_fits(shape_of, modules, model, false);
 
   for (const auto& [target, stored] : adapter.replacements()) {
     if (target.ends_with(".bias")) {
-      const Place& place = places.at(target.substr(0, target.rfind('.')));
+      const Place place = place_at(by_name.at(target.substr(0, target.rfind('.'))));
       if (place.pair_dim != 0) refuse(target);
       const std::vector<float> values = adapter.floats(stored);
       Tensor<float> bias(Shape{static_cast<std::int64_t>(values.size())});
@@ -139,9 +141,9 @@ inline void attach_lora(LlamaWeights<Cpu>& weights, const LoraAdapter& adapter,
     if (target == llama_names::head) weights.head.weight = whole;
   }
   for (const LoraPair& pair : adapter.pairs()) {
-    const auto found = places.find(pair.module);
-    if (pair.embedding || found == places.end()) refuse(pair.module);
-    const Place& place = found->second;
+    const auto found = by_name.find(pair.module);
+    if (pair.embedding || found == by_name.end()) refuse(pair.module);
+    const Place place = place_at(found->second);
     std::vector<float> b = adapter.floats(pair.b);
     for (float& value : b) value = static_cast<float>(static_cast<double>(value) * pair.scale);
     if (place.pair_dim != 0) b = detail::halves_to_pairs(b, pair.rank(), place.pair_dim);

@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ziya/config.hpp"
@@ -63,9 +64,16 @@ inline SplitPlan plan_split(const SplitNeed& need, std::span<const std::int64_t>
       --plan.near_layers;
     }
     if (part.layers == 0) continue;
-    plan.parts.insert(plan.parts.begin(), part);
-    plan.weights.insert(plan.weights.begin(), weights);
-    plan.caches.insert(plan.caches.begin(), part.layers * need.cache_per_layer);
+    plan.parts.push_back(part);
+    plan.weights.push_back(weights);
+    plan.caches.push_back(part.layers * need.cache_per_layer);
+  }
+  // Found from the last layer on, they are told from the first on.
+  for (std::size_t i = 0; i < plan.parts.size() / 2; ++i) {
+    const std::size_t other = plan.parts.size() - 1 - i;
+    std::swap(plan.parts[i], plan.parts[other]);
+    std::swap(plan.weights[i], plan.weights[other]);
+    std::swap(plan.caches[i], plan.caches[other]);
   }
   if (layers && plan.near_layers > count - wanted) {
     const auto mebibytes = [](std::int64_t bytes) {

@@ -2,7 +2,6 @@
 // Some rows of a batch.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -48,9 +47,11 @@ class SelectedRows {
 
  private:
   static const RopeTable<Device>* table_of(const Rows& all, std::int64_t row) {
-    const auto run = std::ranges::find_if(
-        all.rotary, [&](const auto& r) { return row >= r.begin && row < r.begin + r.count; });
-    return run->table;
+    std::size_t run = 0;
+    while (row < all.rotary[run].begin || row >= all.rotary[run].begin + all.rotary[run].count) {
+      ++run;
+    }
+    return all.rotary[run].table;
   }
 
   std::vector<std::int32_t> positions_, slots_;

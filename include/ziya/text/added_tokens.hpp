@@ -2,13 +2,11 @@
 // Tokens that a text is split at before SentencePiece sees it, found by their spelling.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
-#include <optional>
-#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -52,7 +50,7 @@ class AddedTokens {
     for (std::size_t i = 0; i < tokens_.size(); ++i) {
       by_content_[tokens_[i].content] = i;
       by_id_[tokens_[i].id] = i;
-      lengths_.insert(tokens_[i].content.size());
+      ++lengths_[static_cast<std::int32_t>(tokens_[i].content.size())];
       opens_[static_cast<unsigned char>(tokens_[i].content.front())] = true;
     }
   }
@@ -113,19 +111,20 @@ class AddedTokens {
         ++at;
         continue;
       }
-      if (at > begin) parts.emplace_back(text.substr(begin, at - begin));
-      parts.emplace_back(text.substr(at, length));
+      if (at > begin) parts.push_back(std::string(text.substr(begin, at - begin)));
+      parts.push_back(std::string(text.substr(at, length)));
       begin = at += length;
     }
-    if (begin < text.size()) parts.emplace_back(text.substr(begin));
+    if (begin < text.size()) parts.push_back(std::string(text.substr(begin)));
     return parts;
   }
 
   /// Bytes of the longest token that `text` begins with, 0 when it begins with none.
   [[nodiscard]] std::size_t token_length_at(std::string_view text) const {
     if (!opens_[static_cast<unsigned char>(text.front())]) return 0;
-    for (auto length = lengths_.rbegin(); length != lengths_.rend(); ++length) {
-      if (*length <= text.size() && find(text.substr(0, *length)) != nullptr) return *length;
+    for (auto each = lengths_.rbegin(); each != lengths_.rend(); ++each) {
+      const auto length = static_cast<std::size_t>(each->first);
+      if (length <= text.size() && find(text.substr(0, length)) != nullptr) return length;
     }
     return 0;
   }
@@ -133,7 +132,7 @@ class AddedTokens {
   std::vector<AddedToken> tokens_;
   std::map<std::string, std::size_t, std::less<>> by_content_;
   std::map<std::int32_t, std::size_t> by_id_;
-  std::set<std::size_t> lengths_;
+  std::map<std::int32_t, std::size_t> lengths_;  // bytes of a token → how many have so many
   std::array<bool, 256> opens_{};
 };
 

@@ -2,7 +2,6 @@
 // From the vocabulary in a GGUF file's metadata to the tokenizer files of a Hugging Face folder.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -62,8 +61,8 @@ class VocabularyReader {
   /// By file name: "tokenizer.model" and the JSON files.
   [[nodiscard]] std::map<std::string, std::string> files() const {
     std::map<std::string, std::string> files;
-    const std::vector<Piece> pieces(tokens_.begin(),
-                                    tokens_.begin() + static_cast<std::ptrdiff_t>(pieces_));
+    std::vector<Piece> pieces;
+    for (std::size_t i = 0; i < pieces_; ++i) pieces.push_back(Piece(tokens_[i]));
     const auto own = metadata_.bytes("ziya.tokenizer.sentencepiece");
     files["tokenizer.model"] = SentencePieceModel::assemble(pieces, own ? *own : settings());
     if (own) {
@@ -147,15 +146,19 @@ class VocabularyReader {
   /// Field numbers: sentencepiece_model.proto of SentencePiece 0.1.97
   [[nodiscard]] std::string settings() const {
     std::string trainer, normalizer, result;
-    const bool has_bytes = std::any_of(tokens_.begin(), tokens_.end(),
-                                       [](const Piece& p) { return p.type == PieceType::byte; });
+    bool has_bytes = false;
+    for (const Piece& token : tokens_) has_bytes = has_bytes || token.type == PieceType::byte;
     append_protobuf_integer(trainer, 3, 2);           // model_type: BPE
     append_protobuf_integer(trainer, 35, has_bytes);  // byte_fallback
-    const std::pair<std::uint64_t, std::pair<const char*, const char*>> pieces[] = {
-        {45, {"unknown", "<unk>"}}, {46, {"bos", "<s>"}}, {47, {"eos", "</s>"}}};
-    for (const auto& [field, piece] : pieces) {
-      const std::int64_t id = special(piece.first);
-      append_protobuf_bytes(trainer, field, id >= 0 ? text_of(id) : piece.second);
+    struct SpecialPiece {
+      std::uint64_t field;
+      const char *key, *usual;
+    };
+    constexpr SpecialPiece pieces[] = {
+        {45, "unknown", "<unk>"}, {46, "bos", "<s>"}, {47, "eos", "</s>"}};
+    for (const auto& [field, key, usual] : pieces) {
+      const std::int64_t id = special(key);
+      append_protobuf_bytes(trainer, field, id >= 0 ? text_of(id) : usual);
     }
     append_protobuf_bytes(normalizer, 1, "identity");
     if (const auto rules = metadata_.bytes("tokenizer.ggml.precompiled_charsmap")) {

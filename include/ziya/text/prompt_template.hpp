@@ -130,7 +130,7 @@ struct PromptTemplate {
    public:
     explicit Pieces(const PromptTemplate& of) : template_(of) {}
 
-    void add_text(std::string_view text) { list_.back().text += text; }
+    void add_text(std::string_view text) { texts_.back() += text; }
     void add_system(std::string_view text) {
       add_own(template_.before_system);
       add_text(text);
@@ -146,17 +146,18 @@ struct PromptTemplate {
         }
         add_text(text.substr(0, at));
         if (found == nullptr) return;
-        list_.back().token = found;
-        list_.emplace_back();
+        tokens_.push_back(*found);
+        texts_.push_back({});
         text.remove_prefix(at + found->size());
       }
     }
     std::vector<std::int32_t> ids(const Tokenizer& tokenizer) const {
       std::vector<std::int32_t> result;
       bool strip_left = false;
-      for (const Piece& piece : list_) {
-        std::string_view text = piece.text;
-        const bool strip_right = swallows(piece.token);
+      for (std::size_t i = 0; i < texts_.size(); ++i) {
+        const std::string token = i < tokens_.size() ? tokens_[i] : "";
+        std::string_view text = texts_[i];
+        const bool strip_right = swallows(token);
         if (strip_left) text.remove_prefix(std::min(text.size(), text.find_first_not_of(white)));
         if (strip_right) text = text.substr(0, text.find_last_not_of(white) + 1);
         strip_left = strip_right;
@@ -164,11 +165,11 @@ struct PromptTemplate {
           const auto more = tokenizer.encode(text, {TokenizerMode::plain, false, false});
           result.insert(result.end(), more.begin(), more.end());
         }
-        if (piece.token == nullptr) continue;
-        const auto id = tokenizer.id_of(*piece.token);
+        if (token.empty()) continue;
+        const auto id = tokenizer.id_of(token);
         if (!id) {
           throw ArgumentError("ZIYA-315", "template " + template_.name + ": the tokenizer has no " +
-                                              *piece.token + "; give the text raw");
+                                              token + "; give the text raw");
         }
         result.push_back(*id);
       }
@@ -176,22 +177,18 @@ struct PromptTemplate {
     }
 
    private:
-    struct Piece {
-      std::string text;
-      const std::string* token = nullptr;  ///< behind the text
-    };
     static constexpr std::string_view white = " \t\n\r\v\f";
 
-    [[nodiscard]] bool swallows(const std::string* token) const {
-      if (token == nullptr) return false;
+    [[nodiscard]] bool swallows(const std::string& token) const {
+      if (token.empty()) return false;
       for (const std::string& each : template_.strip_around) {
-        if (each == *token) return true;
+        if (each == token) return true;
       }
       return false;
     }
 
     const PromptTemplate& template_;
-    std::vector<Piece> list_ = std::vector<Piece>(1);
+    std::vector<std::string> texts_ = {""}, tokens_;  // tokens_: behind each text but the last
   };
 };
 

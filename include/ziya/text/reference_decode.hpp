@@ -2,7 +2,6 @@
 // Decoding as the reference prints it, with its spaces around added and special tokens.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -64,17 +63,12 @@ inline std::string reference_decode(const SentencePieceEncoder& encoder, const A
 
 /// The reference's `clean_up_tokenization`, where tokenizer_config.json asks for it.
 inline std::string clean_up_spaces(std::string text) {
-  constexpr std::array<std::pair<std::string_view, std::string_view>, 10> rules = {
-      {{" .", "."},
-       {" ?", "?"},
-       {" !", "!"},
-       {" ,", ","},
-       {" ' ", "'"},
-       {" n't", "n't"},
-       {" 'm", "'m"},
-       {" 's", "'s"},
-       {" 've", "'ve"},
-       {" 're", "'re"}}};
+  struct Rule {
+    std::string_view from, to;
+  };
+  constexpr Rule rules[] = {{" .", "."},     {" ?", "?"},     {" !", "!"},   {" ,", ","},
+                            {" ' ", "'"},    {" n't", "n't"}, {" 'm", "'m"}, {" 's", "'s"},
+                            {" 've", "'ve"}, {" 're", "'re"}};
   for (const auto& [from, to] : rules) {
     std::string result;
     std::string_view rest = text;

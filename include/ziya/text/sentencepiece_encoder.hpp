@@ -50,7 +50,7 @@ class SentencePieceEncoder {
     }
     std::vector<int> pieces;
     check(processor_.Encode(text, &pieces), "encoding");
-    ids.insert(ids.end(), pieces.begin(), pieces.end());
+    for (const int piece : pieces) ids.push_back(piece);
   }
 
   /// The text as the library decodes it: no control pieces, `▁` in front dropped, U+FFFD for bytes

@@ -171,7 +171,9 @@ class Tokenizer {
         return piece.type == SentencePieceModel::PieceType::user_defined &&
                added.find(piece.text) != nullptr;
       };
-      if (std::any_of(model.pieces().begin(), model.pieces().end(), is_token)) {
+      bool has_token = false;
+      for (const auto& piece : model.pieces()) has_token = has_token || is_token(piece);
+      if (has_token) {
         plain = std::make_unique<SentencePieceEncoder>(model.serialize(is_token), model.source());
       }
     }

@@ -2,7 +2,6 @@
 // What the JSON files beside a tokenizer.model say: tokens besides its pieces, special tokens, ids.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstdint>
@@ -179,7 +178,7 @@ class TokenizerConfig {
       document.refuse("the added token \"" + token.content + "\" with id " +
                       std::to_string(token.id) + " " + why);
     };
-    std::vector<AddedToken> unnumbered;
+    std::vector<AddedToken> numbered, unnumbered;
     for (AddedToken& token : std::exchange(tokens_, {})) {
       if (const auto piece = pieces.find(token.content)) {
         if (token.id >= 0 && token.id != *piece) {
@@ -192,10 +191,11 @@ class TokenizerConfig {
       } else if (token.id < 0 && token.content == special_[unk_key].content) {
         continue;  // nothing stands for unknown text but the model's own piece
       }
-      (token.id < 0 ? unnumbered : tokens_).push_back(std::move(token));
+      (token.id < 0 ? unnumbered : numbered).push_back(std::move(token));
     }
-    std::sort(tokens_.begin(), tokens_.end(),
-              [](const AddedToken& a, const AddedToken& b) { return a.id < b.id; });
+    by_id_.clear();
+    for (std::size_t i = 0; i < numbered.size(); ++i) by_id_[numbered[i].id] = i;
+    for (const auto& [id, place] : by_id_) tokens_.push_back(std::move(numbered[place]));
     std::int32_t next = pieces.count;
     for (const AddedToken& token : tokens_) {
       if (token.id < pieces.count) continue;
@@ -210,7 +210,11 @@ class TokenizerConfig {
 
   AddedToken& find_or_add(const std::string& content) {
     const auto [found, fresh] = index_.emplace(content, tokens_.size());
-    if (fresh) tokens_.emplace_back().content = content;
+    if (fresh) {
+      AddedToken token;
+      token.content = content;
+      tokens_.push_back(std::move(token));
+    }
     return tokens_[found->second];
   }
 
@@ -225,12 +229,13 @@ class TokenizerConfig {
       document.refuse(name + " has the id " + std::to_string(id) + " here and " +
                       std::to_string(token.id) + " in another place");
     }
-    std::string& owner = by_id_[id];
-    if (!owner.empty() && owner != content) {
+    const auto place = static_cast<std::size_t>(&token - tokens_.data());
+    const auto owner = by_id_.find(id);
+    if (owner != by_id_.end() && owner->second != place) {
       document.refuse("the id " + std::to_string(id) + " belongs to \"" + content + "\" and to \"" +
-                      owner + "\"");
+                      tokens_[owner->second].content + "\"");
     }
-    owner = content;
+    by_id_[id] = place;
     if (token.id < 0) token.legacy = {true, true};
     token.id = id;
     return token;
@@ -239,9 +244,9 @@ class TokenizerConfig {
   bool add_bos_ = true, add_eos_ = false, clean_up_spaces_ = false;
   std::vector<AddedToken> tokens_;
   std::map<std::string, std::size_t, std::less<>> index_;  // content → place, until ids are given
-  std::map<std::int32_t, std::string> by_id_;
-  std::set<std::string, std::less<>> decided_;  // tokens whose newer flags are known
-  std::array<Special, keys.size()> special_;    // of keys; an empty one is not there
+  std::map<std::int32_t, std::size_t> by_id_;              // place in tokens_
+  std::set<std::string> decided_;                          // tokens whose newer flags are known
+  std::array<Special, keys.size()> special_;               // of keys; an empty one is not there
   std::vector<Special> additional_;
 };
 

@@ -148,8 +148,8 @@ inline void matmul_many(Context<Cpu>& ctx, std::span<const View<float>> ys, View
 }
 
 inline void matmul(Context<Cpu>& ctx, View<float> y, View<const float> x, const Weight<Cpu>& w) {
-  const Weight<Cpu>* weight = &w;
-  matmul_many(ctx, std::span(&y, 1), x, std::span(&weight, 1));
+  const Weight<Cpu>* const weight = &w;
+  matmul_many(ctx, {&y, 1}, x, {&weight, 1});
 }
 
 inline void matmul_add(Context<Cpu>& ctx, View<float> y, View<const float> x,
@@ -157,7 +157,7 @@ inline void matmul_add(Context<Cpu>& ctx, View<float> y, View<const float> x,
   Workspace<Cpu>::Scope scope(ctx.workspace());
   const View<float> product = ctx.workspace().take<float>({y.rows(), y.columns()});
   const CpuKernels& kernels = ctx.kernels();
-  const Weight<Cpu>* weight = &w;
+  const Weight<Cpu>* const weight = &w;
   const std::span<const Weight<Cpu>* const> ws(&weight, 1);
   const ActivationForms forms = forms_of(ctx, x, ws);
   share_rows(ctx, x.rows(), ws,
@@ -176,9 +176,9 @@ inline void matmul_silu_mul(Context<Cpu>& ctx, View<float> y, View<const float> 
   Workspace<Cpu>::Scope scope(ctx.workspace());
   const View<float> u = ctx.workspace().take<float>({y.rows(), y.columns()});
   const CpuKernels& kernels = ctx.kernels();
-  const Weight<Cpu>* weights[] = {&gate, &up};
-  const ActivationForms forms = forms_of(ctx, x, weights);
-  share_rows(ctx, x.rows(), std::span(weights, 1),
+  const Weight<Cpu>* const weights[] = {&gate, &up};
+  const ActivationForms forms = forms_of(ctx, x, {weights, 2});
+  share_rows(ctx, x.rows(), {weights, 1},
              [&](std::size_t, std::int64_t thread, std::int64_t first, std::int64_t last) {
                kernels.matmul(arguments_of(y, x, gate, forms, thread), first, last);
                kernels.matmul(arguments_of(u, x, up, forms, thread), first, last);
