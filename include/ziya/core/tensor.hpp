@@ -14,6 +14,7 @@
 
 ZIYA_NAMESPACE_BEGIN
 
+/// Gives back what `Memory<Device>` allocated.
 template <class Device>
 struct ReleaseMemory {
   void operator()(void* memory) const noexcept { Memory<Device>::release(memory); }

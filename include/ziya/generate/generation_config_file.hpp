@@ -2,10 +2,8 @@
 // generation_config.json of a model folder, as a GenerationConfig.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <map>
 #include <string>
 #include <system_error>
@@ -144,26 +142,16 @@ class GenerationConfigFile {
     }
     if (const auto* value = find("sequence_bias")) {
       const char* expected = "a list of [[ids], bias]";
-      std::vector<SequenceBiasEntry> biases;
-      // Of the same ids twice the last counts, as in the reference's dictionary. Keys are the ids
-      // with leading zeros, which sort as the ids do.
-      std::map<std::string, std::size_t, std::less<>> last;
+      // Of the same ids twice the last counts, as in the reference's dictionary.
+      std::map<std::vector<std::int32_t>, float> biases;
       if (!value->is_array()) refuse("sequence_bias", *value, expected);
       for (const auto& entry : *value) {
         if (!entry.is_array() || entry.size() != 2 || !entry[1].is_number()) {
           refuse("sequence_bias", entry, expected);
         }
-        biases.push_back({ids(entry[0], "sequence_bias"), entry[1].get<float>()});
-        std::string key;
-        for (const std::int32_t id : biases.back().ids) {
-          const std::string digits = std::to_string(id);
-          key += std::string(12 - digits.size(), '0') + digits;
-        }
-        last[key] = biases.size() - 1;
+        biases[ids(entry[0], "sequence_bias")] = entry[1].get<float>();
       }
-      for (const auto& [key, place] : last) {
-        config.sequence_bias.push_back(std::move(biases[place]));
-      }
+      for (const auto& [sequence, bias] : biases) config.sequence_bias.push_back({sequence, bias});
     }
     if (const auto* value = find("exponential_decay_length_penalty")) {
       if (!value->is_array() || value->size() != 2 || !json_is<std::int64_t>((*value)[0]) ||

@@ -6,7 +6,6 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -33,17 +32,13 @@ class CharacterClass {
 
   /// @param ranges in any order, overlapping or not   @param negated all others instead
   explicit CharacterClass(std::vector<Range> ranges, bool negated = false) {
-    std::map<std::int32_t, std::size_t> ends;  // of the longest range that begins there
+    std::sort(ranges.begin(), ranges.end(),
+              [](const Range& a, const Range& b) { return a.first < b.first; });
     for (const Range& range : ranges) {
-      std::size_t& end = ends[static_cast<std::int32_t>(range.first)];
-      end = std::max<std::size_t>(end, range.last);
-    }
-    for (const auto& [begin, end] : ends) {
-      const auto first = static_cast<char32_t>(begin), last = static_cast<char32_t>(end);
-      if (!ranges_.empty() && first <= ranges_.back().last + 1) {
-        ranges_.back().last = std::max(ranges_.back().last, last);
+      if (!ranges_.empty() && range.first <= ranges_.back().last + 1) {
+        ranges_.back().last = std::max(ranges_.back().last, range.last);
       } else {
-        ranges_.push_back({first, last});
+        ranges_.push_back(range);
       }
     }
     if (negated) negate();

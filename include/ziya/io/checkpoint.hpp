@@ -169,19 +169,18 @@ class Checkpoint {
       : path_(std::move(files.path)),
         files_(std::move(files.files)),
         notes_(std::move(files.notes)) {
-    std::map<std::string, std::size_t, std::less<>> files_by_name, entries_by_name;
-    for (std::size_t file = 0; file < files_.size(); ++file) {
-      const auto& entries = files_[file]->tensors();
-      for (std::size_t i = 0; i < entries.size(); ++i) {
-        files_by_name[entries[i].name] = file;
-        entries_by_name[entries[i].name] = i;
+    std::vector<Place> places;
+    std::map<std::string, std::size_t, std::less<>> by_name;  // in places
+    for (const auto& file : files_) {
+      for (const TensorEntry& entry : file->tensors()) {
+        by_name[entry.name] = places.size();
+        places.push_back({file.get(), &entry});
       }
     }
-    for (const auto& [name, file] : files_by_name) {
-      file_of_.push_back(file);
-      entry_of_.push_back(entries_by_name.at(name));
-      const TensorEntry& entry = files_[file]->tensors()[entry_of_.back()];
-      tensors_.push_back({name, entry.dtype, entry.shape, files_[file]->file().path()});
+    for (const auto& [name, index] : by_name) {
+      const Place& place = places[index];
+      places_.push_back(place);
+      tensors_.push_back({name, place.entry->dtype, place.entry->shape, place.file->file().path()});
     }
   }
 
@@ -191,9 +190,7 @@ class Checkpoint {
       throw ArgumentError("ZIYA-236",
                           utf8_from_path(path_) + ": has no tensor \"" + std::string(name) + "\"");
     }
-    const auto index = static_cast<std::size_t>(tensor - tensors_.data());
-    const TensorFile* file = files_[file_of_[index]].get();
-    return {file, &file->tensors()[entry_of_[index]]};
+    return places_[static_cast<std::size_t>(tensor - tensors_.data())];
   }
 
   void check_argument(std::string_view name, bool good, const std::string& message) const {
@@ -256,7 +253,7 @@ class Checkpoint {
   std::vector<std::shared_ptr<const TensorFile>> files_;
   std::vector<std::string> notes_;
   std::vector<TensorInfo> tensors_;
-  std::vector<std::size_t> file_of_, entry_of_;  // of tensors_: place in files_, and in the file
+  std::vector<Place> places_;  // of tensors_
 };
 
 #if ZIYA_DEFINITIONS
