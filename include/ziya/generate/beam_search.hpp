@@ -108,29 +108,25 @@ class BeamScorer {
   }
 
   std::vector<Choice> choices(const std::vector<std::vector<Candidate>>& scores) {
-    const std::size_t count = std::max<std::size_t>(2, 1 + config_.eos_ids.size()) * width();
+    std::vector<Choice> all;
+    for (std::size_t beam = 0; beam < scores.size(); ++beam) {
+      for (const Candidate& candidate : scores[beam]) {
+        const float score = beams_[beam].score + candidate.score;
+        all.push_back({config_.do_sample ? perturbed(score) : score, score, static_cast<int>(beam),
+                       candidate.id});
+      }
+    }
+    if (all.empty()) throw BackendError("ZIYA-503", "beam search: every token is masked");
+    const std::size_t count =
+        std::min(std::max<std::size_t>(2, 1 + config_.eos_ids.size()) * width(), all.size());
     const auto better = [](const Choice& a, const Choice& b) {
       if (a.key != b.key) return a.key > b.key;
       return a.beam != b.beam ? a.beam < b.beam : a.id < b.id;
     };
-    std::vector<Choice> best;
-    for (std::size_t beam = 0; beam < scores.size(); ++beam) {
-      for (const Candidate& candidate : scores[beam]) {
-        const float score = beams_[beam].score + candidate.score;
-        const Choice choice{config_.do_sample ? perturbed(score) : score, score,
-                            static_cast<int>(beam), candidate.id};
-        if (best.size() < count) {
-          best.push_back(choice);
-        } else if (better(choice, best.back())) {
-          best.back() = choice;
-        }
-        for (std::size_t i = best.size() - 1; i > 0 && better(best[i], best[i - 1]); --i) {
-          std::swap(best[i], best[i - 1]);
-        }
-      }
-    }
-    if (best.empty()) throw BackendError("ZIYA-503", "beam search: every token is masked");
-    return best;
+    std::partial_sort(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(count), all.end(),
+                      better);
+    all.resize(count);
+    return all;
   }
 
   /// score − log(−log u): those where it is highest are drawn without replacement from

@@ -74,7 +74,7 @@ class CharacterClass {
 };
 
 /// Rules of alternatives of symbols. Rule 0 is the root. All alternatives lie one after the other
-/// in `symbols`, each closed by an `end`. Immutable once made.
+/// in `symbols`, each closed by an `end`, none within another. Immutable once made.
 class Grammar {
  public:
   struct Symbol {

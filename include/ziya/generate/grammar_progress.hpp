@@ -79,7 +79,8 @@ class GrammarProgress {
     return state_ != GrammarMatcher::dead && matcher_.may_end(state_);
   }
 
-  /// The tokens that a text of the grammar goes on with.   @pre `read` returned true
+  /// The tokens that a text of the grammar goes on with, until the next call.
+  /// @pre `read` returned true
   const TokenSet& allowed() {
     if (matcher_.crowded() || masks_.size() >= most_masks) {
       state_ = matcher_.keep_only(state_);
@@ -107,7 +108,8 @@ class GrammarProgress {
   /// Walks the vocabulary and the grammar side by side.
   TokenSet reachable() {
     TokenSet set(position_->bytes.size());
-    std::vector<std::pair<std::int32_t, std::int32_t>> work{{0, state_}};  // node, state
+    // Node, state; both signed, as the matcher has pairs of these.
+    std::vector<std::pair<std::int32_t, std::int32_t>> work{{0, state_}};
     while (!work.empty()) {
       const auto [at, state] = work.back();
       const auto node = static_cast<std::uint32_t>(at);

@@ -328,6 +328,7 @@ number ::= integer ("." [0-9]{1,16})? ([eE] [\-+]? [0-9]{1,2})?
   std::string other_key(const std::set<std::string>& keys, const std::string& name) {
     std::vector<std::string> nodes{""};  // beginnings
     for (std::size_t node = 0; node < nodes.size(); ++node) {
+      if (extra_.size() > GrammarParser::most_bytes) refuse("its names are too long together");
       const std::string begin = nodes[node];
       std::string excluded, alternatives = keys.contains(begin) ? "" : "\"\" | ";
       std::string deeper, last;

@@ -48,11 +48,13 @@ inline constexpr std::array<DTypeName, 10> dtype_names{{{"F32", DType::f32},
                                                         {"U8", DType::u8},
                                                         {"BOOL", DType::boolean}}};
 
-/// The format's name of a type: "BF16".
+/// The format's name of a type: "BF16".   @throws ArgumentError ZIYA-215 where it has none
 inline std::string_view dtype_name(DType dtype) {
-  std::size_t place = 0;
-  while (dtype_names[place].dtype != dtype) ++place;
-  return dtype_names[place].name;
+  for (const DTypeName& each : dtype_names) {
+    if (each.dtype == dtype) return each.name;
+  }
+  throw ArgumentError("ZIYA-215",
+                      "safetensors: there is no type " + std::string(name(dtype)) + " in it");
 }
 
 /// Length of the JSON, or nothing when the file does not begin as a safetensors file does.

@@ -46,6 +46,7 @@ class SelectedRows {
   }
 
  private:
+  /// @pre a run holds the row
   static const RopeTable<Device>* table_of(const Rows& all, std::int64_t row) {
     std::size_t run = 0;
     while (row < all.rotary[run].begin || row >= all.rotary[run].begin + all.rotary[run].count) {

@@ -193,9 +193,9 @@ class TokenizerConfig {
       }
       (token.id < 0 ? unnumbered : numbered).push_back(std::move(token));
     }
-    by_id_.clear();
-    for (std::size_t i = 0; i < numbered.size(); ++i) by_id_[numbered[i].id] = i;
-    for (const auto& [id, place] : by_id_) tokens_.push_back(std::move(numbered[place]));
+    std::map<std::int32_t, std::size_t> in_order;
+    for (std::size_t i = 0; i < numbered.size(); ++i) in_order[numbered[i].id] = i;
+    for (const auto& [id, place] : in_order) tokens_.push_back(std::move(numbered[place]));
     std::int32_t next = pieces.count;
     for (const AddedToken& token : tokens_) {
       if (token.id < pieces.count) continue;
@@ -244,7 +244,7 @@ class TokenizerConfig {
   bool add_bos_ = true, add_eos_ = false, clean_up_spaces_ = false;
   std::vector<AddedToken> tokens_;
   std::map<std::string, std::size_t, std::less<>> index_;  // content → place, until ids are given
-  std::map<std::int32_t, std::size_t> by_id_;              // place in tokens_
+  std::map<std::int32_t, std::size_t> by_id_;              // → place, until ids are given
   std::set<std::string> decided_;                          // tokens whose newer flags are known
   std::array<Special, keys.size()> special_;               // of keys; an empty one is not there
   std::vector<Special> additional_;

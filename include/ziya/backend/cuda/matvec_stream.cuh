@@ -36,7 +36,8 @@ class RowStream {
 #pragma unroll 1
     for (int stage = 1; stage < stream_stages; ++stage) fetch();
   }
-  /// Asks for what the ring has room for, once x is asked for: x would wait behind it.
+  /// Asks for the last stage, once and before packs are taken, behind x: x waits for what was asked
+  /// for before.
   __device__ void fill() { fetch(); }
   /// The thread's next packs, of which those in its part of the row count.
   __device__ void take(uint4 (&bits)[stream_batch]) {
@@ -104,7 +105,8 @@ class RowStream {
 
   const MatvecArguments<T, T>& a_;
   uint4 *ring_, *slot_;
-  int left_ = 0, turn_ = 0;  ///< packs of the row under way that the warp has not asked for
+  int left_ = 0;  ///< packs of the row under way that the warp has not asked for
+  int turn_ = 0;
   bool up_ = false;
   const T *row_ = nullptr, *from_ = nullptr;
 };

@@ -65,8 +65,9 @@ class PanelStream {
         band_(static_cast<int>(blockIdx.x)),
         panel_(begin) {}
 
-  /// Weights do not depend on the work before: they may be under way before it ends. But x waits
-  /// behind them, so the last stage has to be asked for by `fill`, behind x.
+  /// Weights do not depend on the work before: they may be under way before it ends. All but
+  /// the last stage, which `fill` asks for, once and before a panel is taken: behind x, where x is
+  /// read once, as x waits for what was asked for before.
   __device__ void start() {
     seek();
 #pragma unroll 1
