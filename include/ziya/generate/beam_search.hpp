@@ -226,7 +226,7 @@ std::vector<GenerationResult> beam_search(Context<typename Model::Device>& ctx, 
       for (const BeamScorer::Beam& beam : scorer.beams()) ids.push_back(beam.ids.back());
       logits = rows.logits(rows.append_each(slots, ids));
     }
-    for (const BeamScorer::Beam& end : scorer.ends()) ends.push_back(end);
+    ends = scorer.ends();
   }
   for (const BeamScorer::Beam& beam : scorer.beams()) {  // where nothing has ended yet
     if (ends.size() >= static_cast<std::size_t>(config.num_return_sequences)) break;

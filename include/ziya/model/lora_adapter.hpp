@@ -200,8 +200,7 @@ class LoraAdapter {
            {".lora_" + letter + ".weight", ".lora_" + letter + ".default.weight",
             ".lora_embedding_" + letter, ".lora_embedding_" + letter + ".default"}) {
         if (!takes_off(rest, ending)) continue;
-        const std::string& module = rest;
-        const auto [place, fresh] = places_.emplace(module, open_.size());
+        const auto [place, fresh] = places_.emplace(rest, open_.size());
         if (fresh) open_.push_back({});
         LoraPair& pair = open_[place->second];
         (second ? pair.b : pair.a) = tensor.name;
