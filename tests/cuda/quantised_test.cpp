@@ -195,7 +195,29 @@ TEMPLATE_TEST_CASE("cuda: products with quantised weights of more tokens", "[cud
   check_all_products<TestType>(true);
 }
 
-/// Products of norm(x) and a gated layer against the norm and its products one by one.
+/// Σ_i norm(x)_i w_oi in double.
+std::vector<double> norm_product(const std::vector<float>& x, const std::vector<float>& factors,
+                                 const std::vector<float>& w, std::int64_t in, double eps) {
+  const auto width = static_cast<std::size_t>(in);
+  std::vector<double> result;
+  for (std::size_t t = 0; t < x.size() / width; ++t) {
+    double squares = 0;
+    for (std::size_t i = 0; i < width; ++i) squares += std::pow(x[t * width + i], 2.0);
+    const double inverse = 1 / std::sqrt(squares / static_cast<double>(in) + eps);
+    for (std::size_t o = 0; o < w.size() / width; ++o) {
+      double sum = 0;
+      for (std::size_t i = 0; i < width; ++i) {
+        sum += static_cast<double>(x[t * width + i]) * static_cast<double>(factors[i]) *
+               static_cast<double>(w[o * width + i]);
+      }
+      result.push_back(sum * inverse);
+    }
+  }
+  return result;
+}
+
+/// Products of norm(x) against sums in double, and with a gated layer against the norm and its
+/// products one by one: to the bit, but where digits of x · norm are divided in the end.
 template <class T, class Device>
 void check_norm_within(Context<Device>& ctx, DType dtype, const Case& c) {
   const std::int64_t in = columns_of(dtype, c.parts), out = columns_of(dtype, 1);
@@ -207,10 +229,18 @@ void check_norm_within(Context<Device>& ctx, DType dtype, const Case& c) {
   const auto place = [&](std::int64_t rows, std::int64_t columns, std::uint64_t seed) {
     return placed<Device>(quantised(dtype, rows, columns, seed).weight);
   };
-  const auto q = place(c.out, in, 2), k = place(c.out, in, 3), gate = place(out, in, 5),
+  const auto first = quantised(dtype, c.out, in, 2);
+  const auto q = placed<Device>(first.weight), k = place(c.out, in, 3), gate = place(out, in, 5),
              up = place(out, in, 6), down = place(in, out, 7);
   const std::array<const Weight<Device>*, 2> ws{&q, &k};
   constexpr float eps = 1e-5f;
+  const bool divided = std::is_same_v<Device, Cuda> && c.tokens <= 4;
+  const auto same = [&](const Tensor<T, Device>& a, const Tensor<T, Device>& b,
+                        std::int64_t columns, double tolerated) {
+    const auto expected = values_of(b);
+    if (!divided) return values_of(a) == expected;
+    return row_error(values_of(a), {expected.begin(), expected.end()}, columns) < tolerated;
+  };
   auto n = poisoned<T, Device>(wide);
   ops::rms_norm(ctx, n.view(), x.view(), norm.view(), eps);
 
@@ -219,18 +249,20 @@ void check_norm_within(Context<Device>& ctx, DType dtype, const Case& c) {
   const std::array<View<T, Device>, 2> apart{a.view(), b.view()}, together{c1.view(), c2.view()};
   ops::matmul_many<Device, T>(ctx, apart, n.view(), ws);
   ops::norm_matmul_many<Device, T>(ctx, together, x.view(), norm.view(), eps, ws);
-  CHECK(values_of(c1) == values_of(a));
-  CHECK(values_of(c2) == values_of(b));
+  CHECK(same(c1, a, c.out, 2 * tolerance<T>));
+  CHECK(same(c2, b, c.out, 2 * tolerance<T>));
+  const auto exact = norm_product(values, factors, first.values, in, static_cast<double>(eps));
+  CHECK(row_error(values_of(c1), exact, c.out) < (divided ? 1 : 2) * tolerance<T>);
 
   auto g = poisoned<T, Device>(between);
   auto expected = on<T, Device>(values, wide), y = on<T, Device>(values, wide);
   ops::matmul_silu_mul(ctx, g.view(), n.view(), gate, up);
   ops::matmul_add(ctx, expected.view(), g.view(), down);
   ops::gated_mlp<Device, T>(ctx, y.view(), y.view(), norm.view(), eps, gate, up, down);
-  CHECK(values_of(y) == values_of(expected));
+  CHECK(same(y, expected, in, 3 * tolerance<T>));
 }
 
-ZIYA_TEST_ON_DEVICES("cuda: a norm within products of quantised weights is the norm, bit for bit",
+ZIYA_TEST_ON_DEVICES("cuda: a norm within products of quantised weights is the norm",
                      "[cuda][small][norm]") {
   with_quantised<TestType>([]<class Device, class T>(Context<Device>& ctx, T) {
     for (const DType dtype : {DType::q4_0, DType::q8_0, DType::q5_1, DType::iq4_nl, DType::q2_k,
@@ -244,6 +276,79 @@ ZIYA_TEST_ON_DEVICES("cuda: a norm within products of quantised weights is the n
     check_norm_within<T>(ctx, DType::q4_0, {4, 12, 16});
     check_norm_within<T>(ctx, DType::q4_0, {2, 300, 16});
   });
+}
+
+/// Columns that end within a turn of a block's warps, and more than one turn.
+TEST_CASE("cuda: products of one token whose columns and rows end anywhere", "[cuda][small]") {
+  if (!gpu()) return;
+  Context<Cuda> ctx;
+  for (const DType dtype : quantised_types()) {
+    // In 256 columns: 17 and a half, 20, 23 and an eighth, 54.
+    for (const std::int64_t columns : {4480, 5120, 5920, 13824}) {
+      const std::int64_t of_one = columns_of(dtype, 1);
+      check_products<Half>(ctx, dtype, {1, (columns + of_one - 1) / of_one, 40});
+      check_norm_within<Half>(ctx, dtype, {1, (columns + of_one - 1) / of_one, 19});
+    }
+  }
+  check_products<Half>(ctx, DType::q8_0, {1, 171, 2200});
+  check_products<ziya::BFloat16>(ctx, DType::q4_k, {1, 23, 2200});
+}
+/// With two turns of 20 warps, a multiprocessor keeps sums of 16 bands of Q6_K; of these rows it
+/// has more, which repeat, so that few are compared with sums in double.
+TEST_CASE("cuda: products of one token with more columns and rows than a block has at a time",
+          "[cuda]") {
+  if (!gpu()) return;
+  Context<Cuda> ctx;
+  constexpr std::int64_t columns = 10'240, period = 480;
+  const std::int64_t rows = (ctx.multiprocessors() * 16 * 17 + period - 1) / period * period;
+  const auto repeated = [&](const Quantised& m) {
+    std::vector<std::byte> bytes(static_cast<std::size_t>(rows * m.weight.row_bytes()));
+    for (std::int64_t i = 0; i < rows; i += period) {
+      std::copy_n(m.weight.data, m.weight.bytes(),
+                  bytes.begin() + static_cast<std::ptrdiff_t>(i * m.weight.row_bytes()));
+    }
+    auto all = m.weight;
+    all.rows = rows, all.data = bytes.data();
+    return placed<Cuda>(all);
+  };
+  const auto one = quantised(DType::q6_k, period, columns, 2),
+             other = quantised(DType::q6_k, period, columns, 3);
+  const auto w = repeated(one), w2 = repeated(other);
+  auto values = random_values(columns, 1), factors = random_values(columns, 4);
+  const auto x = on<Half, Cuda>(values, {1, columns});
+  const auto norm = on<float, Cuda>(factors, {columns});
+  auto y = poisoned<Half, Cuda>({1, rows});
+  const auto check = [&](const std::vector<double>& expected) {
+    const auto all = values_of(y);
+    const std::vector<float> first(all.begin(), all.begin() + period);
+    CHECK(row_error(first, expected, period) < 3 * tolerance<Half>);
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      if (all[i] != first[i % period]) FAIL("row " << i << ": " << all[i]);
+    }
+  };
+  const std::vector<float> ones(static_cast<std::size_t>(columns), 1.0f);
+  const auto product = [&](const Quantised& m) {
+    auto sums = norm_product(values, ones, m.values, columns, 0);
+    double squares = 0;
+    for (const float value : values) squares += std::pow(value, 2.0);
+    for (double& sum : sums) sum *= std::sqrt(squares / columns);
+    return sums;
+  };
+  const auto expected = product(one), second = product(other);
+  ops::matmul(ctx, y.view(), x.view(), w);
+  check(expected);
+
+  const std::array<View<Half, Cuda>, 1> ys{y.view()};
+  const std::array<const Weight<Cuda>*, 1> ws{&w};
+  ops::norm_matmul_many<Cuda, Half>(ctx, ys, x.view(), norm.view(), 1e-5f, ws);
+  check(norm_product(values, factors, one.values, columns, 1e-5));
+
+  ops::matmul_silu_mul(ctx, y.view(), x.view(), w, w2);
+  auto gated = expected;
+  for (std::size_t i = 0; i < gated.size(); ++i) {
+    gated[i] = expected[i] / (1 + std::exp(-expected[i])) * second[i];
+  }
+  check(gated);
 }
 
 // One type of each way to read scales, each kernel that shares memory between threads.

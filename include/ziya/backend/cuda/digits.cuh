@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Activations as whole numbers in digits of 8 bits, for the integer tensor cores.
+// Digits of a few tokens, for the integer tensor cores.
 #pragma once
 
 #include <cstddef>
@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "ziya/backend/cuda/device.cuh"
+#include "ziya/backend/cuda/digit_words.cuh"
 #include "ziya/backend/cuda/matvec.cuh"
 #include "ziya/backend/cuda/mma.cuh"
 #include "ziya/backend/cuda/panel.cuh"
@@ -16,20 +17,28 @@
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
-/// x = scale · n, |n| ≤ 127 · 256^(digits − 1), one scale per 256 columns; n = Σ digit_i
-/// 256^(digits − 1 − i). A digit is a column of the tensor cores' second operand: with two, a lane
-/// has all of a token and adds them up (`joined`); with three, for 32-bit activations, a token has
-/// four columns.
-/// @tparam Tokens how many there are, where that is known
-template <class T, class Block, int Tokens = 0>
+/// What a block of a product by digits has; no warps where x does not fit beside the rings.
+struct DigitPlan {
+  int warps = 0, bytes = 0;  ///< of shared memory
+  int room = 0;   ///< bands whose sums are kept until they are added up, so that warps seldom meet
+  int turns = 0;  ///< of `TurnStream`
+  Shares panels, bands;  ///< of a band by warps; of all bands by blocks
+};
+
+/// The digits of a few tokens in shared memory. A digit is a column of the tensor cores' second
+/// operand.
+template <class T, class Block>
 class Digits {
  public:
   using Form = Panel<Block>;
-  static constexpr bool joined = !std::is_same_v<T, float>;
-  static constexpr int digits = joined ? 2 : 3, slots = joined ? 2 : 4, tokens_at_once = 8 / slots;
+  using Words = DigitWords<T, Block>;
+  using Elements = typename Words::Elements;
+  static constexpr bool joined = Words::joined;
+  static constexpr int slots = Words::slots, tokens_at_once = 8 / slots;
   static constexpr int values =
       joined ? 1 : 2;  ///< numbers of a lane per row: its tokens or digits
   using Sums = float[2][values];
+  using Stream = PanelStream<T, Block>;
   static constexpr int band_slots = values * 4;   ///< numbers that are kept of a row and warp
   static constexpr int units = 4 * Form::groups;  ///< lanes that a panel occupies
   static constexpr int chunk = 8 * Form::groups;  ///< bytes of a column for one t
@@ -45,58 +54,63 @@ class Digits {
                                     : 0;
     return panels * (4 * slots * tokens * chunk + sums + tokens * 4);
   }
-  __device__ Digits(std::byte* memory, int panels, int tokens)
+  static constexpr int bytes_of_warp = panel_ring<Block>;
+  __device__ Digits(std::byte* memory, int, int panels, int tokens)
       : operands_(memory),
         sums_(reinterpret_cast<float*>(memory + panels * 4 * slots * tokens * chunk)),
         scales_(reinterpret_cast<float*>(memory + bytes(panels, tokens)) - panels * tokens),
         panels_(panels),
         tokens_(tokens) {
-    const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+    const int g = lane() / 4, t = lane() % 4;
     own_ = 4 * min(g, slots * tokens - 1) + t;
   }
 
+  __device__ static Stream stream(const MatvecArguments<T, std::byte>& a, std::byte* rings,
+                                  int warp, const DigitPlan& plan) {
+    return {a, rings + warp * panel_ring<Block>, warp, plan.panels};
+  }
   /// Behind what it has in shared memory.
-  [[nodiscard]] __device__ std::byte* end() const {
-    return reinterpret_cast<std::byte*>(scales_ + panels_ * tokens());
+  [[nodiscard]] __device__ std::byte* end(int) const {
+    return reinterpret_cast<std::byte*>(scales_ + panels_ * tokens_);
   }
 
-  struct Elements {
-    float at[8];
-  };
-  /// The weight of a norm for what a lane fills first, so that it may be under way before x is
-  /// there.
-  __device__ Elements factors(const float* norm, int columns, int begin, int end) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    return norm == nullptr ? Elements{}
-                           : elements(norm, columns, begin * units + lane, end * units);
+  /// Asks for the weight of the norm of what a lane fills first, so that it may be under way before
+  /// x is there.
+  __device__ void prepare(const MatvecArguments<T, std::byte>& a, const Stream& stream) {
+    if (a.norm == nullptr) return;
+    factors_ = elements(a.norm, static_cast<int>(a.columns), stream.begin * units + lane(),
+                        stream.end * units);
   }
-  /// Writes the digits of panels [begin, end), whose only reader is this warp.
-  /// @param first of `factors`   @param spans sums of squares of the tokens' spans, with a norm
-  /// @param asked called once x is asked for, before it is waited for
-  template <class Asked>
-  __device__ void fill(const MatvecArguments<T, std::byte>& a, int begin, int end,
-                       const Elements& first, const float* spans, const Asked& asked) {
-    const int lane = static_cast<int>(threadIdx.x) % 32, columns = static_cast<int>(a.columns);
+  /// Writes the digits of the warp's panels, whose only reader it is, and with a norm its part of
+  /// tokens' Σ x², `stride` apart. Asks the stream for its last stage once x is asked for, before
+  /// that is waited for.
+  __device__ void fill(const MatvecArguments<T, std::byte>& a, Stream& stream, float* squares,
+                       int stride) {
+    const unsigned begin = stream.begin * units + lane(), end = stream.end * units;
+    const auto columns = static_cast<int>(a.columns);
 #pragma unroll 1  // code that runs once is waited for
-    for (int token = 0; token < tokens(); ++token) {
+    for (int token = 0; token < tokens_; ++token) {
       const T* x = a.x + token * a.x_stride;
-      Elements next = elements(x, columns, begin * units + lane, end * units), norm = first;
-      if (token == 0) asked();
-      const float inverse =
-          a.norm == nullptr ? 1 : inverse_rms(spans + token * norm_spans(columns), columns, a.eps);
+      Elements next = elements(x, columns, begin, end), norm = factors_;
+      if (token == 0) stream.fill();
+      float sum = 0;
 #pragma unroll 1
-      for (int unit = begin * units + lane; unit - lane < end * units; unit += 32) {
+      for (unsigned unit = begin; unit - lane() < end; unit += 32) {
         Elements now = next;
-        next = elements(x, columns, unit + 32, end * units);
+        next = elements(x, columns, unit + 32, end);
         if (a.norm != nullptr) {
 #pragma unroll
           for (int i = 0; i < 8; ++i) {
-            now.at[i] = widen(normalised<T>(now.at[i], inverse, norm.at[i]));
+            sum = fmaf(now.at[i], now.at[i], sum);
+            now.at[i] *= norm.at[i];
           }
-          norm = elements(a.norm, columns, unit + 32, end * units);
+          norm = elements(a.norm, columns, unit + 32, end);
         }
-        write(now, token, unit, end * units);
+        write(now, token, unit, end);
       }
+      if (a.norm == nullptr) continue;
+      sum = warp_sum(sum);
+      if (lane() == 0) squares[token * stride] = sum;
     }
     __syncwarp();
   }
@@ -195,13 +209,28 @@ class Digits {
     }
   }
 
+  /// Takes `count` bands and puts the warp's sums where they are added up, `stride` apart.
+  __device__ void take_bands(const MatvecArguments<T, std::byte>&, Stream& stream,
+                             BandSums<band_slots>* to, int stride, int count, float*) {
+    for (int k = 0; k < count; ++k) {
+      Sums sums = {};
+      for (int panel = stream.begin; panel < stream.end; ++panel) {
+        Ahead ahead;
+        fetch(ahead, panel);
+        Form now;
+        stream.take(now);
+        add(sums, now, ahead, panel);
+      }
+      keep(to[k * stride], sums);
+    }
+  }
   /// Puts the sums of a warp where they are added up, and what is there of a row and token.
-  __device__ static void keep(BandSums<band_slots>& to, const Sums& sums, int lane) {
+  __device__ static void keep(BandSums<band_slots>& to, const Sums& sums) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
 #pragma unroll
       for (int i = 0; i < values; ++i) {
-        to[lane / 4 + 8 * r][values * (lane % 4) + i] = sums[r][i];
+        to[lane() / 4 + 8 * r][values * (lane() % 4) + i] = sums[r][i];
       }
     }
   }
@@ -210,9 +239,6 @@ class Digits {
     const float* at = &from[row][4 * token];
     return fmaf(65536.0f, at[0], fmaf(256.0f, at[1], at[2]));
   }
-
- protected:
-  static constexpr int pairs = Form::groups / 2;
 
   /// Both rows of a group as the first operand of bytes: quants, times their scales where that
   /// fits.
@@ -229,16 +255,19 @@ class Digits {
     }
   }
 
-  [[nodiscard]] __device__ int tokens() const { return Tokens > 0 ? Tokens : tokens_; }
+ private:
+  __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
+
+  static constexpr int pairs = Form::groups / 2;
+
   /// What turns integers of a panel into numbers, of the lane's token.
   __device__ float scale(int panel) const {
     const int t = static_cast<int>(threadIdx.x) % 4;
-    return scales_[panel * tokens() + min(joined ? t : t / 2, tokens() - 1)];
+    return scales_[panel * tokens_ + min(joined ? t : t / 2, tokens_ - 1)];
   }
   /// 2^below Σ n of a group.
   __device__ float sum(int panel, int group, int value) const {
-    const int t = static_cast<int>(threadIdx.x) % 4,
-              of_panel = joined ? tokens() : slots * tokens();
+    const int t = static_cast<int>(threadIdx.x) % 4, of_panel = joined ? tokens_ : slots * tokens_;
     const int slot = min(joined ? t : 2 * t + value, of_panel - 1);
     return sums_[(panel * of_panel + slot) * Form::groups + group];
   }
@@ -246,57 +275,19 @@ class Digits {
   /// 16 bytes for two groups, so that eight neighbours lie in different banks.
   __device__ unsigned place(unsigned panel, unsigned index, unsigned pair) const {
     const unsigned turned = pair ^ (index / (8 / pairs) % pairs);
-    return (panel * 4 * slots * static_cast<unsigned>(tokens()) + index) * chunk + turned * 16;
+    return (panel * 4 * slots * static_cast<unsigned>(tokens_) + index) * chunk + turned * 16;
   }
   /// Of a row in any type.
   template <class E>
   __device__ static Elements elements(const E* x, int columns, unsigned unit, unsigned end) {
-    Elements result{};
-    const unsigned first = unit / 4 * 32;
-    if (unit >= end || first >= static_cast<unsigned>(columns)) return result;
-    constexpr int run = Form::run, wide = run < 16 / static_cast<int>(sizeof(E))
-                                              ? run
-                                              : 16 / static_cast<int>(sizeof(E));
-#pragma unroll
-    for (int e = 0; e < 8; e += wide) {
-      const auto pack = *reinterpret_cast<const Pack<E, wide>*>(
-          x + first + Form::column(0, static_cast<int>(unit % 4), e));
-#pragma unroll
-      for (int i = 0; i < wide; ++i) result.at[e + i] = widen(pack.at[i]);
-    }
-    return result;
-  }
-  /// Bytes `byte` of four numbers.
-  __device__ static std::uint32_t bytes_of_four(const std::uint32_t (&n)[4], int byte) {
-    const auto choose = static_cast<unsigned>(byte | (4 + byte) << 4);
-    return __byte_perm(__byte_perm(n[0], n[1], choose), __byte_perm(n[2], n[3], choose), 0x5410);
+    return Words::widened(Words::raw(x, columns, unit, end));
   }
   __device__ void write(const Elements& v, int token, unsigned unit, unsigned end) {
-    constexpr float most = digits == 2 ? 127.0f * 256 : 127.0f * 65536;
-    unsigned bits = 0;  // of the greatest; of not a number where there is one
-#pragma unroll
-    for (const float value : v.at) bits = max(bits, __float_as_uint(value) & 0x7fffffffu);
-    bits = __reduce_max_sync(~0u, bits);
-    const float greatest = __uint_as_float(bits),
-                inverse = greatest > 1e-30f ? most / greatest : 0.0f;
+    constexpr int digits = Words::digits;
     const unsigned panel = unit / units, group = unit / 4 % Form::groups, t = unit % 4;
     const bool present = unit < end;
-    std::uint32_t words[slots][2] = {};
-#pragma unroll
-    for (int k = 0; k < 2; ++k) {
-      // n + 128 (+ 128 · 256): its bytes are the digits, all but the first with another sign.
-      std::uint32_t n[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float value = v.at[Form::element_of(k, i)];
-        n[i] = joined ? __float_as_uint(fmaf(value, inverse, 0x1.8p23f + 128))
-                      : static_cast<std::uint32_t>(__float2int_rn(value * inverse) + 0x8080);
-      }
-#pragma unroll
-      for (int digit = 0; digit < digits; ++digit) {
-        words[digit][k] = bytes_of_four(n, digits - 1 - digit) ^ (digit == 0 ? 0u : 0x80808080u);
-      }
-    }
+    const Words of_unit(v);
+    const auto& words = of_unit.words;
 #pragma unroll
     for (int slot = 0; slot < slots; ++slot) {
       if (present) {
@@ -323,40 +314,22 @@ class Digits {
 #pragma unroll
         for (int i = 0; i < of_token; ++i) {
           const int sum = i < digits ? sums[i < digits ? i : 0] : 0;
-          sums_[((panel * tokens() + token) * of_token + i) * Form::groups + group] =
+          sums_[((panel * tokens_ + token) * of_token + i) * Form::groups + group] =
               static_cast<float>(sum) * static_cast<float>(1 << Form::below);
         }
       }
     }
-    if constexpr (integer_sums) write_sums(words, panel, token, unit, present);
-    if (unit % units == 0 && present) {
-      constexpr auto of_one = static_cast<float>(Form::Scales::unit << Form::below);
-      scales_[panel * tokens() + token] = greatest * (1 / (most * of_one));
-    }
-  }
-
-  /// Sums of digits over the columns of each minimum, in two bytes: 128 high + low.
-  __device__ void write_sums(const std::uint32_t (&words)[slots][2], int panel, int token,
-                             unsigned unit, bool present) {
-#pragma unroll
-    for (int slot = 0; slot < slots; ++slot) {
-#pragma unroll
-      for (int step = 0; step < Form::steps; ++step) {
-        int sum = __dp4a(static_cast<int>(words[slot][step]), 0x01010101, 0);
-        if (Form::steps == 1) sum = __dp4a(static_cast<int>(words[slot][1]), 0x01010101, sum);
-        sum += __shfl_xor_sync(~0u, sum, 1);
-        sum += __shfl_xor_sync(~0u, sum, 2);
-        if (unit % 4 > 0 || !present) continue;
-        const int high = (sum + 64) >> 7, k = Form::steps * (unit / 4 % Form::groups) + step;
-        auto* to = reinterpret_cast<std::int8_t*>(sums_) +
-                   sum_place(panel, 4 * (slots * token + slot) + k / 4) + k % 4;
-        to[0] = static_cast<std::int8_t>(high);
-        to[4] = static_cast<std::int8_t>(sum - 128 * high);
+    if constexpr (integer_sums) {
+      if (present) {
+        of_unit.store_sums(
+            reinterpret_cast<std::byte*>(sums_) + sum_place(panel, 4 * slots * token),
+            static_cast<int>(group));
       }
     }
+    if (unit % units == 0 && present) scales_[panel * tokens_ + token] = of_unit.scale();
   }
   __device__ int sum_place(int panel, int index) const {
-    return (panel * 4 * slots * tokens() + index) * 8;
+    return (panel * 4 * slots * tokens_ + index) * 8;
   }
 
   std::byte* operands_;
@@ -364,6 +337,7 @@ class Digits {
   float* scales_;
   int panels_, tokens_;
   int own_;
+  Elements factors_{};  ///< of the norm, for what the lane fills first
 };
 
 }  // namespace cuda

@@ -62,14 +62,14 @@ __device__ inline void load_operand(std::uint32_t (&out)[4], const T* from, int 
 /// y = x · wᵀ for several weights, one after another; gated: of `up` too.
 template <class T, class Block, int Sets>
 ZIYA_KERNEL void __launch_bounds__(32 * panel_warps)
-    matvec_panels(MatvecArguments<T, std::byte> a) {
+    matvec_panels(MatvecArguments<T, std::byte> a, Shares shares) {
   using Form = Panel<Block>;
   using N = Operand<T>;
   constexpr int parts = operand_parts<T>, slots = 8 * Sets;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int g = lane / 4, t = lane % 4, warps = static_cast<int>(blockDim.x) / 32;
   extern __shared__ __align__(16) std::byte shared[];
-  PanelStream<T, Block> stream(a, shared + warp * panel_ring<Block>, warp, warps);
+  PanelStream<T, Block> stream(a, shared + warp * panel_ring<Block>, warp, shares);
   // Two buffers in turn: when sums of a band are written, those of the last but one have been read.
   auto* const buffers = reinterpret_cast<BandSums<slots>*>(shared + warps * panel_ring<Block>);
   auto* partial = buffers;
@@ -192,7 +192,8 @@ ZIYA_HIDDEN void launch_panels(Context<Cuda>& ctx, const MatvecArguments<T, std:
   const std::int64_t blocks =
       std::min<std::int64_t>(bands_in(a), std::int64_t{ctx.multiprocessors()} * resident);
   launch(ctx, "matmul", kernel, dim3(static_cast<unsigned>(blocks)),
-         dim3(static_cast<unsigned>(32 * warps)), static_cast<std::size_t>(bytes), a);
+         dim3(static_cast<unsigned>(32 * warps)), static_cast<std::size_t>(bytes), a,
+         shares_of(panels, warps));
 }
 
 /// Any number of tokens, `panel_tokens` at a time.

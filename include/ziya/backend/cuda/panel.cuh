@@ -28,7 +28,7 @@ struct Panel : FormatOf<Block> {
   static constexpr int steps = run == 8 ? 1 : 2;  // scales of a group and row
   /// Whether a word has elements 0 … 3 of two groups and the next one elements 4 … 7, so that a
   /// scale's quants lie in one place of their bytes; else it has all eight of a group.
-  static constexpr bool paired = low_bits == 4 && high_bits == 0 && minimum && super;
+  static constexpr bool paired = low_bits == 4 && high_bits == 0 && !table;
   static constexpr int words = groups * low_bits / 4;  // per row and lane
   static constexpr int high_words = groups * high_bits / 4;
   static constexpr int high_at = 256 * words, scales_at = high_at + 256 * high_words;
@@ -193,12 +193,19 @@ struct Panel : FormatOf<Block> {
 
   /// Whether the quants of the t-th of each four scales lie in one place of their bytes, at bit
   /// `field_at(t)`.
-  static constexpr bool in_place = low_bits == 2 || paired;
-  __device__ static constexpr int field_at(int t) { return paired ? t % 2 * 4 : t * 2; }
+  static constexpr bool in_place = low_bits == 2 || low_bits == 8 || paired;
+  __device__ static constexpr int field_at(int t) {
+    return low_bits == 8 ? 0 : paired ? t % 2 * 4 : t * 2;
+  }
   /// q where it lies in its word: times 2 to the power of its place there.
   __device__ void fields(std::uint32_t (&out)[2], int r, int group) const {
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
+      if constexpr (low_bits == 8) {
+        const int index = r * words + 2 * group + k;
+        out[k] = low[index / 4].at[index % 4];
+        continue;
+      }
       out[k] = low_word(r, group, k) & (ones(low_bits) * 0x01010101u) << low_place(group, k);
     }
   }

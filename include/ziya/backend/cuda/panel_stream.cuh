@@ -21,7 +21,8 @@ struct Bands {
   const MatvecArguments<T, std::byte>& a;
 
   __device__ int of_part(int i) const {
-    return (static_cast<int>(a.parts[i].rows) + panel_row_count - 1) / panel_row_count;
+    return static_cast<int>((static_cast<unsigned>(a.parts[i].rows) + panel_row_count - 1) /
+                            panel_row_count);
   }
   __device__ int count() const {
     int all = 0;
@@ -35,6 +36,17 @@ struct Bands {
     return index;
   }
 };
+
+/// Equal shares, of which the first ones have one more: blocks would take long to divide.
+struct Shares {
+  int each = 0, more = 0;
+
+  __device__ int begin(int i) const { return i * each + min(i, more); }
+  __device__ int count(int i) const { return each + (i < more ? 1 : 0); }
+};
+inline Shares shares_of(std::int64_t all, std::int64_t count) {
+  return {static_cast<int>(all / count), static_cast<int>(all % count)};
+}
 
 /// Panels of a warp that are under way.
 template <class Block>
@@ -50,20 +62,24 @@ template <class T, class Block>
 class PanelStream {
  public:
   using Form = Panel<Block>;
-  static constexpr int stages = panel_stages<Block>;
+  static constexpr int of_stage = 1, stages = panel_stages<Block>, ring = panel_ring<Block>;
   const int weights, panels, begin, end, bands;
 
+  /// @param shares of a band's panels, by warps
   __device__ PanelStream(const MatvecArguments<T, std::byte>& a, std::byte* ring, int warp,
-                         int warps)
+                         const Shares& shares)
       : weights(a.up == nullptr ? 1 : 2),
-        panels((static_cast<int>(a.columns) + Form::columns - 1) / Form::columns),
-        begin(panels * warp / warps),
-        end(panels * (warp + 1) / warps),
+        panels(static_cast<int>((static_cast<unsigned>(a.columns) + Form::columns - 1) /
+                                Form::columns)),
+        begin(shares.begin(warp)),
+        end(shares.begin(warp + 1)),
         bands(Bands<T>{a}.count()),
         a_(a),
         ring_(ring),
         band_(static_cast<int>(blockIdx.x)),
         panel_(begin) {}
+
+  static int turns_in(std::int64_t, int) { return 1; }
 
   /// Weights do not depend on the work before: they may be under way before it ends. All but
   /// the last stage, which `fill` asks for, once and before a panel is taken: behind x, where x is

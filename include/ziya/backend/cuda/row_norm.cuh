@@ -50,14 +50,18 @@ __device__ inline float span_squares(const Eight<T>& x) {
   for (int i = 0; i < 8; ++i) sum = fmaf(widen(x[i]), widen(x[i]), sum);
   return warp_sum(sum);
 }
-/// 1 / rms of a row from its spans' sums, known to all lanes of a warp.
+/// 1 / rms of a row from Σ x².
+__device__ inline float inverse_rms(float squares, int columns, float eps) {
+  return rsqrtf(squares / static_cast<float>(columns) + eps);
+}
+/// The same from its spans' sums, known to all lanes of a warp.
 __device__ inline float inverse_rms(const float* spans, int columns, float eps) {
   float sum = 0;
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x) % 32; i < norm_spans(columns); i += 32) {
     sum += spans[i];
   }
-  return rsqrtf(warp_sum(sum) / static_cast<float>(columns) + eps);
+  return inverse_rms(warp_sum(sum), columns, eps);
 }
 template <class T>
 __device__ inline T normalised(float x, float inverse_rms, float weight) {
