@@ -224,6 +224,7 @@ class Digits {
       keep(to[k * stride], sums);
     }
   }
+
   /// Puts the sums of a warp where they are added up, and what is there of a row and token.
   __device__ static void keep(BandSums<band_slots>& to, const Sums& sums) {
 #pragma unroll
@@ -320,6 +321,7 @@ class Digits {
       }
     }
     if constexpr (integer_sums) {
+      static_assert(units == 32);  // present or not with all of its warp
       if (present) {
         of_unit.store_sums(
             reinterpret_cast<std::byte*>(sums_) + sum_place(panel, 4 * slots * token),
