@@ -224,6 +224,9 @@ void check_norm_within(Context<Device>& ctx, DType dtype, const Case& c) {
   INFO(name(dtype) << " " << c.tokens << " x " << in << " x " << c.out);
   auto values = random_values(c.tokens * in, 1), factors = random_values(in, 4);
   const Shape wide{c.tokens, in}, narrow{c.tokens, c.out}, between{c.tokens, out};
+  for (std::size_t i = 0; i < values.size(); ++i) {  // each token has a root of its own
+    values[i] *= static_cast<float>(1 << i / static_cast<std::size_t>(in));
+  }
   const auto x = on<T, Device>(values, wide);
   const auto norm = on<float, Device>(factors, {in});
   const auto place = [&](std::int64_t rows, std::int64_t columns, std::uint64_t seed) {
@@ -233,8 +236,8 @@ void check_norm_within(Context<Device>& ctx, DType dtype, const Case& c) {
   const auto q = placed<Device>(first.weight), k = place(c.out, in, 3), gate = place(out, in, 5),
              up = place(out, in, 6), down = place(in, out, 7);
   const std::array<const Weight<Device>*, 2> ws{&q, &k};
-  constexpr float eps = 1e-5f;
-  const bool divided = std::is_same_v<Device, Cuda> && c.tokens <= 4;
+  constexpr float eps = 0.1f;  // so much beside a mean square of a third that it is seen
+  const bool divided = std::is_same_v<Device, Cuda> && c.tokens <= (sizeof(T) == 4 ? 2 : 4);
   const auto same = [&](const Tensor<T, Device>& a, const Tensor<T, Device>& b,
                         std::int64_t columns, double tolerated) {
     const auto expected = values_of(b);
@@ -283,7 +286,7 @@ TEST_CASE("cuda: products of one token whose columns and rows end anywhere", "[c
   if (!gpu()) return;
   Context<Cuda> ctx;
   for (const DType dtype : quantised_types()) {
-    // In 256 columns: 17 and a half, 20, 23 and an eighth, 54.
+    // In 256 columns: 17 and a half or 18, 20, 23 and an eighth or 24, 54.
     for (const std::int64_t columns : {4480, 5120, 5920, 13824}) {
       const std::int64_t of_one = columns_of(dtype, 1);
       check_products<Half>(ctx, dtype, {1, (columns + of_one - 1) / of_one, 40});
@@ -293,8 +296,8 @@ TEST_CASE("cuda: products of one token whose columns and rows end anywhere", "[c
   check_products<Half>(ctx, DType::q8_0, {1, 171, 2200});
   check_products<ziya::BFloat16>(ctx, DType::q4_k, {1, 23, 2200});
 }
-/// With two turns of 20 warps, a multiprocessor keeps sums of 16 bands of Q6_K; of these rows it
-/// has more, which repeat, so that few are compared with sums in double.
+/// With two turns of 20 warps, a multiprocessor keeps sums of at most 16 bands of Q6_K; of these
+/// rows it has more, which repeat, so that few are compared with sums in double.
 TEST_CASE("cuda: products of one token with more columns and rows than a block has at a time",
           "[cuda]") {
   if (!gpu()) return;
@@ -338,10 +341,13 @@ TEST_CASE("cuda: products of one token with more columns and rows than a block h
   ops::matmul(ctx, y.view(), x.view(), w);
   check(expected);
 
-  const std::array<View<Half, Cuda>, 1> ys{y.view()};
-  const std::array<const Weight<Cuda>*, 1> ws{&w};
-  ops::norm_matmul_many<Cuda, Half>(ctx, ys, x.view(), norm.view(), 1e-5f, ws);
-  check(norm_product(values, factors, one.values, columns, 1e-5));
+  auto z = poisoned<Half, Cuda>({1, rows});
+  const std::array<View<Half, Cuda>, 2> ys{z.view(), y.view()};
+  const std::array<const Weight<Cuda>*, 2> ws{&w2, &w};
+  ops::norm_matmul_many<Cuda, Half>(ctx, ys, x.view(), norm.view(), 0.1f, ws);
+  check(norm_product(values, factors, one.values, columns, 0.1));
+  std::swap(y, z);
+  check(norm_product(values, factors, other.values, columns, 0.1));
 
   ops::matmul_silu_mul(ctx, y.view(), x.view(), w, w2);
   auto gated = expected;
@@ -361,6 +367,14 @@ TEST_CASE("cuda: products with quantised weights, few of them", "[cuda][small][r
     check_products<Half>(ctx, dtype, {6, 2, 24});
     check_products<Half>(ctx, dtype, {6, 24, 24});
   }
+  // One token: a turn and less, and two turns.
+  for (const DType dtype :
+       {DType::q4_0, DType::q5_1, DType::q2_k, DType::q3_k, DType::q4_k, DType::q6_k}) {
+    check_products<Half>(ctx, dtype, {1, 2, 24});
+  }
+  check_products<Half>(ctx, DType::q4_k, {1, 23, 24});
+  check_products<Half>(ctx, DType::q8_0, {1, 171, 24});
+  check_norm_within<Half>(ctx, DType::q4_0, {1, 11, 24});
   check_products<Half>(ctx, DType::q4_0, {12, 24, 24});
   check_products<Half>(ctx, DType::q4_0, {20, 24, 24});
   check_products<Half>(ctx, DType::q4_k, {66, 6, 24});

@@ -7,7 +7,6 @@
 #include <type_traits>
 
 #include "ziya/backend/cuda/device.cuh"
-#include "ziya/backend/cuda/matvec.cuh"
 #include "ziya/backend/cuda/panel.cuh"
 
 ZIYA_NAMESPACE_BEGIN
@@ -75,7 +74,8 @@ struct DigitWords {
     for (const float value : v.at) bits = max(bits, __float_as_uint(value) & 0x7fffffffu);
     bits = __reduce_max_sync(~0u, bits);
     greatest = __uint_as_float(bits);
-    const float inverse = greatest > 1e-30f ? __fdividef(most, greatest) : 0.0f;
+    // The quick division knows no divisors from 2^126 on.
+    const float inverse = greatest > 1e-30f ? __fdividef(most / 4, greatest / 4) : 0.0f;
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
       // n + 128 (+ 128 · 256): its bytes are the digits, all but the first with another sign.

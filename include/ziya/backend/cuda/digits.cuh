@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <type_traits>
 
 #include "ziya/backend/cuda/device.cuh"
 #include "ziya/backend/cuda/digit_words.cuh"
@@ -12,7 +11,6 @@
 #include "ziya/backend/cuda/mma.cuh"
 #include "ziya/backend/cuda/panel.cuh"
 #include "ziya/backend/cuda/panel_stream.cuh"
-#include "ziya/backend/cuda/row_norm.cuh"
 
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
@@ -42,10 +40,7 @@ class Digits {
   static constexpr int band_slots = values * 4;   ///< numbers that are kept of a row and warp
   static constexpr int units = 4 * Form::groups;  ///< lanes that a panel occupies
   static constexpr int chunk = 8 * Form::groups;  ///< bytes of a column for one t
-  /// Minima want sums of digits over their columns: of one number where they are floats, of 16
-  /// columns of an operand where they are integers.
-  static constexpr bool float_sums = Form::minimum && !Form::Scales::integers,
-                        integer_sums = Form::minimum && Form::Scales::integers;
+  static constexpr bool float_sums = Form::float_minima, integer_sums = Form::integer_minima;
 
   /// Shared memory for `panels` panels.
   __host__ __device__ static int bytes(int panels, int tokens) {

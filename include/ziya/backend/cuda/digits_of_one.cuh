@@ -6,7 +6,9 @@
 #include <cstdint>
 
 #include "ziya/backend/cuda/device.cuh"
+#include "ziya/backend/cuda/digit_words.cuh"
 #include "ziya/backend/cuda/digits.cuh"
+#include "ziya/backend/cuda/matvec.cuh"
 #include "ziya/backend/cuda/mma.cuh"
 #include "ziya/backend/cuda/panel.cuh"
 #include "ziya/backend/cuda/panel_stream.cuh"
@@ -40,8 +42,8 @@ class DigitsOfOne {
   /// Whether something is subtracted from sums: of a table the negative numbers, of 3 bits in place
   /// what is missing.
   static constexpr bool two_sided = Form::table || (in_place && Form::high_bits == 1);
-  static constexpr bool float_sums = Form::minimum && !Form::Scales::integers,
-                        integer_sums = Form::minimum && Form::Scales::integers;
+  static constexpr bool float_sums = Form::float_minima, integer_sums = Form::integer_minima;
+  static_assert(!(biased || float_sums) || of_set == Form::groups);  // one set in a panel
   /// Shared memory through which the lanes of a warp give each other digits.
   static constexpr int exchange = 512 + (integer_sums ? 64 : 0);
   static constexpr int bytes_of_warp = Stream::ring + exchange;

@@ -122,12 +122,12 @@ DigitPlan digit_plan_of(const Context<Cuda>& ctx, const MatvecArguments<T, std::
   const int of_x = X::bytes(static_cast<int>(panels), tokens) + tokens * digit_warps * 4;
   const int of_sums = weights * static_cast<int>(sizeof(BandSums<X::band_slots>));
   // One block on a multiprocessor, measured on an H100: with two of ten warps or three of eight x
-  // is there twice or three times, and the rings are not longer.
+  // is prepared twice or three times, and the rings are not longer.
   const int free = ctx.shared_memory() - of_x;
   const int most = std::min(digit_warps, free / (X::bytes_of_warp + of_sums));
   if (most < 4) return {};
-  const int of_stage = X::Stream::of_stage;
-  const int warps = panel_sharing((panels + of_stage - 1) / of_stage, (4 * most + 4) / 5, most);
+  const int of_turn = X::Stream::of_turn;
+  const int warps = panel_sharing((panels + of_turn - 1) / of_turn, (4 * most + 4) / 5, most);
   const auto bands =
       static_cast<int>((bands_in(a) + ctx.multiprocessors() - 1) / ctx.multiprocessors());
   // A thread has a row of a band and a token at most.
@@ -161,6 +161,7 @@ ZIYA_HIDDEN void launch_digits(Context<Cuda>& ctx, const MatvecArguments<T, std:
       ctx.resident_blocks(reinterpret_cast<const void*>(kernel), 32 * plan.warps, plan.bytes);
   const std::int64_t blocks =
       std::min<std::int64_t>(bands_in(a), std::int64_t{ctx.multiprocessors()} * resident);
+  if (blocks == 0) return;
   plan.bands = shares_of(bands_in(a), blocks);
   launch(ctx, "matmul", kernel, dim3(static_cast<unsigned>(blocks)),
          dim3(static_cast<unsigned>(32 * plan.warps)), static_cast<std::size_t>(plan.bytes), a,

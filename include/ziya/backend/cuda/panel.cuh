@@ -29,6 +29,10 @@ struct Panel : FormatOf<Block> {
   /// Whether a word has elements 0 … 3 of two groups and the next one elements 4 … 7, so that a
   /// scale's quants lie in one place of their bytes; else it has all eight of a group.
   static constexpr bool paired = low_bits == 4 && high_bits == 0 && !table;
+  /// Minima want sums of x over their columns: of one number where they are floats, of 16 columns
+  /// of an operand where they are integers.
+  static constexpr bool float_minima = minimum && !Scales::integers,
+                        integer_minima = minimum && Scales::integers;
   static constexpr int words = groups * low_bits / 4;  // per row and lane
   static constexpr int high_words = groups * high_bits / 4;
   static constexpr int high_at = 256 * words, scales_at = high_at + 256 * high_words;
@@ -70,10 +74,7 @@ struct Panel : FormatOf<Block> {
   __device__ void unpack(std::uint32_t (&out)[4], int r, int group) const {
     if constexpr (low_bits == 8) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int index = r * words + 2 * group + i;
-        bytes_to<T>(out[2 * i], out[2 * i + 1], low[index / 4].at[index % 4]);
-      }
+      for (int i = 0; i < 2; ++i) bytes_to<T>(out[2 * i], out[2 * i + 1], low_word(r, group, i));
     } else if constexpr (table) {
       std::uint32_t even_odd[2];
       integers(even_odd, r, group);
@@ -164,9 +165,8 @@ struct Panel : FormatOf<Block> {
   __device__ void integers(std::uint32_t (&out)[2], int r, int group) const {
     constexpr std::uint32_t sign = offset > 0 ? 0x80808080u : 0u;
     if constexpr (low_bits == 8) {
-      const int index = r * words + 2 * group;
 #pragma unroll
-      for (int k = 0; k < 2; ++k) out[k] = low[(index + k) / 4].at[(index + k) % 4] ^ sign;
+      for (int k = 0; k < 2; ++k) out[k] = low_word(r, group, k) ^ sign;
     } else if constexpr (table) {
       // Four bits choose one of eight bytes twice, and then which of the two.
       const std::uint32_t word = low_word(r, group, 0), index = word & 0x77777777u,
@@ -201,11 +201,6 @@ struct Panel : FormatOf<Block> {
   __device__ void fields(std::uint32_t (&out)[2], int r, int group) const {
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
-      if constexpr (low_bits == 8) {
-        const int index = r * words + 2 * group + k;
-        out[k] = low[index / 4].at[index % 4];
-        continue;
-      }
       out[k] = low_word(r, group, k) & (ones(low_bits) * 0x01010101u) << low_place(group, k);
     }
   }
@@ -298,9 +293,10 @@ struct Panel : FormatOf<Block> {
   }
   __device__ static constexpr std::uint32_t ones(int bits) { return (1u << bits) - 1; }
   __device__ static constexpr int low_index(int group, int k) {
-    return paired ? group / 2 * 2 + k : group * low_bits / 4;
+    return paired ? group / 2 * 2 + k : low_bits == 8 ? 2 * group + k : group * low_bits / 4;
   }
   __device__ static constexpr int low_place(int group, int k) {
+    if constexpr (low_bits == 8) return 0;
     return paired ? group % 2 * 4 : place(low_bits, group, k);
   }
   __device__ std::uint32_t low_word(int r, int group, int k) const {

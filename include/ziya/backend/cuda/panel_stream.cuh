@@ -62,7 +62,7 @@ template <class T, class Block>
 class PanelStream {
  public:
   using Form = Panel<Block>;
-  static constexpr int of_stage = 1, stages = panel_stages<Block>, ring = panel_ring<Block>;
+  static constexpr int of_turn = 1, stages = panel_stages<Block>, ring = panel_ring<Block>;
   const int weights, panels, begin, end, bands;
 
   /// @param shares of a band's panels, by warps

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a row is normalised by whichever kernel does it: sums in one order, so to the same bits.
+// How a row is normalised by whichever kernel does it: sums in one order, so to the same bits (but
+// for products by digits, which divide in the end).
 #pragma once
 
 #include <cstdint>

@@ -2,6 +2,7 @@
 // Panels of quantised weights on their way to the warps of a block, for products of one token.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -32,7 +33,7 @@ class TurnStream {
   const int panels, warp, warps, turns, weights;
 
   static int turns_in(std::int64_t panels, int warps) {
-    return static_cast<int>((panels + of_turn * warps - 1) / (of_turn * warps));
+    return std::max(static_cast<int>((panels + of_turn * warps - 1) / (of_turn * warps)), 1);
   }
   /// @param ring of the block   @param room bands of a group
   __device__ TurnStream(const MatvecArguments<T, std::byte>& a, std::byte* ring, int warp,
