@@ -122,6 +122,23 @@ struct Case {
   std::int64_t tokens, parts, out;
 };
 
+/// Σ_i x_ti w_oi in double, of rows of `in` columns.
+template <class X>
+std::vector<double> sums_of(const std::vector<X>& x, const std::vector<float>& w, std::int64_t in) {
+  const auto width = static_cast<std::size_t>(in);
+  std::vector<double> result;
+  for (std::size_t t = 0; t < x.size() / width; ++t) {
+    for (std::size_t o = 0; o < w.size() / width; ++o) {
+      double sum = 0;
+      for (std::size_t i = 0; i < width; ++i) {
+        sum += static_cast<double>(x[t * width + i]) * static_cast<double>(w[o * width + i]);
+      }
+      result.push_back(sum);
+    }
+  }
+  return result;
+}
+
 /// Plain, added, many and gated products of one shape against sums in double.
 template <class T, class Device>
 void check_products(Context<Device>& ctx, DType dtype, const Case& c) {
@@ -132,22 +149,8 @@ void check_products(Context<Device>& ctx, DType dtype, const Case& c) {
   const auto w = quantised(dtype, c.out, in, 2), w2 = quantised(dtype, c.out, in, 3);
   const auto on_device = placed<Device>(w.weight);
   const auto on_device2 = placed<Device>(w2.weight);
-  const auto product = [&](const Quantised& m) {
-    std::vector<double> y;
-    for (std::int64_t t = 0; t < c.tokens; ++t) {
-      for (std::int64_t o = 0; o < c.out; ++o) {
-        double sum = 0;
-        for (std::int64_t i = 0; i < in; ++i) {
-          sum += static_cast<double>(values[static_cast<std::size_t>(t * in + i)]) *
-                 static_cast<double>(m.values[static_cast<std::size_t>(o * in + i)]);
-        }
-        y.push_back(sum);
-      }
-    }
-    return y;
-  };
-  check_products_of<T, Device>(ctx, x, on_device, on_device2, product(w), product(w2),
-                               3 * tolerance<T>, tolerance<T>);
+  check_products_of<T, Device>(ctx, x, on_device, on_device2, sums_of(values, w.values, in),
+                               sums_of(values, w2.values, in), 3 * tolerance<T>, tolerance<T>);
 }
 
 /// No product of so many tokens is the library's, whatever the weights are stored in, on a GPU with
@@ -195,22 +198,18 @@ TEMPLATE_TEST_CASE("cuda: products with quantised weights of more tokens", "[cud
   check_all_products<TestType>(true);
 }
 
-/// Σ_i norm(x)_i w_oi in double.
-std::vector<double> norm_product(const std::vector<float>& x, const std::vector<float>& factors,
-                                 const std::vector<float>& w, std::int64_t in, double eps) {
-  const auto width = static_cast<std::size_t>(in);
+/// norm(x) in double.
+std::vector<double> normalised(const std::vector<float>& x, const std::vector<float>& factors,
+                               double eps) {
+  const std::size_t width = factors.size();
   std::vector<double> result;
-  for (std::size_t t = 0; t < x.size() / width; ++t) {
+  for (std::size_t first = 0; first < x.size(); first += width) {
     double squares = 0;
-    for (std::size_t i = 0; i < width; ++i) squares += std::pow(x[t * width + i], 2.0);
-    const double inverse = 1 / std::sqrt(squares / static_cast<double>(in) + eps);
-    for (std::size_t o = 0; o < w.size() / width; ++o) {
-      double sum = 0;
-      for (std::size_t i = 0; i < width; ++i) {
-        sum += static_cast<double>(x[t * width + i]) * static_cast<double>(factors[i]) *
-               static_cast<double>(w[o * width + i]);
-      }
-      result.push_back(sum * inverse);
+    for (std::size_t i = 0; i < width; ++i) squares += std::pow(x[first + i], 2.0);
+    const double inverse = 1 / std::sqrt(squares / static_cast<double>(width) + eps);
+    for (std::size_t i = 0; i < width; ++i) {
+      result.push_back(static_cast<double>(x[first + i]) * inverse *
+                       static_cast<double>(factors[i]));
     }
   }
   return result;
@@ -254,7 +253,8 @@ void check_norm_within(Context<Device>& ctx, DType dtype, const Case& c) {
   ops::norm_matmul_many<Device, T>(ctx, together, x.view(), norm.view(), eps, ws);
   CHECK(same(c1, a, c.out, 2 * tolerance<T>));
   CHECK(same(c2, b, c.out, 2 * tolerance<T>));
-  const auto exact = norm_product(values, factors, first.values, in, static_cast<double>(eps));
+  const auto exact =
+      sums_of(normalised(values, factors, static_cast<double>(eps)), first.values, in);
   CHECK(row_error(values_of(c1), exact, c.out) < (divided ? 1 : 2) * tolerance<T>);
 
   auto g = poisoned<T, Device>(between);
@@ -329,15 +329,8 @@ TEST_CASE("cuda: products of one token with more columns and rows than a block h
       if (all[i] != first[i % period]) FAIL("row " << i << ": " << all[i]);
     }
   };
-  const std::vector<float> ones(static_cast<std::size_t>(columns), 1.0f);
-  const auto product = [&](const Quantised& m) {
-    auto sums = norm_product(values, ones, m.values, columns, 0);
-    double squares = 0;
-    for (const float value : values) squares += std::pow(value, 2.0);
-    for (double& sum : sums) sum *= std::sqrt(squares / columns);
-    return sums;
-  };
-  const auto expected = product(one), second = product(other);
+  const auto expected = sums_of(values, one.values, columns),
+             second = sums_of(values, other.values, columns);
   ops::matmul(ctx, y.view(), x.view(), w);
   check(expected);
 
@@ -345,9 +338,10 @@ TEST_CASE("cuda: products of one token with more columns and rows than a block h
   const std::array<View<Half, Cuda>, 2> ys{z.view(), y.view()};
   const std::array<const Weight<Cuda>*, 2> ws{&w2, &w};
   ops::norm_matmul_many<Cuda, Half>(ctx, ys, x.view(), norm.view(), 0.1f, ws);
-  check(norm_product(values, factors, one.values, columns, 0.1));
+  const auto n = normalised(values, factors, 0.1);
+  check(sums_of(n, one.values, columns));
   std::swap(y, z);
-  check(norm_product(values, factors, other.values, columns, 0.1));
+  check(sums_of(n, other.values, columns));
 
   ops::matmul_silu_mul(ctx, y.view(), x.view(), w, w2);
   auto gated = expected;
