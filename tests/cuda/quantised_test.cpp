@@ -185,12 +185,12 @@ TEST_CASE("cuda: products of a few tokens with more rows than a block keeps the 
           "[cuda]") {
   if (!gpu()) return;
   Context<Cuda> ctx;
-  // 132 multiprocessors keep 67,584 rows of one token, 16,896 of four.
-  for (const Case& c : {Case{1, 1, 90'001}, Case{3, 1, 50'003}}) {
-    check_products<Half>(ctx, DType::q4_0, c);
-    check_products<ziya::BFloat16>(ctx, DType::q4_1, c);
+  // 132 multiprocessors keep 67,584 rows of one token, 77,616 of several.
+  for (const std::int64_t tokens : {1, 3}) {
+    check_products<Half>(ctx, DType::q4_0, {tokens, 1, 90'001});
+    check_products<ziya::BFloat16>(ctx, DType::q4_1, {tokens, 1, 90'001});
   }
-  check_products<Half>(ctx, DType::q4_k, {4, 1, 35'000});
+  check_products<Half>(ctx, DType::q4_k, {4, 1, 80'003});
 }
 
 TEMPLATE_TEST_CASE("cuda: products with quantised weights of more tokens", "[cuda][small][library]",
@@ -282,23 +282,28 @@ ZIYA_TEST_ON_DEVICES("cuda: a norm within products of quantised weights is the n
 }
 
 /// Columns that end within a turn of a block's warps, and more than one turn.
-TEST_CASE("cuda: products of one token whose columns and rows end anywhere", "[cuda][small]") {
+TEST_CASE("cuda: products of few tokens whose columns and rows end anywhere", "[cuda][small]") {
   if (!gpu()) return;
   Context<Cuda> ctx;
   for (const DType dtype : quantised_types()) {
     // In 256 columns: 17 and a half or 18, 20, 23 and an eighth or 24, 54.
     for (const std::int64_t columns : {4480, 5120, 5920, 13824}) {
-      const std::int64_t of_one = columns_of(dtype, 1);
-      check_products<Half>(ctx, dtype, {1, (columns + of_one - 1) / of_one, 40});
-      check_norm_within<Half>(ctx, dtype, {1, (columns + of_one - 1) / of_one, 19});
+      const std::int64_t of_one = columns_of(dtype, 1), parts = (columns + of_one - 1) / of_one;
+      for (const std::int64_t tokens : {1, 3}) {
+        check_products<Half>(ctx, dtype, {tokens, parts, 40});
+        check_norm_within<Half>(ctx, dtype, {tokens, parts, 19});
+      }
+      if (columns == 5920) check_norm_within<float>(ctx, dtype, {2, parts, 19});
     }
   }
   check_products<Half>(ctx, DType::q8_0, {1, 171, 2200});
   check_products<ziya::BFloat16>(ctx, DType::q4_k, {1, 23, 2200});
+  check_products<ziya::BFloat16>(ctx, DType::q4_k, {4, 23, 2200});
 }
-/// With two turns of 20 warps, a multiprocessor keeps sums of at most 16 bands of Q6_K; of these
-/// rows it has more, which repeat, so that few are compared with sums in double.
-TEST_CASE("cuda: products of one token with more columns and rows than a block has at a time",
+/// With two turns of 20 warps, a multiprocessor keeps sums of at most 16 bands of one token in Q6_K
+/// and of 8 gated bands of several; of these rows it has more, which repeat, so that few are
+/// compared with sums in double.
+TEST_CASE("cuda: products of few tokens with more columns and rows than a block has at a time",
           "[cuda]") {
   if (!gpu()) return;
   Context<Cuda> ctx;
@@ -317,24 +322,29 @@ TEST_CASE("cuda: products of one token with more columns and rows than a block h
   const auto one = quantised(DType::q6_k, period, columns, 2),
              other = quantised(DType::q6_k, period, columns, 3);
   const auto w = repeated(one), w2 = repeated(other);
-  auto values = random_values(columns, 1), factors = random_values(columns, 4);
-  const auto x = on<Half, Cuda>(values, {1, columns});
+  const std::int64_t tokens = GENERATE(1, 3);
+  auto values = random_values(tokens * columns, 1), factors = random_values(columns, 4);
+  const auto x = on<Half, Cuda>(values, {tokens, columns});
   const auto norm = on<float, Cuda>(factors, {columns});
-  auto y = poisoned<Half, Cuda>({1, rows});
+  auto y = poisoned<Half, Cuda>({tokens, rows});
   const auto check = [&](const std::vector<double>& expected) {
     const auto all = values_of(y);
-    const std::vector<float> first(all.begin(), all.begin() + period);
-    CHECK(row_error(first, expected, period) < 3 * tolerance<Half>);
-    for (std::size_t i = 0; i < all.size(); ++i) {
-      if (all[i] != first[i % period]) FAIL("row " << i << ": " << all[i]);
+    std::vector<float> first;
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      const auto row = all.begin() + t * rows;
+      first.insert(first.end(), row, row + period);
+      for (std::int64_t i = 0; i < rows; ++i) {
+        if (row[i] != row[i % period]) FAIL("token " << t << ", row " << i << ": " << row[i]);
+      }
     }
+    CHECK(row_error(first, expected, period) < 3 * tolerance<Half>);
   };
   const auto expected = sums_of(values, one.values, columns),
              second = sums_of(values, other.values, columns);
   ops::matmul(ctx, y.view(), x.view(), w);
   check(expected);
 
-  auto z = poisoned<Half, Cuda>({1, rows});
+  auto z = poisoned<Half, Cuda>({tokens, rows});
   const std::array<View<Half, Cuda>, 2> ys{z.view(), y.view()};
   const std::array<const Weight<Cuda>*, 2> ws{&w2, &w};
   ops::norm_matmul_many<Cuda, Half>(ctx, ys, x.view(), norm.view(), 0.1f, ws);
@@ -361,13 +371,15 @@ TEST_CASE("cuda: products with quantised weights, few of them", "[cuda][small][r
     check_products<Half>(ctx, dtype, {6, 2, 24});
     check_products<Half>(ctx, dtype, {6, 24, 24});
   }
-  // One token: a turn and less, and two turns.
+  // One token: a turn and less, and two turns, which several have, too.
   for (const DType dtype :
        {DType::q4_0, DType::q5_1, DType::q2_k, DType::q3_k, DType::q4_k, DType::q6_k}) {
     check_products<Half>(ctx, dtype, {1, 2, 24});
   }
   check_products<Half>(ctx, DType::q4_k, {1, 23, 24});
   check_products<Half>(ctx, DType::q8_0, {1, 171, 24});
+  check_norm_within<Half>(ctx, DType::q4_k, {3, 23, 24});
+  check_products<Half>(ctx, DType::q4_1, {3, 171, 24});
   check_norm_within<Half>(ctx, DType::q4_0, {1, 11, 24});
   check_products<Half>(ctx, DType::q4_0, {12, 24, 24});
   check_products<Half>(ctx, DType::q4_0, {20, 24, 24});

@@ -30,18 +30,17 @@ struct DigitWords {
   struct Raw {
     std::uint32_t words[2 * sizeof(E)];
   };
-  /// Zeros past the end.
+  /// The t-th unit of a row's columns from `first` on; zeros behind the last column.
   template <class E>
-  __device__ static Raw<E> raw(const E* x, int columns, unsigned unit, unsigned end) {
+  __device__ static Raw<E> raw(const E* row, int columns, int first, int t) {
     constexpr int run = Form::run * static_cast<int>(sizeof(E)) / 4, wide = run < 4 ? run : 4;
     Raw<E> result{};
-    const unsigned first = unit / 4 * 32;
-    if (unit >= end || first >= static_cast<unsigned>(columns)) return result;
+    if (first >= columns) return result;
 #pragma unroll
     for (int w = 0; w < static_cast<int>(2 * sizeof(E)); w += wide) {
       const int e = w * 4 / static_cast<int>(sizeof(E));
-      const auto pack = *reinterpret_cast<const Pack<std::uint32_t, wide>*>(
-          x + first + Form::column(0, static_cast<int>(unit % 4), e));
+      const auto pack =
+          *reinterpret_cast<const Pack<std::uint32_t, wide>*>(row + first + Form::column(0, t, e));
 #pragma unroll
       for (int i = 0; i < wide; ++i) result.words[w + i] = pack.at[i];
     }
@@ -118,8 +117,9 @@ struct DigitWords {
  private:
   /// Bytes `byte` of four numbers.
   __device__ static std::uint32_t bytes_of_four(const std::uint32_t (&n)[4], int byte) {
-    const auto choose = static_cast<unsigned>(byte | (4 + byte) << 4);
-    return __byte_perm(__byte_perm(n[0], n[1], choose), __byte_perm(n[2], n[3], choose), 0x5410);
+    const unsigned even = byte / 2 == 0 ? 0x5410u : 0x7632u;  // halves of two numbers at a time
+    return __byte_perm(__byte_perm(n[0], n[1], even), __byte_perm(n[2], n[3], even),
+                       byte % 2 == 0 ? 0x6420u : 0x7531u);
   }
 };
 

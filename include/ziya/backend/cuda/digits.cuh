@@ -11,137 +11,80 @@
 #include "ziya/backend/cuda/mma.cuh"
 #include "ziya/backend/cuda/panel.cuh"
 #include "ziya/backend/cuda/panel_stream.cuh"
+#include "ziya/backend/cuda/turn_stream.cuh"
 
 ZIYA_NAMESPACE_BEGIN
 namespace cuda {
 
-/// What a block of a product by digits has; no warps where x does not fit beside the rings.
-struct DigitPlan {
-  int warps = 0, bytes = 0;  ///< of shared memory
-  int room = 0;   ///< bands whose sums are kept until they are added up, so that warps seldom meet
-  int turns = 0;  ///< of `TurnStream`
-  Shares panels, bands;  ///< of a band by warps; of all bands by blocks
-};
-
-/// The digits of a few tokens in shared memory. A digit is a column of the tensor cores' second
-/// operand.
+/// The digits of a few tokens, each a column of the tensor cores' second operand; 256 columns of x
+/// at a time, which stay in registers while a warp goes from band to band.
 template <class T, class Block>
 class Digits {
  public:
   using Form = Panel<Block>;
   using Words = DigitWords<T, Block>;
-  using Elements = typename Words::Elements;
+  using Stream = TurnStream<T, Block, 2>;
   static constexpr bool joined = Words::joined;
   static constexpr int slots = Words::slots, tokens_at_once = 8 / slots;
   static constexpr int values =
       joined ? 1 : 2;  ///< numbers of a lane per row: its tokens or digits
-  using Sums = float[2][values];
-  using Stream = PanelStream<T, Block>;
-  static constexpr int band_slots = values * 4;   ///< numbers that are kept of a row and warp
-  static constexpr int units = 4 * Form::groups;  ///< lanes that a panel occupies
-  static constexpr int chunk = 8 * Form::groups;  ///< bytes of a column for one t
+  static constexpr int band_slots = values * 4;  ///< numbers that are kept of a row and warp
+  static constexpr int panels = Stream::of_turn, groups = panels * Form::groups;
   static constexpr bool float_sums = Form::float_minima, integer_sums = Form::integer_minima;
-
-  /// Shared memory for `panels` panels.
-  __host__ __device__ static int bytes(int panels, int tokens) {
-    const int sums = float_sums     ? tokens * (joined ? 1 : slots) * Form::groups * 4
-                     : integer_sums ? tokens * slots * 32
-                                    : 0;
-    return panels * (4 * slots * tokens * chunk + sums + tokens * 4);
-  }
-  static constexpr int bytes_of_warp = panel_ring<Block>;
-  __device__ Digits(std::byte* memory, int, int panels, int tokens)
-      : operands_(memory),
-        sums_(reinterpret_cast<float*>(memory + panels * 4 * slots * tokens * chunk)),
-        scales_(reinterpret_cast<float*>(memory + bytes(panels, tokens)) - panels * tokens),
-        panels_(panels),
-        tokens_(tokens) {
-    const int g = lane() / 4, t = lane() % 4;
-    own_ = 4 * min(g, slots * tokens - 1) + t;
-  }
-
-  __device__ static Stream stream(const MatvecArguments<T, std::byte>& a, std::byte* rings,
-                                  int warp, const DigitPlan& plan) {
-    return {a, rings + warp * panel_ring<Block>, warp, plan.panels};
-  }
-  /// Behind what it has in shared memory.
-  [[nodiscard]] __device__ std::byte* end(int) const {
-    return reinterpret_cast<std::byte*>(scales_ + panels_ * tokens_);
-  }
-
-  /// Asks for the weight of the norm of what a lane fills first, so that it may be under way before
-  /// x is there.
-  __device__ void prepare(const MatvecArguments<T, std::byte>& a, const Stream& stream) {
-    if (a.norm == nullptr) return;
-    factors_ = elements(a.norm, static_cast<int>(a.columns), stream.begin * units + lane(),
-                        stream.end * units);
-  }
-  /// Writes the digits of the warp's panels, whose only reader it is, and with a norm its part of
-  /// tokens' Σ x², `stride` apart. Asks the stream for its last stage once x is asked for, before
-  /// that is waited for.
-  __device__ void fill(const MatvecArguments<T, std::byte>& a, Stream& stream, float* squares,
-                       int stride) {
-    const unsigned begin = stream.begin * units + lane(), end = stream.end * units;
-    const auto columns = static_cast<int>(a.columns);
-#pragma unroll 1  // code that runs once is waited for
-    for (int token = 0; token < tokens_; ++token) {
-      const T* x = a.x + token * a.x_stride;
-      Elements next = elements(x, columns, begin, end), norm = factors_;
-      if (token == 0) stream.fill();
-      float sum = 0;
-#pragma unroll 1
-      for (unsigned unit = begin; unit - lane() < end; unit += 32) {
-        Elements now = next;
-        next = elements(x, columns, unit + 32, end);
-        if (a.norm != nullptr) {
-#pragma unroll
-          for (int i = 0; i < 8; ++i) {
-            sum = fmaf(now.at[i], now.at[i], sum);
-            now.at[i] *= norm.at[i];
-          }
-          norm = elements(a.norm, columns, unit + 32, end);
-        }
-        write(now, token, unit, end);
-      }
-      if (a.norm == nullptr) continue;
-      sum = warp_sum(sum);
-      if (lane() == 0) squares[token * stride] = sum;
-    }
-    __syncwarp();
-  }
-
-  /// What a lane has of x beside a panel: bytes of two groups at a time, two words each.
-  struct Ahead {
-    uint4 pairs[Form::groups / 2];
+  struct Sums {
+    float at[2 * values];
   };
-  __device__ void fetch(Ahead& ahead, int panel) const {
-#pragma unroll
-    for (int pair = 0; pair < pairs; ++pair) {
-      ahead.pairs[pair] = *reinterpret_cast<const uint4*>(operands_ + place(panel, own_, pair));
-    }
+  /// Shared memory through which the lanes of a warp give each other a token's digits.
+  static constexpr int of_digits = 256 * slots;
+  static constexpr int of_sums = integer_sums ? 32 * slots : float_sums ? 16 * values * groups : 0;
+  static constexpr int exchange = of_digits + of_sums;
+  static constexpr int bytes_of_warp = Stream::ring + exchange;
+
+  __device__ Digits(std::byte* memory, int warp, int warps, int tokens)
+      : own_(memory + warp * exchange), stride_(warps), tokens_(tokens) {}
+
+  /// Asks for the norm's weight of the first turn, so that it may be under way before x is there.
+  __device__ void prepare(const MatvecArguments<T, std::byte>& a, const Stream& stream) {
+    if (a.norm != nullptr) factors_ = Words::widened(raw(a, a.norm, stream, 0));
+  }
+  /// Makes the digits of the first turn. Asks the stream for its last stage once x is asked for,
+  /// before that is waited for.   @param squares where the warp's part of tokens' Σ x² goes
+  __device__ void fill(const MatvecArguments<T, std::byte>& a, Stream& stream, float* squares) {
+    Rows rows;
+    ask(rows, a, stream, 0);
+    stream.fill();
+    make(rows, a, 0, factors_, squares);
+  }
+  /// Has the digits of a turn.
+  __device__ void turn_to(const MatvecArguments<T, std::byte>& a, const Stream& stream, int turn,
+                          float* squares) {
+    if (turn == made_) return;
+    Rows rows;
+    ask(rows, a, stream, turn);
+    make(rows, a, turn,
+         a.norm == nullptr ? Elements{} : Words::widened(raw(a, a.norm, stream, turn)), squares);
   }
 
-  /// Adds w · x of a panel to `sums`: integers of a group exactly, those of a super-block too.
-  __device__ void add(Sums& sums, const Panel<Block>& w, const Ahead& x, int panel) const {
+  /// Adds w · x of a panel, the n-th of a turn, to `sums`, but for the scales of x: integers of a
+  /// group exactly, those of a super-block too.
+  __device__ void add(Sums& sums, const Form& w, int n) const {
     constexpr bool integers = Form::Scales::integers, sign = Form::offset > 0;
-    float panel_sums[2][values] = {};
-    int scaled[4] = {}, minima[4] = {};  // as the tensor cores leave them
+    int scaled[4] = {};  // as the tensor cores leave them
 #pragma unroll
     for (int group = 0; group < Form::groups; ++group) {
-      const uint4 pair = x.pairs[group / 2];
-      const unsigned b[2] = {group % 2 == 0 ? pair.x : pair.z, group % 2 == 0 ? pair.y : pair.w};
       unsigned a[4];
       byte_operand(a, w, group);
+      const uint2 b = x_.words[n * Form::groups + group];
       if constexpr (Form::scaled_bytes) {
-        add_bytes(scaled, a, b[0], b[1]);
+        add_bytes(scaled, a, b.x, b.y);
       } else {
 #pragma unroll
         for (int step = 0; step < Form::steps; ++step) {
           int c[4];
           if constexpr (Form::steps == 1) {
-            multiply_bytes<sign>(c, a, b[0], b[1]);
+            multiply_bytes<sign>(c, a, b.x, b.y);
           } else {
-            multiply_half_bytes<sign>(c, a[2 * step], a[2 * step + 1], b[step]);
+            multiply_half_bytes<sign>(c, a[2 * step], a[2 * step + 1], step == 0 ? b.x : b.y);
           }
 #pragma unroll
           for (int r = 0; r < 2; ++r) {
@@ -154,79 +97,41 @@ class Digits {
 #pragma unroll
               for (int i = 0; i < values; ++i) {
                 const int value = joined ? 256 * c[2 * r] + c[2 * r + 1] : c[2 * r + i];
-                panel_sums[r][i] = fmaf(scale, static_cast<float>(value), panel_sums[r][i]);
+                float& sum = sums.at[values * r + i];
+                sum = fmaf(scale, static_cast<float>(value), sum);
               }
             }
           }
         }
       }
-      if constexpr (float_sums) {
+    }
+    if constexpr (float_sums) {
 #pragma unroll
-        for (int i = 0; i < values; ++i) {
-          const float sum = this->sum(panel, group, i);
+      for (int i = 0; i < values; ++i) {
+        const auto of_x = *reinterpret_cast<const Pack<float, Form::groups>*>(sum_of_x(i, n));
+#pragma unroll
+        for (int group = 0; group < Form::groups; ++group) {
 #pragma unroll
           for (int r = 0; r < 2; ++r) {
-            panel_sums[r][i] = fmaf(-w.scales.min(r, 2 * group), sum, panel_sums[r][i]);
+            float& sum = sums.at[values * r + i];
+            sum = fmaf(-w.scales.min(r, 2 * group), of_x.at[group], sum);
           }
         }
       }
     }
-    if constexpr (integer_sums) {
-      const uint2 b = *reinterpret_cast<const uint2*>(reinterpret_cast<const std::byte*>(sums_) +
-                                                      sum_place(panel, own_));
-      unsigned a[2];
-      w.scales.integer_minima(a, static_cast<int>(threadIdx.x) % 4);
-      int high[4];
-      multiply_half_bytes<false>(high, a[0], a[1], b.x);
-      multiply_half_bytes<false>(minima, a[0], a[1], b.y);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) minima[i] += 128 * high[i];
-    }
-    const float scale = this->scale(panel);
+    if constexpr (integers) add_integers(sums, w, scaled);
+  }
+
+  /// Puts the sums of a warp where they are added up.
+  /// @param more whether they are added to what is there
+  __device__ void keep(BandSums<band_slots>& to, const Sums& sums, bool more) const {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
 #pragma unroll
       for (int i = 0; i < values; ++i) {
-        if constexpr (integers) {
-          const auto value = [&](const int(&c)[4]) {
-            return joined ? fmaf(256.0f, static_cast<float>(c[2 * r]),
-                                 static_cast<float>(c[2 * r + 1]))
-                          : static_cast<float>(c[2 * r + i]);
-          };
-          panel_sums[r][i] = w.scales.factor(r) * value(scaled);
-          if constexpr (Form::minimum) {
-            panel_sums[r][i] = fmaf(-w.scales.min_factor(r) * static_cast<float>(1 << Form::below),
-                                    value(minima), panel_sums[r][i]);
-          }
-        }
-        sums[r][i] = fmaf(scale, panel_sums[r][i], sums[r][i]);
-      }
-    }
-  }
-
-  /// Takes `count` bands and puts the warp's sums where they are added up, `stride` apart.
-  __device__ void take_bands(const MatvecArguments<T, std::byte>&, Stream& stream,
-                             BandSums<band_slots>* to, int stride, int count, float*) {
-    for (int k = 0; k < count; ++k) {
-      Sums sums = {};
-      for (int panel = stream.begin; panel < stream.end; ++panel) {
-        Ahead ahead;
-        fetch(ahead, panel);
-        Form now;
-        stream.take(now);
-        add(sums, now, ahead, panel);
-      }
-      keep(to[k * stride], sums);
-    }
-  }
-
-  /// Puts the sums of a warp where they are added up, and what is there of a row and token.
-  __device__ static void keep(BandSums<band_slots>& to, const Sums& sums) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-#pragma unroll
-      for (int i = 0; i < values; ++i) {
-        to[lane() / 4 + 8 * r][values * (lane() % 4) + i] = sums[r][i];
+        const float sum = sums.at[values * r + i] * x_.scale;
+        float& kept = to[lane() / 4 + 8 * r][values * (lane() % 4) + i];
+        kept = more ? kept + sum : sum;
       }
     }
   }
@@ -236,9 +141,131 @@ class Digits {
     return fmaf(65536.0f, at[0], fmaf(256.0f, at[1], at[2]));
   }
 
-  /// Both rows of a group as the first operand of bytes: quants, times their scales where that
-  /// fits.
-  __device__ static void byte_operand(unsigned (&a)[4], const Panel<Block>& w, int group) {
+ private:
+  using Elements = typename Words::Elements;
+  struct Rows {  ///< what a lane has of tokens' x
+    typename Words::template Raw<T> of[tokens_at_once];
+  };
+  /// What a lane has of x in 256 columns.
+  struct Columns {
+    uint2 words[groups] = {};  ///< second operands
+    uint2 minima = {};         ///< the operand of integer minima
+    float scale = 0;           ///< of the lane's token
+  };
+
+  __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
+  template <class E>
+  __device__ static auto raw(const MatvecArguments<T, std::byte>& a, const E* row,
+                             const Stream& stream, int turn) {
+    return Words::raw(row, static_cast<int>(a.columns), stream.column(turn, lane() / 4),
+                      lane() % 4);
+  }
+  __device__ void ask(Rows& rows, const MatvecArguments<T, std::byte>& a, const Stream& stream,
+                      int turn) const {
+#pragma unroll
+    for (int token = 0; token < tokens_at_once; ++token) {
+      if (token < tokens_) rows.of[token] = raw(a, a.x + token * a.x_stride, stream, turn);
+    }
+  }
+  /// The digits of a turn, and with a norm Σ x² until there.
+  __device__ void make(Rows& rows, const MatvecArguments<T, std::byte>& a, int turn,
+                       const Elements& factors, float* squares) {
+    made_ = turn;
+#pragma unroll 1  // code that runs once is waited for
+    for (int token = 0; token < tokens_; ++token) {
+      Elements v = Words::widened(rows.of[0]);
+#pragma unroll
+      for (int next = 1; next < tokens_at_once; ++next) rows.of[next - 1] = rows.of[next];
+      if (a.norm != nullptr) {
+        float sum = 0;
+#pragma unroll
+        for (float& value : v.at) sum = fmaf(value, value, sum);
+        sum = warp_sum(sum);
+        float& square = squares[token * stride_];
+        if (lane() == 0) square = turn == 0 ? sum : square + sum;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) v.at[i] *= factors.at[i];
+      }
+      hold(Words(v), token);
+    }
+    if constexpr (float_sums) sum_digits();
+  }
+  /// Gives each lane its second operands of a token's digits.
+  __device__ void hold(const Words& words, int token) {
+    const int g = lane() / 4, t = lane() % 4;
+    __syncwarp();
+    auto* const to = reinterpret_cast<uint2*>(own_) + lane() * slots;
+#pragma unroll
+    for (int slot = 0; slot < slots; ++slot) {
+      to[slot] = make_uint2(words.words[slot][0], words.words[slot][1]);
+    }
+    if constexpr (integer_sums) words.store_sums(own_ + of_digits, g);
+    __syncwarp();
+    if (token == g / slots) {
+#pragma unroll
+      for (int group = 0; group < groups; ++group) {
+        x_.words[group] = reinterpret_cast<const uint2*>(own_)[(4 * group + t) * slots + g % slots];
+      }
+      if constexpr (integer_sums) {
+        x_.minima = reinterpret_cast<const uint2*>(own_ + of_digits)[g % slots * 4 + t];
+      }
+    }
+    if (token == 2 * t / slots) x_.scale = words.scale();
+  }
+  /// Σ x of the groups of the n-th panel of a turn, of a lane's token or digit.
+  [[nodiscard]] __device__ float* sum_of_x(int value, int n) const {
+    return reinterpret_cast<float*>(own_ + of_digits) +
+           ((lane() % 4 * values + value) * panels + n) * Form::groups;
+  }
+  /// Makes these, by products with ones.
+  __device__ void sum_digits() {
+    constexpr unsigned ones[4] = {0x01010101u, 0x01010101u, 0x01010101u, 0x01010101u};
+    __syncwarp();
+#pragma unroll
+    for (int group = 0; group < groups; ++group) {
+      int c[4];
+      multiply_bytes<false>(c, ones, x_.words[group].x, x_.words[group].y);
+#pragma unroll
+      for (int i = 0; i < values; ++i) {
+        const float sum = static_cast<float>(joined ? 256 * c[0] + c[1] : c[i]) *
+                          static_cast<float>(1 << Form::below);
+        if (lane() < 4) sum_of_x(i, 0)[group] = sum;
+      }
+    }
+    __syncwarp();
+  }
+
+  /// What a panel with scales in integers adds to sums.   @param scaled Σ scale · quant · x
+  __device__ void add_integers(Sums& sums, const Form& w, const int (&scaled)[4]) const {
+    const auto value_of = [](const int(&c)[4], int r, int i) {
+      return joined ? fmaf(256.0f, static_cast<float>(c[2 * r]), static_cast<float>(c[2 * r + 1]))
+                    : static_cast<float>(c[2 * r + i]);
+    };
+    [[maybe_unused]] int minima[4];
+    if constexpr (integer_sums) {
+      unsigned a[2];
+      w.scales.integer_minima(a, lane() % 4);
+      int high[4];
+      multiply_half_bytes<false>(high, a[0], a[1], x_.minima.x);
+      multiply_half_bytes<false>(minima, a[0], a[1], x_.minima.y);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) minima[i] += 128 * high[i];
+    }
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+#pragma unroll
+      for (int i = 0; i < values; ++i) {
+        float& sum = sums.at[values * r + i];
+        sum = fmaf(w.scales.factor(r), value_of(scaled, r, i), sum);
+        if constexpr (integer_sums) {
+          sum = fmaf(-w.scales.min_factor(r) * static_cast<float>(1 << Form::below),
+                     value_of(minima, r, i), sum);
+        }
+      }
+    }
+  }
+  /// Both rows of a group as the first operand: quants, times their scales where that fits.
+  __device__ static void byte_operand(unsigned (&a)[4], const Form& w, int group) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       std::uint32_t words[2];
@@ -251,90 +278,11 @@ class Digits {
     }
   }
 
- private:
-  __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
-
-  static constexpr int pairs = Form::groups / 2;
-
-  /// What turns integers of a panel into numbers, of the lane's token.
-  __device__ float scale(int panel) const {
-    const int t = static_cast<int>(threadIdx.x) % 4;
-    return scales_[panel * tokens_ + min(joined ? t : t / 2, tokens_ - 1)];
-  }
-  /// 2^below Σ n of a group.
-  __device__ float sum(int panel, int group, int value) const {
-    const int t = static_cast<int>(threadIdx.x) % 4, of_panel = joined ? tokens_ : slots * tokens_;
-    const int slot = min(joined ? t : 2 * t + value, of_panel - 1);
-    return sums_[(panel * of_panel + slot) * Form::groups + group];
-  }
-
-  /// 16 bytes for two groups, so that eight neighbours lie in different banks.
-  __device__ unsigned place(unsigned panel, unsigned index, unsigned pair) const {
-    const unsigned turned = pair ^ (index / (8 / pairs) % pairs);
-    return (panel * 4 * slots * static_cast<unsigned>(tokens_) + index) * chunk + turned * 16;
-  }
-  /// Of a row in any type.
-  template <class E>
-  __device__ static Elements elements(const E* x, int columns, unsigned unit, unsigned end) {
-    return Words::widened(Words::raw(x, columns, unit, end));
-  }
-  __device__ void write(const Elements& v, int token, unsigned unit, unsigned end) {
-    constexpr int digits = Words::digits;
-    const unsigned panel = unit / units, group = unit / 4 % Form::groups, t = unit % 4;
-    const bool present = unit < end;
-    const Words of_unit(v);
-    const auto& words = of_unit.words;
-#pragma unroll
-    for (int slot = 0; slot < slots; ++slot) {
-      if (present) {
-        *reinterpret_cast<uint2*>(
-            operands_ + place(panel, 4 * (slots * token + slot) + t, group / 2) + group % 2 * 8) =
-            make_uint2(words[slot][0], words[slot][1]);
-      }
-    }
-    if constexpr (float_sums) {
-      int sums[digits];
-#pragma unroll
-      for (int i = 0; i < digits; ++i) {
-        sums[i] = __dp4a(static_cast<int>(words[i][0]), 0x01010101,
-                         __dp4a(static_cast<int>(words[i][1]), 0x01010101, 0));
-      }
-      if constexpr (joined) sums[0] = 256 * sums[0] + sums[1];
-#pragma unroll
-      for (int i = 0; i < (joined ? 1 : digits); ++i) {
-        sums[i] += __shfl_xor_sync(~0u, sums[i], 1);
-        sums[i] += __shfl_xor_sync(~0u, sums[i], 2);
-      }
-      if (t == 0 && present) {
-        constexpr int of_token = joined ? 1 : slots;
-#pragma unroll
-        for (int i = 0; i < of_token; ++i) {
-          const int sum = i < digits ? sums[i < digits ? i : 0] : 0;
-          sums_[((panel * tokens_ + token) * of_token + i) * Form::groups + group] =
-              static_cast<float>(sum) * static_cast<float>(1 << Form::below);
-        }
-      }
-    }
-    if constexpr (integer_sums) {
-      static_assert(units == 32);  // present or not with all of its warp
-      if (present) {
-        of_unit.store_sums(
-            reinterpret_cast<std::byte*>(sums_) + sum_place(panel, 4 * slots * token),
-            static_cast<int>(group));
-      }
-    }
-    if (unit % units == 0 && present) scales_[panel * tokens_ + token] = of_unit.scale();
-  }
-  __device__ int sum_place(int panel, int index) const {
-    return (panel * 4 * slots * tokens_ + index) * 8;
-  }
-
-  std::byte* operands_;
-  float* sums_;
-  float* scales_;
-  int panels_, tokens_;
-  int own_;
-  Elements factors_{};  ///< of the norm, for what the lane fills first
+  std::byte* const own_;
+  const int stride_, tokens_;
+  Elements factors_{};  ///< of the norm, for the first turn
+  Columns x_;
+  int made_ = 0;  ///< the turn whose columns these are
 };
 
 }  // namespace cuda

@@ -7,7 +7,6 @@
 
 #include "ziya/backend/cuda/device.cuh"
 #include "ziya/backend/cuda/digit_words.cuh"
-#include "ziya/backend/cuda/digits.cuh"
 #include "ziya/backend/cuda/matvec.cuh"
 #include "ziya/backend/cuda/mma.cuh"
 #include "ziya/backend/cuda/panel.cuh"
@@ -27,8 +26,10 @@ class DigitsOfOne {
  public:
   using Form = Panel<Block>;
   using Words = DigitWords<T, Block>;
-  using Sums = float[2];
-  using Stream = TurnStream<T, Block>;
+  struct Sums {
+    float at[2];
+  };
+  using Stream = TurnStream<T, Block, 0>;
   static_assert(Words::joined);
   static constexpr int tokens_at_once = 1, band_slots = 1;
   static constexpr int panels = Stream::of_turn, groups = panels * Form::groups;
@@ -48,14 +49,7 @@ class DigitsOfOne {
   static constexpr int exchange = 512 + (integer_sums ? 64 : 0);
   static constexpr int bytes_of_warp = Stream::ring + exchange;
 
-  static int bytes(int, int) { return 0; }
-  __device__ DigitsOfOne(std::byte* memory, int warp, int, int)
-      : memory_(memory), own_(memory + warp * exchange) {}
-  __device__ static Stream stream(const MatvecArguments<T, std::byte>& a, std::byte* rings,
-                                  int warp, const DigitPlan& plan) {
-    return {a, rings, warp, plan.warps, plan.turns, plan.room};
-  }
-  [[nodiscard]] __device__ std::byte* end(int warps) const { return memory_ + warps * exchange; }
+  __device__ DigitsOfOne(std::byte* memory, int warp, int, int) : own_(memory + warp * exchange) {}
 
   /// Asks for the norm's weight of the first turn, so that it may be under way before x is there.
   __device__ void prepare(const MatvecArguments<T, std::byte>& a, const Stream& stream) {
@@ -63,45 +57,94 @@ class DigitsOfOne {
   }
   /// Makes the digits of the first turn. Asks the stream for its last stage once x is asked for,
   /// before that is waited for.   @param squares where the warp's part of Σ x² goes, with a norm
-  __device__ void fill(const MatvecArguments<T, std::byte>& a, Stream& stream, float* squares,
-                       int) {
+  __device__ void fill(const MatvecArguments<T, std::byte>& a, Stream& stream, float* squares) {
     next_ = raw(a, a.x, stream, 0);
     stream.fill();
     make(a, stream, 0, factors_, squares);
   }
-  /// Takes `count` bands, 256 columns of all of them before the next ones, and puts the warp's sums
-  /// where they are added up, `stride` apart.
-  __device__ void take_bands(const MatvecArguments<T, std::byte>& a, Stream& stream,
-                             BandSums<band_slots>* to, int stride, int count, float* squares) {
-    auto* const end = to + count * stride;
-#pragma unroll 1
-    for (int turn = 0; turn < stream.turns; ++turn) {
-      if (turn != made_) {
-        make(a, stream, turn,
-             a.norm == nullptr ? Elements{} : Words::widened(raw(a, a.norm, stream, turn)),
-             squares);
-      }
-      bool there[panels];  // what is not may be no numbers
+  /// Has the digits of a turn.
+  __device__ void turn_to(const MatvecArguments<T, std::byte>& a, const Stream& stream, int turn,
+                          float* squares) {
+    if (turn == made_) return;
+    make(a, stream, turn,
+         a.norm == nullptr ? Elements{} : Words::widened(raw(a, a.norm, stream, turn)), squares);
+  }
+
+  /// Adds the lane's part of w · x of a panel, the n-th of a turn, to `sums`, but for the scale of
+  /// x.
+  __device__ void add(Sums& sums, const Form& w, int n) const {
+    constexpr bool integers = Form::Scales::integers, sign = Form::offset > 0 && !in_place;
+    int c[4], scaled[4] = {};       // as the tensor cores leave them
+    [[maybe_unused]] int minus[4];  // what is left to be subtracted from c
 #pragma unroll
-      for (int k = 0; k < panels; ++k) there[k] = stream.panel(turn, k) < stream.panels;
-#pragma unroll 1
-      for (auto* at = to; at != end; at += stride) {
-        Sums sums = {};
-#pragma unroll
-        for (int k = 0; k < panels; k += Stream::of_stage) {
-          Form now[Stream::of_stage];
-          stream.take(now);
-#pragma unroll
-          for (int n = 0; n < Stream::of_stage; ++n) {
-            Sums more = {sums[0], sums[1]};
-            add(more, now[n], k + n);
-#pragma unroll
-            for (int r = 0; r < 2; ++r) sums[r] = there[k + n] ? more[r] : sums[r];
-          }
+    for (int group = 0; group < Form::groups; ++group) {
+      unsigned a[4];
+      [[maybe_unused]] unsigned less[4];
+      operands(a, less, w, group);
+      const auto& b = x_.words[n * Form::groups + group];
+      const auto multiply = [&](int(&sums)[4], const unsigned(&w)[4]) {
+        if (group % of_set == 0) {
+          multiply_bytes<sign>(sums, w, b[0], b[1]);
+        } else {
+          add_bytes<sign>(sums, w, b[0], b[1]);
         }
-        keep(*at, sums, turn > 0);
+      };
+      if constexpr (biased) {
+        if (group % of_set == 0) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) c[i] = x_.first[n][i % 2];
+        }
+        add_bytes<sign>(c, a, b[0], b[1]);
+      } else {
+        multiply(c, a);
+      }
+      if constexpr (two_sided) multiply(minus, less);
+      if (group % of_set != of_set - 1) continue;
+      const int set = group / of_set;
+      if constexpr (two_sided) {
+        const int times = Form::table ? 1 : Form::missing_times(set);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) c[i] -= times * minus[i];
+      }
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        if constexpr (integers) {
+          const int scale = w.scales.own_integer(r, set);
+          scaled[2 * r] += scale * c[2 * r];
+          scaled[2 * r + 1] += scale * c[2 * r + 1];
+        } else {
+          const int value = 256 * c[2 * r] + c[2 * r + 1];
+          sums.at[r] = fmaf(w.scales.own_scale(r), static_cast<float>(value), sums.at[r]);
+        }
       }
     }
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      if constexpr (integers)
+        sums.at[r] = fmaf(w.scales.factor(r), value_of(scaled, r), sums.at[r]);
+      if constexpr (float_sums) sums.at[r] = fmaf(-w.scales.own_min(r), x_.sums[n], sums.at[r]);
+    }
+    if constexpr (integer_sums) {
+      int minima[4];
+      add_minima(minima, w);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        sums.at[r] =
+            fmaf(-w.scales.min_factor(r) * static_cast<float>(1 << (in_place ? 0 : Form::below)),
+                 value_of(minima, r), sums.at[r]);
+      }
+    }
+  }
+
+  /// A lane has the sum of row g or of row g + 8 in the end.
+  /// @param more whether it is added to what is there
+  __device__ void keep(BandSums<band_slots>& to, const Sums& sums, bool more) const {
+    const bool second = lane() % 2 != 0;
+    float sum = (second ? sums.at[1] : sums.at[0]) * x_.scale;
+    sum += __shfl_xor_sync(~0u, (second ? sums.at[0] : sums.at[1]) * x_.scale, 1);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    float& kept = to[lane() / 4 + 8 * (lane() % 2)][0];
+    if (lane() % 4 < 2) kept = more ? kept + sum : sum;
   }
   __device__ static float kept(const BandSums<band_slots>& from, int row, int) {
     return from[row][0];
@@ -114,9 +157,8 @@ class DigitsOfOne {
   template <class E>
   __device__ static auto raw(const MatvecArguments<T, std::byte>& a, const E* row,
                              const Stream& stream, int turn) {
-    constexpr int units = 4 * Form::groups;
-    const int unit = stream.panel(turn, lane() / units) * units + lane() % units;
-    return Words::raw(row, static_cast<int>(a.columns), unit, ~0u);
+    return Words::raw(row, static_cast<int>(a.columns), stream.column(turn, lane() / 4),
+                      lane() % 4);
   }
 
   /// What a lane has of x in 256 columns.
@@ -137,8 +179,8 @@ class DigitsOfOne {
       float sum = 0;
 #pragma unroll
       for (float& value : v.at) sum = fmaf(value, value, sum);
-      square_ = warp_sum(sum) + (turn == 0 ? 0.0f : square_);
-      if (lane() == 0) *squares = square_;
+      sum = warp_sum(sum);
+      if (lane() == 0) *squares = turn == 0 ? sum : *squares + sum;
 #pragma unroll
       for (int i = 0; i < 8; ++i) v.at[i] *= factors.at[i];
     }
@@ -209,100 +251,23 @@ class DigitsOfOne {
     return make_int2(sums[0], sums[1]);
   }
 
-  /// Adds the lane's part of w · x of a panel, the n-th of a turn, to `sums`, but for the scale of
-  /// x.
-  __device__ void add(Sums& sums, const Form& w, int n) const {
-    constexpr bool integers = Form::Scales::integers, sign = Form::offset > 0 && !in_place;
-    int c[4], scaled[4] = {};       // as the tensor cores leave them
-    [[maybe_unused]] int minus[4];  // what is left to be subtracted from c
-#pragma unroll
-    for (int group = 0; group < Form::groups; ++group) {
-      unsigned a[4];
-      [[maybe_unused]] unsigned less[4];
-      operands(a, less, w, group);
-      const auto& b = x_.words[n * Form::groups + group];
-      const auto multiply = [&](int(&sums)[4], const unsigned(&w)[4]) {
-        if (group % of_set == 0) {
-          multiply_bytes<sign>(sums, w, b[0], b[1]);
-        } else {
-          add_bytes<sign>(sums, w, b[0], b[1]);
-        }
-      };
-      if constexpr (biased) {
-        if (group % of_set == 0) {
-#pragma unroll
-          for (int i = 0; i < 4; ++i) c[i] = x_.first[n][i % 2];
-        }
-        add_bytes<sign>(c, a, b[0], b[1]);
-      } else {
-        multiply(c, a);
-      }
-      if constexpr (two_sided) multiply(minus, less);
-      if (group % of_set != of_set - 1) continue;
-      const int set = group / of_set;
-      if constexpr (two_sided) {
-        const int times = Form::table ? 1 : Form::missing_times(set);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) c[i] -= times * minus[i];
-      }
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        if constexpr (integers) {
-          const int scale = w.scales.own_integer(r, set);
-          scaled[2 * r] += scale * c[2 * r];
-          scaled[2 * r + 1] += scale * c[2 * r + 1];
-        } else {
-          const int value = 256 * c[2 * r] + c[2 * r + 1];
-          sums[r] = fmaf(w.scales.own_scale(r), static_cast<float>(value), sums[r]);
-        }
-      }
-    }
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      if constexpr (integers) sums[r] = fmaf(w.scales.factor(r), value_of(scaled, r), sums[r]);
-      if constexpr (float_sums) sums[r] = fmaf(-w.scales.own_min(r), x_.sums[n], sums[r]);
-    }
-    if constexpr (integer_sums) {
-      int minima[4];
-      add_minima(minima, w);
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        sums[r] =
-            fmaf(-w.scales.min_factor(r) * static_cast<float>(1 << (in_place ? 0 : Form::below)),
-                 value_of(minima, r), sums[r]);
-      }
-    }
-  }
-
-  /// A lane has the sum of row g or of row g + 8 in the end.
-  /// @param more whether it is added to what is there
-  __device__ void keep(BandSums<band_slots>& to, const Sums& sums, bool more) const {
-    const bool second = lane() % 2 != 0;
-    float sum = (second ? sums[1] : sums[0]) * x_.scale;
-    sum += __shfl_xor_sync(~0u, (second ? sums[0] : sums[1]) * x_.scale, 1);
-    sum += __shfl_xor_sync(~0u, sum, 2);
-    float& kept = to[lane() / 4 + 8 * (lane() % 2)][0];
-    if (lane() % 4 < 2) kept = more ? kept + sum : sum;
-  }
   /// Both rows of a group as first operands; of a table's numbers in two, of which one is
   /// subtracted.
   __device__ static void operands(unsigned (&a)[4], [[maybe_unused]] unsigned (&minus)[4],
                                   const Panel<Block>& w, int group) {
-    if constexpr (!Form::table && !in_place) {
-      Digits<T, Block>::byte_operand(a, w, group);
-    } else {
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        std::uint32_t words[2], less[2] = {};
-        if constexpr (Form::table) {
-          w.integer_sides(words, less, r, group);
-        } else {
-          w.fields(words, r, group);
-          if constexpr (two_sided) w.missing(less, r, group);
-        }
-#pragma unroll
-        for (int k = 0; k < 2; ++k) a[2 * k + r] = words[k], minus[2 * k + r] = less[k];
+    for (int r = 0; r < 2; ++r) {
+      std::uint32_t words[2], less[2] = {};
+      if constexpr (Form::table) {
+        w.integer_sides(words, less, r, group);
+      } else if constexpr (in_place) {
+        w.fields(words, r, group);
+        if constexpr (two_sided) w.missing(less, r, group);
+      } else {
+        w.integers(words, r, group);
       }
+#pragma unroll
+      for (int k = 0; k < 2; ++k) a[2 * k + r] = words[k], minus[2 * k + r] = less[k];
     }
   }
   __device__ static float value_of(const int (&digits)[4], int r) {
@@ -319,12 +284,11 @@ class DigitsOfOne {
     for (int i = 0; i < 4; ++i) sums[i] += 128 * high[i];
   }
 
-  std::byte *memory_, *own_;
+  std::byte* const own_;
   typename Words::template Raw<T> next_;  ///< x of the columns that are made next
   Elements factors_{};                    ///< of the norm, for the first ones
   Columns x_;
   int made_ = 0;  ///< the turn whose columns these are
-  float square_ = 0;
 };
 
 }  // namespace cuda

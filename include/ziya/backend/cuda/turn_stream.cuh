@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Panels of quantised weights on their way to the warps of a block, for products of one token.
+// Panels of quantised weights on their way to the warps of a block, for products of few tokens.
 #pragma once
 
 #include <algorithm>
@@ -19,15 +19,15 @@ namespace cuda {
 /// columns. What the warps take at a time lies side by side, which the memory likes. With `a.up`, a
 /// band of it follows each. All warps go through the same stages; what is beyond the columns is not
 /// copied.
-template <class T, class Block>
+/// @tparam Stages of a warp that are under way, or 0: what is best for one token
+template <class T, class Block, int Stages>
 class TurnStream {
  public:
   using Form = Panel<Block>;
   static constexpr int of_turn = 256 / Form::columns;                          ///< panels of a turn
   static constexpr int of_stage = of_turn * Form::bytes < 3500 ? of_turn : 1;  ///< panels
   static constexpr int stage_bytes = of_stage * Form::bytes;
-  /// Stages of a warp that are under way.
-  static constexpr int stages = stage_bytes < 2000 ? 4 : 3;
+  static constexpr int stages = Stages > 0 ? Stages : stage_bytes < 2000 ? 4 : 3;
   static constexpr int ring = stages * stage_bytes;  ///< bytes of a warp
 
   const int panels, warp, warps, turns, weights;
@@ -55,6 +55,11 @@ class TurnStream {
   /// The k-th panel of a turn, which may lie beyond the columns.
   [[nodiscard]] __device__ int panel(int turn, int k) const {
     return ((turn * (of_turn / of_stage) + k / of_stage) * warps + warp) * of_stage + k % of_stage;
+  }
+
+  /// The first column of a turn's group.
+  [[nodiscard]] __device__ int column(int turn, int group) const {
+    return panel(turn, group / Form::groups) * Form::columns + group % Form::groups * 32;
   }
 
   /// Weights do not depend on the work before: they may be under way before it ends. All but
@@ -92,15 +97,17 @@ class TurnStream {
   /// From a stage that has been asked for to the next one.
   __device__ void advance() {
     if constexpr (of_stage < of_turn) {
-      second_ ^= 1;
-      panel_ += second_ != 0 ? warps : -warps;
-      source_ += second_ != 0 ? slot_bytes_ : -slot_bytes_;
-      if (second_ != 0) return;
+      step_ ^= 1;
+      const bool second = (step_ & 1) != 0;
+      panel_ += second ? warps : -warps;
+      source_ += second ? slot_bytes_ : -slot_bytes_;
+      if (second) return;
     }
     if (a_.up != nullptr) {
-      up_ ^= 1;
-      source_ += up_ != 0 ? a_.up - a_.parts[0].w : a_.parts[0].w - a_.up;
-      if (up_ != 0) return;
+      step_ ^= 2;
+      const bool up = (step_ & 2) != 0;
+      source_ += up ? a_.up - a_.parts[0].w : a_.parts[0].w - a_.up;
+      if (up) return;
     }
     band_ += static_cast<int>(gridDim.x);
     source_ += std::int64_t{static_cast<int>(gridDim.x) * panels} * Form::bytes;
@@ -139,9 +146,9 @@ class TurnStream {
   std::byte* const to_;     ///< the warp's part of a slot
   int band_, first_;        ///< of what is asked for next; the group's first band
   int turn_ = 0, panel_ = 0;
-  int limit_ = 0;   ///< the band behind the last one that a step leads to
-  int up_ = 0;      ///< whether the band is of `up`: an integer, as a flag is packed and unpacked
-  int second_ = 0;  ///< whether it is a turn's second stage
+  int limit_ = 0;  ///< the band behind the last one that a step leads to
+  /// Bits: whether it is a turn's second stage; whether the band is of `up`. One register.
+  int step_ = 0;
   const std::byte* source_ = nullptr;
   int at_ = 0;  ///< byte of the ring where the next stage lies
 };
