@@ -74,7 +74,6 @@ ZIYA_KERNEL void __launch_bounds__(32 * panel_warps)
   auto* const buffers = reinterpret_cast<BandSums<slots>*>(shared + warps * panel_ring<Block>);
   auto* partial = buffers;
   stream.start();
-  stream.fill();
   release_next();
   wait_for_previous();
 

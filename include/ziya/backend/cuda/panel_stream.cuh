@@ -62,7 +62,7 @@ template <class T, class Block>
 class PanelStream {
  public:
   using Form = Panel<Block>;
-  static constexpr int of_turn = 1, stages = panel_stages<Block>, ring = panel_ring<Block>;
+  static constexpr int stages = panel_stages<Block>;
   const int weights, panels, begin, end, bands;
 
   /// @param shares of a band's panels, by warps
@@ -79,17 +79,12 @@ class PanelStream {
         band_(static_cast<int>(blockIdx.x)),
         panel_(begin) {}
 
-  static int turns_in(std::int64_t, int) { return 1; }
-
-  /// Weights do not depend on the work before: they may be under way before it ends. All but
-  /// the last stage, which `fill` asks for, once and before a panel is taken: behind x, where x is
-  /// read once, as x waits for what was asked for before.
+  /// Weights do not depend on the work before: they may be under way before it ends.
   __device__ void start() {
     seek();
 #pragma unroll 1
-    for (int stage = 0; stage < stages - 1; ++stage) fetch(stage);
+    for (int stage = 0; stage < stages; ++stage) fetch(stage);
   }
-  __device__ void fill() { fetch(stages - 1); }
   /// The next panel, which must have been asked for.
   __device__ void take(Form& panel) {
     wait_for_copies<stages - 1>();
