@@ -185,12 +185,14 @@ TEST_CASE("cuda: products of a few tokens with more rows than a block keeps the 
           "[cuda]") {
   if (!gpu()) return;
   Context<Cuda> ctx;
-  // 132 multiprocessors keep 67,584 rows of one token, 77,616 of several.
+  // 132 multiprocessors keep 67,584 rows of one token, 76,032 or 71,808 of several, half of that
+  // gated and of 32 bits.
   for (const std::int64_t tokens : {1, 3}) {
     check_products<Half>(ctx, DType::q4_0, {tokens, 1, 90'001});
     check_products<ziya::BFloat16>(ctx, DType::q4_1, {tokens, 1, 90'001});
   }
   check_products<Half>(ctx, DType::q4_k, {4, 1, 80'003});
+  check_products<float>(ctx, DType::q4_0, {2, 1, 40'003});
 }
 
 TEMPLATE_TEST_CASE("cuda: products with quantised weights of more tokens", "[cuda][small][library]",
@@ -300,9 +302,9 @@ TEST_CASE("cuda: products of few tokens whose columns and rows end anywhere", "[
   check_products<ziya::BFloat16>(ctx, DType::q4_k, {1, 23, 2200});
   check_products<ziya::BFloat16>(ctx, DType::q4_k, {4, 23, 2200});
 }
-/// With two turns of 20 warps, a multiprocessor keeps sums of at most 16 bands of one token in Q6_K
-/// and of 8 gated bands of several; of these rows it has more, which repeat, so that few are
-/// compared with sums in double.
+/// With two turns of 20 warps, a multiprocessor keeps sums of at most 17 bands of Q6_K and of 8
+/// gated ones; of these rows it has more, which repeat, so that few are compared with sums in
+/// double.
 TEST_CASE("cuda: products of few tokens with more columns and rows than a block has at a time",
           "[cuda]") {
   if (!gpu()) return;
@@ -380,6 +382,7 @@ TEST_CASE("cuda: products with quantised weights, few of them", "[cuda][small][r
   check_products<Half>(ctx, DType::q8_0, {1, 171, 24});
   check_norm_within<Half>(ctx, DType::q4_k, {3, 23, 24});
   check_products<Half>(ctx, DType::q4_1, {3, 171, 24});
+  check_products<float>(ctx, DType::q6_k, {2, 1, 12'800});  // gated: more bands than are kept
   check_norm_within<Half>(ctx, DType::q4_0, {1, 11, 24});
   check_products<Half>(ctx, DType::q4_0, {12, 24, 24});
   check_products<Half>(ctx, DType::q4_0, {20, 24, 24});
@@ -388,11 +391,13 @@ TEST_CASE("cuda: products with quantised weights, few of them", "[cuda][small][r
   check_norm_within<Half>(ctx, DType::q4_0, {3, 11, 24});
 }
 
-TEST_CASE("cuda: rows that are too wide to be kept beside the weights", "[cuda][small]") {
+TEST_CASE("cuda: products of few tokens with rows of many turns, and of too many",
+          "[cuda][small]") {
   if (!gpu()) return;
   Context<Cuda> ctx;
   check_products<Half>(ctx, DType::q4_0, {4, 1024, 16});
   check_products<float>(ctx, DType::q4_k, {2, 128, 16});
+  check_products<Half>(ctx, DType::q4_0, {4, 16'385, 16});  // 4097 panels
 }
 
 TEST_CASE("cuda: products give the same bits in every run", "[cuda]") {

@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "ziya/backend/cuda/device.cuh"
+#include "ziya/backend/cuda/digit_words.cuh"
 #include "ziya/backend/cuda/digits.cuh"
 #include "ziya/backend/cuda/digits_of_one.cuh"
 #include "ziya/backend/cuda/matvec.cuh"
@@ -58,13 +59,13 @@ class BandItem {
     return One ? i : i / static_cast<int>(a.tokens);
   }
 
-  int i_;
   static_assert(matvec_parts <= 4);
+  int i_;
   int place_ = -1;           ///< the row in its part and, less than 4, the part: one register
   std::uint32_t there_ = 0;  ///< what the sum is added to
 };
 
-/// What a block of a product by digits has; no warps where its rings are too long.
+/// What a block of a product by digits has; no warps where the product is not for it.
 struct DigitPlan {
   int warps = 0, bytes = 0;  ///< of shared memory
   int room = 0;   ///< bands whose sums are kept until they are added up, so that warps seldom meet
@@ -72,8 +73,8 @@ struct DigitPlan {
   Shares bands;   ///< of all by blocks
 };
 
-/// Takes `count` bands, 256 columns of all of them before the next ones, and puts the warp's sums
-/// where they are added up, `stride` apart.   @tparam X Digits or DigitsOfOne
+/// Takes `count` bands, those of `up` counted, 256 columns of all of them before the next ones, and
+/// puts the warp's sums where they are added up, `stride` apart.   @tparam X Digits or DigitsOfOne
 template <class X, class T>
 __device__ inline void take_bands(X& x, const MatvecArguments<T, std::byte>& a,
                                   typename X::Stream& stream, BandSums<X::band_slots>* to,
@@ -166,14 +167,13 @@ ZIYA_KERNEL void __launch_bounds__(32 * digit_warps)
   }
 }
 
-/// f(std::type_identity<X>{}) for the digits of so many tokens; false where there are too many.
+/// f(std::type_identity<X>{}) for the digits of so many tokens, if there are not too many.
 template <class T, class Block, class F>
-bool with_digits(std::int64_t tokens, F&& f) {
+ZIYA_HIDDEN void with_digits(std::int64_t tokens, F&& f) {
   if constexpr (DigitWords<T, Block>::joined) {
-    if (tokens == 1) return f(std::type_identity<DigitsOfOne<T, Block>>{}), true;
+    if (tokens == 1) return f(std::type_identity<DigitsOfOne<T, Block>>{});
   }
-  if (tokens > Digits<T, Block>::tokens_at_once) return false;
-  return f(std::type_identity<Digits<T, Block>>{}), true;
+  if (tokens <= Digits<T, Block>::tokens_at_once) f(std::type_identity<Digits<T, Block>>{});
 }
 
 template <class T, class Block>
@@ -182,7 +182,7 @@ DigitPlan digit_plan(const Context<Cuda>& ctx, const MatvecArguments<T, std::byt
   with_digits<T, Block>(a.tokens, [&]<class X>(std::type_identity<X>) {
     const int weights = a.up == nullptr ? 1 : 2;
     const std::int64_t panels = (a.columns + Panel<Block>::columns - 1) / Panel<Block>::columns;
-    if (panels > 4096) return;
+    if (panels > 4096 || bands_in(a) > 1 << 24) return;  // `BandItem` numbers rows in 29 bits
     const auto tokens = static_cast<int>(a.tokens);
     // The same with and without a norm, so that sums have the same order.
     const int of_squares = tokens * digit_warps * 4;
