@@ -397,7 +397,7 @@ TEST_CASE("cuda: products of few tokens with rows of many turns, and of too many
   Context<Cuda> ctx;
   check_products<Half>(ctx, DType::q4_0, {4, 1024, 16});
   check_products<float>(ctx, DType::q4_k, {2, 128, 16});
-  check_products<Half>(ctx, DType::q4_0, {4, 16'385, 16});  // 4097 panels
+  check_products<ziya::BFloat16>(ctx, DType::q4_0, {4, 16'385, 16});  // 4097 panels
 }
 
 TEST_CASE("cuda: products give the same bits in every run", "[cuda]") {
