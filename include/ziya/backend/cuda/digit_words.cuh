@@ -30,9 +30,11 @@ struct DigitWords {
   struct Raw {
     std::uint32_t words[2 * sizeof(E)];
   };
-  /// The t-th unit of a row's columns from `first` on; zeros behind the last column.
-  template <class E>
-  __device__ static Raw<E> raw(const E* row, int columns, int first, int t) {
+  /// The lane's unit of a row in 256 columns, those of a stream's turn; zeros behind the last one.
+  template <class E, class Stream>
+  __device__ static Raw<E> raw(const E* row, int columns, const Stream& stream, int turn) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int first = stream.column(turn, lane / 4), t = lane % 4;
     constexpr int run = Form::run * static_cast<int>(sizeof(E)) / 4, wide = run < 4 ? run : 4;
     Raw<E> result{};
     if (first >= columns) return result;

@@ -45,7 +45,8 @@ class Digits {
 
   /// Asks for the norm's weight of the first turn, so that it may be under way before x is there.
   __device__ void prepare(const MatvecArguments<T, std::byte>& a, const Stream& stream) {
-    if (a.norm != nullptr) factors_ = Words::widened(raw(a, a.norm, stream, 0));
+    if (a.norm != nullptr)
+      factors_ = Words::widened(Words::raw(a.norm, static_cast<int>(a.columns), stream, 0));
   }
   /// Makes the digits of the first turn. Asks the stream for its last stage once x is asked for,
   /// before that is waited for.   @param squares where the warp's part of tokens' Σ x² goes
@@ -62,7 +63,10 @@ class Digits {
     Rows rows;
     ask(rows, a, stream, turn);
     make(rows, a, turn,
-         a.norm == nullptr ? Elements{} : Words::widened(raw(a, a.norm, stream, turn)), squares);
+         a.norm == nullptr
+             ? Elements{}
+             : Words::widened(Words::raw(a.norm, static_cast<int>(a.columns), stream, turn)),
+         squares);
   }
 
   /// Adds w · x of a panel, the n-th of a turn, to `sums`, but for the scales of x: integers of a
@@ -154,17 +158,14 @@ class Digits {
   };
 
   __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
-  template <class E>
-  __device__ static auto raw(const MatvecArguments<T, std::byte>& a, const E* row,
-                             const Stream& stream, int turn) {
-    return Words::raw(row, static_cast<int>(a.columns), stream.column(turn, lane() / 4),
-                      lane() % 4);
-  }
   __device__ void ask(Rows& rows, const MatvecArguments<T, std::byte>& a, const Stream& stream,
                       int turn) const {
 #pragma unroll
     for (int token = 0; token < tokens_at_once; ++token) {
-      if (token < tokens_) rows.of[token] = raw(a, a.x + token * a.x_stride, stream, turn);
+      if (token < tokens_) {
+        rows.of[token] =
+            Words::raw(a.x + token * a.x_stride, static_cast<int>(a.columns), stream, turn);
+      }
     }
   }
   /// The digits of a turn, and with a norm Σ x² until there.

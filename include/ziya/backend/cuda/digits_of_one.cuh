@@ -53,12 +53,13 @@ class DigitsOfOne {
 
   /// Asks for the norm's weight of the first turn, so that it may be under way before x is there.
   __device__ void prepare(const MatvecArguments<T, std::byte>& a, const Stream& stream) {
-    if (a.norm != nullptr) factors_ = Words::widened(raw(a, a.norm, stream, 0));
+    if (a.norm != nullptr)
+      factors_ = Words::widened(Words::raw(a.norm, static_cast<int>(a.columns), stream, 0));
   }
   /// Makes the digits of the first turn. Asks the stream for its last stage once x is asked for,
   /// before that is waited for.   @param squares where the warp's part of Σ x² goes, with a norm
   __device__ void fill(const MatvecArguments<T, std::byte>& a, Stream& stream, float* squares) {
-    next_ = raw(a, a.x, stream, 0);
+    next_ = Words::raw(a.x, static_cast<int>(a.columns), stream, 0);
     stream.fill();
     make(a, stream, 0, factors_, squares);
   }
@@ -67,7 +68,10 @@ class DigitsOfOne {
                           float* squares) {
     if (turn == made_) return;
     make(a, stream, turn,
-         a.norm == nullptr ? Elements{} : Words::widened(raw(a, a.norm, stream, turn)), squares);
+         a.norm == nullptr
+             ? Elements{}
+             : Words::widened(Words::raw(a.norm, static_cast<int>(a.columns), stream, turn)),
+         squares);
   }
 
   /// Adds the lane's part of w · x of a panel, the n-th of a turn, to `sums`, but for the scale of
@@ -154,12 +158,6 @@ class DigitsOfOne {
   using Elements = typename Words::Elements;
 
   __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
-  template <class E>
-  __device__ static auto raw(const MatvecArguments<T, std::byte>& a, const E* row,
-                             const Stream& stream, int turn) {
-    return Words::raw(row, static_cast<int>(a.columns), stream.column(turn, lane() / 4),
-                      lane() % 4);
-  }
 
   /// What a lane has of x in 256 columns.
   struct Columns {
@@ -174,7 +172,10 @@ class DigitsOfOne {
                        const Elements& factors, float* squares) {
     Elements v = Words::widened(next_);
     made_ = turn;
-    if (stream.turns > 1) next_ = raw(a, a.x, stream, turn + 1 == stream.turns ? 0 : turn + 1);
+    if (stream.turns > 1) {
+      next_ = Words::raw(a.x, static_cast<int>(a.columns), stream,
+                         turn + 1 == stream.turns ? 0 : turn + 1);
+    }
     if (a.norm != nullptr) {
       float sum = 0;
 #pragma unroll
