@@ -28,7 +28,7 @@ struct MatmulArguments {
   const ActivationGroup* groups = nullptr;
   /// (activation_groups(columns), tokens): the same in fours, of tokens_in_fours or fewer; or null
   const ActivationFours* fours = nullptr;
-  /// tiles of x as the table's packing for so many tokens makes them; or null
+  /// tiles of x as the table's packing for the type and so many tokens makes them; or null
   const float* packed = nullptr;
   /// (matmul_scratch_floats) of the calling thread; not null beside `packed` or many `groups`
   float* scratch = nullptr;
@@ -115,6 +115,8 @@ struct CpuKernels {
   /// For several tokens, and for many, whose sums are near those of fewer but not the same bits; or
   /// null.
   const TokenPacking* packings[2] = {nullptr, nullptr};
+  /// In place of those for weights in bf16, where a table multiplies activations in bf16; or null.
+  const TokenPacking* bf16_packing = nullptr;
   const AttentionTiles* attention = nullptr;  ///< or null
 };
 

@@ -24,16 +24,18 @@ struct QuantisedRows {
   const ActivationFours* fours = nullptr;
 };
 /// The forms of x that the kernels of some weights read beside x itself: in 8 bits with one scale
-/// per 32 columns for weights in blocks of 32, per 256 for all others; packed for floats; and
-/// scratch memory of every thread, if there are several rows.
+/// per 32 columns for weights in blocks of 32, per 256 for all others; packed for floats, and for
+/// bf16 where the table has a packing of its own; and scratch memory of every thread, if there are
+/// several rows.
 struct ActivationForms {
   QuantisedRows by_32, by_256;
-  const float* packed = nullptr;
+  const float *packed = nullptr, *packed_bf16 = nullptr;
   float* scratch = nullptr;
 };
 
 inline MatmulArguments arguments_of(View<float> y, View<const float> x, const Weight<Cpu>& w,
                                     const ActivationForms& forms, std::int64_t thread) {
+  const bool bf16 = w.dtype == DType::bf16 && forms.packed_bf16 != nullptr;
   const QuantisedRows& rows = activation_span(w.dtype) == 32 ? forms.by_32 : forms.by_256;
   return {w.dtype,
           w.data,
@@ -47,7 +49,7 @@ inline MatmulArguments arguments_of(View<float> y, View<const float> x, const We
           w.row_scales,
           rows.groups,
           rows.fours,
-          forms.packed,
+          bf16 ? forms.packed_bf16 : forms.packed,
           forms.scratch == nullptr ? nullptr : forms.scratch + thread * matmul_scratch_floats};
 }
 
@@ -99,9 +101,10 @@ inline QuantisedRows quantised(Context<Cpu>& ctx, View<const float> x, int span)
 }
 
 /// x for products of floats; null if the table wants none of so few tokens.
-inline const float* packed(Context<Cpu>& ctx, View<const float> x) {
+inline const float* packed(Context<Cpu>& ctx, View<const float> x,
+                           std::span<const TokenPacking* const> packings) {
   const TokenPacking* packing = nullptr;
-  for (const TokenPacking* p : ctx.kernels().packings) {
+  for (const TokenPacking* p : packings) {
     if (p != nullptr && x.rows() >= p->least_tokens) packing = p;
   }
   if (packing == nullptr) return nullptr;
@@ -123,15 +126,19 @@ inline ActivationForms forms_of(Context<Cpu>& ctx, View<const float> x,
   ActivationForms forms;
   const CpuKernels& kernels = ctx.kernels();
   for (const Weight<Cpu>* w : ws) {
-    if (is_plain_float(w->dtype)) {
-      if (forms.packed == nullptr) forms.packed = packed(ctx, x);
+    if (w->dtype == DType::bf16 && kernels.bf16_packing != nullptr) {
+      if (forms.packed_bf16 == nullptr) {
+        forms.packed_bf16 = packed(ctx, x, {&kernels.bf16_packing, 1});
+      }
+    } else if (is_plain_float(w->dtype)) {
+      if (forms.packed == nullptr) forms.packed = packed(ctx, x, kernels.packings);
     } else if (kernels.quantise != nullptr) {
       const int span = activation_span(w->dtype);
       QuantisedRows& rows = span == 32 ? forms.by_32 : forms.by_256;
       if (rows.groups == nullptr) rows = quantised(ctx, x, span);
     }
   }
-  if (x.rows() > 1 && kernels.quantise != nullptr) {
+  if (forms.packed_bf16 != nullptr || (x.rows() > 1 && kernels.quantise != nullptr)) {
     forms.scratch = ctx.workspace().take<float>({ctx.threads(), matmul_scratch_floats}).data();
   }
   return forms;

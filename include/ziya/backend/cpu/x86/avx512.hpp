@@ -35,7 +35,12 @@ template <bool Amx>
 inline void matmul(const MatmulArguments& m, std::int64_t begin, std::int64_t end) {
   if (!is_plain_float(m.dtype)) return matmul_quantised(m, begin, end, Amx);
   if (m.dtype == DType::f16) return matmul_of_floats<Amx, Half>(m, begin, end);
-  if (m.dtype == DType::bf16) return matmul_of_floats<Amx, BFloat16>(m, begin, end);
+  if (m.dtype == DType::bf16) {
+    if (!Amx && m.packed != nullptr && m.columns > 0) {
+      return matmul_packed<BFloat16>(m, reinterpret_cast<const BFloat16*>(m.weight), begin, end);
+    }
+    return matmul_of_floats<Amx, BFloat16>(m, begin, end);
+  }
   matmul_of_floats<Amx, float>(m, begin, end);
 }
 
@@ -206,6 +211,7 @@ inline constexpr CpuKernels kernels{&matmul<Amx>,
                                     &dequantise,
                                     &to_halves,
                                     {&packing, Amx ? &amx_floats::packing : nullptr},
+                                    Amx ? nullptr : &bf16_packing,
                                     Amx ? &amx_floats::attention_tiles : nullptr};
 
 }  // namespace avx512

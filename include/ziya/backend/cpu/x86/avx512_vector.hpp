@@ -76,6 +76,10 @@ ZIYA_TARGET_AVX512 inline __m512 fold(const __m512 (&v)[4]) {
              _mm512_maskz_shuffle_f32x4(all, ab, cd, 0xdd));
 }
 /// y[t][r] = sum of column t of v[r], by the same additions.
+[[gnu::always_inline]] ZIYA_TARGET_AVX512 inline void store_sums(float (&y)[1][4],
+                                                                 const __m512 (&v)[4][1]) {
+  for (int r = 0; r < 4; ++r) y[0][r] = sum(v[r][0]);
+}
 template <int T>
 [[gnu::always_inline]] ZIYA_TARGET_AVX512 inline void store_sums(float (&y)[T][4],
                                                                  const __m512 (&v)[4][T]) {
