@@ -19,27 +19,18 @@ namespace avx512 {
 // add_group adds 256 columns of four rows: integer sums of every block, then the additions of
 // ScaledBlocks in the same order, which decode_rows ends every 512 columns; int8, as WholeGroups.
 
-/// Groups of eight blocks of 32 that Format::add_four sums in fours.
-template <class Format, class Block>
+/// Groups of eight blocks of 32 that add_four sums in fours.
+template <class Block>
 struct DecodeBlocks {
   static constexpr int group_size = 8 * sizeof(Block);
   static constexpr bool row_scales = false, own_spans = true;
-
-  [[gnu::always_inline]] ZIYA_TARGET_AVX512 static __m512 add_group(__m512 sums,
-                                                                    const FourRows& rows,
-                                                                    const ActivationGroup& x,
-                                                                    const ActivationFours& fours) {
-#pragma GCC unroll 2
-    for (int four = 0; four < 2; ++four) sums = Format::add_four(sums, rows, x, fours, four);
-    return sums;
-  }
 };
 
 inline constexpr __mmask64 words_of_row = 0xff;  // of 16-bit words 4 · 0 + i, shifted 4 r + i
 
 /// Blocks of a 16-bit scale and 16 bytes of halves: Q4_0, and IQ4_NL with its table.
 template <class Block, bool Table>
-struct DecodeHalfBytes : DecodeBlocks<DecodeHalfBytes<Block, Table>, Block> {
+struct DecodeHalfBytes : DecodeBlocks<Block> {
   [[gnu::always_inline]] ZIYA_TARGET_AVX512 static __m512 add_four(__m512 sums,
                                                                    const FourRows& rows,
                                                                    const ActivationGroup& x,
@@ -83,7 +74,7 @@ ZIYA_TARGET_AVX512 inline __m512i with_fifth_bits(__m512i quants, __m512i heads,
 
 /// Blocks with fifth bits or minima: Q4_1, Q5_0, Q5_1.
 template <class Block, bool Fifth, bool Minimum>
-struct DecodeLongHeads : DecodeBlocks<DecodeLongHeads<Block, Fifth, Minimum>, Block> {
+struct DecodeLongHeads : DecodeBlocks<Block> {
   [[gnu::always_inline]] ZIYA_TARGET_AVX512 static __m512 add_four(__m512 sums,
                                                                    const FourRows& rows,
                                                                    const ActivationGroup& x,
@@ -118,7 +109,7 @@ struct DecodeLongHeads : DecodeBlocks<DecodeLongHeads<Block, Fifth, Minimum>, Bl
   }
 };
 
-struct DecodeQ8_0 : DecodeBlocks<DecodeQ8_0, blocks::Q8_0> {
+struct DecodeQ8_0 : DecodeBlocks<blocks::Q8_0> {
   /// 32 bytes each from two places.
   ZIYA_TARGET_AVX512 static __m512i two_places(const std::byte* a, const std::byte* b) {
     const __m512i v = _mm512_castsi256_si512(load_32(a));

@@ -20,9 +20,9 @@
 ZIYA_NAMESPACE_BEGIN
 namespace avx512 {
 
-inline constexpr std::int64_t bytes_ahead = 1024;
+inline constexpr std::int64_t bytes_ahead = 1536;
 
-/// R rows of w × one row of x, sums[r · y_stride]; 16-bit rows are requested 1 KB ahead, because
+/// R rows of w × one row of x, sums[r · y_stride]; 16-bit rows are requested ahead, because
 /// the processor's own requests come too late for their shorter rows. The pragmas keep the sums in
 /// registers at -O2 too.
 template <int R, class W>
