@@ -2,7 +2,9 @@
 // Model folders made for a test and removed after it.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
@@ -208,6 +210,30 @@ inline std::vector<std::int32_t> greedy(const CpuModel& model, Context<Cpu>& ctx
     ids.push_back(argmax(golden::span(row.view()).last(vocabulary)));
   }
   return {ids.begin() + static_cast<std::ptrdiff_t>(prompt), ids.end()};
+}
+
+/// How far the logits of the ids that follow a prompt are behind the best ones, at most, over the
+/// size of the largest.
+inline double behind_best(const CpuModel& model, Context<Cpu>& ctx, std::vector<std::int32_t> ids,
+                          const std::vector<std::int32_t>& following) {
+  KvCache<Cpu> cache =
+      make_cache(model, 1, static_cast<std::int64_t>(ids.size() + following.size()));
+  double behind = 0;
+  std::size_t begin = 0;
+  for (const std::int32_t next : following) {
+    const Tensor<float> last = hidden(model, ctx, Rows(ids, begin, ids.size()), cache);
+    begin = ids.size();
+    const Tensor<float> rows = logits(model, ctx, last);
+    const auto row =
+        golden::span(rows.view()).last(static_cast<std::size_t>(model.shape().vocabulary));
+    float best = row[0], largest = 0;
+    for (const float value : row)
+      best = std::max(best, value), largest = std::max(largest, std::abs(value));
+    behind = std::max(behind,
+                      static_cast<double>((best - row[static_cast<std::size_t>(next)]) / largest));
+    ids.push_back(next);
+  }
+  return behind;
 }
 
 /// Every instruction set of this machine.

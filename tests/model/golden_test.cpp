@@ -3,19 +3,24 @@
 #include <catch2/catch.hpp>
 
 #include "model/fixture.hpp"
+#include "support/contexts.hpp"
 
 namespace golden_test {
 
 using namespace ziya;
 using fixture::Rows;
 
-// docs/architecture.md, "Exactness": fp32 activations on the same, widened weights.
-constexpr double tolerance = 1e-4;
+// docs/architecture.md, "Exactness": fp32 activations on the same, widened weights; and activations
+// in bf16.
+constexpr double exact_tolerance = 1e-4, bf16_tolerance = 3e-2;
 
 /// Everything that the golden file has of one case in one precision.
 void check_case(const CpuModel& model, Context<Cpu>& ctx, const Checkpoint& file,
                 const std::string& prefix) {
   const auto prompt = golden::values<std::int32_t>(file, prefix + "prompt");
+  const bool exact =
+      !test::rounds_to_bf16(ctx.isa(), model.weights().layers[0].mlp.gate.weight.dtype);
+  const double tolerance = exact ? exact_tolerance : bf16_tolerance;
   const auto width = static_cast<std::size_t>(model.shape().hidden);
   const auto vocabulary = static_cast<std::size_t>(model.shape().vocabulary);
   const auto close = [&](const Tensor<float>& found, const std::string& name, std::size_t columns) {
@@ -44,7 +49,11 @@ void check_case(const CpuModel& model, Context<Cpu>& ctx, const Checkpoint& file
     close(fixture::logits(model, ctx, norm), "logits", vocabulary);
   }
   const auto greedy = golden::values<std::int32_t>(file, prefix + "greedy");
-  CHECK(fixture::greedy(model, ctx, prompt, greedy.size()) == greedy);
+  if (exact) {
+    CHECK(fixture::greedy(model, ctx, prompt, greedy.size()) == greedy);
+  } else {
+    CHECK(fixture::behind_best(model, ctx, prompt, greedy) < tolerance);
+  }
 }
 
 TEST_CASE("layers, logits and greedy tokens of random models are the reference's") {
@@ -108,7 +117,7 @@ TEST_CASE("a trained checkpoint agrees with Transformers and with a float64 forw
     const Tensor<float> logits = fixture::logits(
         model, ctx, fixture::hidden(model, ctx, Rows(sentence, 0, sentence.size()), cache));
     CHECK(golden::error(golden::span(logits.view()).last(last.size()), last, last.size()) <
-          tolerance);
+          exact_tolerance);
     CHECK(fixture::greedy(model, ctx, {1}, from_bos.size() - 1) ==
           std::vector<std::int32_t>(from_bos.begin() + 1, from_bos.end()));
     constexpr std::ptrdiff_t prompt = 5;  // "Once upon a time"

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <catch2/catch.hpp>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "ziya/backend/cpu/context.hpp"
+#include "ziya/core/dtype.hpp"
 
 namespace test {
 
@@ -32,6 +34,21 @@ inline std::int64_t other_order_from(ziya::Isa isa) {
   const ziya::TokenPacking* packing =
       ziya::Context<ziya::Cpu>({.threads = 1, .isa = isa}).kernels().packings[1];
   return packing == nullptr ? std::numeric_limits<std::int64_t>::max() : packing->least_tokens;
+}
+
+/// Whether products with weights of a type round their activations to bf16.
+inline bool rounds_to_bf16(ziya::Isa isa, ziya::DType dtype) {
+  return dtype == ziya::DType::bf16 &&
+         ziya::Context<ziya::Cpu>({.threads = 1, .isa = isa}).kernels().bf16_packing != nullptr;
+}
+/// Activations as those products meet them.
+inline std::vector<float> as_met(ziya::Isa isa, ziya::DType dtype, std::vector<float> x) {
+  if (!rounds_to_bf16(isa, dtype)) return x;
+  for (float& value : x) {
+    value = ziya::to_float(ziya::to_bfloat16(value));
+    if (std::fpclassify(value) == FP_SUBNORMAL) value = 0;
+  }
+  return x;
 }
 
 /// So many adjacent rows of a sequence, or more, may sum their attention in another order than

@@ -98,6 +98,8 @@ ZIYA_TARGET_AVX512 inline void request(const TileOperands& o, int piece) {
 /// the blocks of lane i in order, then (P₀ + P₂) + (P₁ + P₃) of a panel.
 template <bool Minima>
 struct ScaledBlocks {
+  static constexpr int tokens = Minima ? 6 : 7;  ///< at once, measured
+
   int which;  ///< of `starts`
 
   /// sums + scale · dot + minimum · sum of block b.
@@ -208,6 +210,8 @@ ZIYA_TARGET_AVX512 inline void put_group(const UnpackedTile& tile, __m512i sum,
 /// columns, so their order is free. Sums of products that fit 16 bits need no multiplication of 32.
 template <int Columns, bool Minima>
 struct ScaledGroups {
+  static constexpr int tokens = 7;
+
   int which;  ///< of `starts`
 
   template <int T, bool Narrow>
@@ -282,6 +286,8 @@ struct ScaledGroups {
 /// One factor for 256 columns, and perhaps sub-minima of 16.
 template <bool Minima>
 struct WholeGroups {
+  static constexpr int tokens = 7;
+
   template <int T>
   ZIYA_TARGET_AVX512 void add_product(const UnpackedPanel& panel, const TileOperands& o) const {
     constexpr int pairs = Minima ? 8 : 0;
@@ -314,7 +320,8 @@ struct WholeGroups {
 template <class Kernel>
 ZIYA_TARGET_AVX512 inline void panel_times_tokens(const Kernel& kernel, const UnpackedPanel& panel,
                                                   TileOperands o, std::int64_t tokens) {
-  for (; tokens >= 7; tokens -= 7, o.skip(7)) kernel.template add_product<7>(panel, o);
+  constexpr int most = Kernel::tokens;
+  for (; tokens >= most; tokens -= most, o.skip(most)) kernel.template add_product<most>(panel, o);
   for (; tokens >= 3; tokens -= 3, o.skip(3)) kernel.template add_product<3>(panel, o);
   for (; tokens > 0; --tokens, o.skip(1)) kernel.template add_product<1>(panel, o);
 }
