@@ -22,6 +22,7 @@
 #include "ziya/backend/cpu/x86/avx512_decode.hpp"
 #include "ziya/backend/cpu/x86/avx512_decode_256.hpp"
 #include "ziya/backend/cpu/x86/avx512_decode_32.hpp"
+#include "ziya/backend/cpu/x86/avx512_float_rows.hpp"
 #include "ziya/backend/cpu/x86/avx512_floats.hpp"
 #include "ziya/backend/cpu/x86/avx512_quantised.hpp"
 #include "ziya/backend/cpu/x86/avx512_tiles.hpp"

@@ -16,6 +16,7 @@
 #include "cuda/devices.hpp"
 #include "model/fixture.hpp"
 #include "model/ziya_tiny.hpp"
+#include "support/contexts.hpp"
 #include "ziya/generate/generator.hpp"
 #include "ziya/model/decode_graph.hpp"
 #include "ziya/ops/quantize.hpp"
@@ -84,7 +85,7 @@ Greedy greedy(const Model& model, Context<Cuda>& ctx, Ids ids, const Ids& follow
 
 Greedy greedy_on_cpu(const CpuModel& model, Ids ids, std::size_t count,
                      DType cache_type = DType::f32) {
-  Context<Cpu> ctx;
+  Context<Cpu> ctx({.isa = test::exact_isa()});
   KvCache<Cpu> cache =
       fixture::make_cache(model, 1, static_cast<std::int64_t>(ids.size() + count), cache_type);
   Greedy result;

@@ -13,6 +13,7 @@
 
 #include "cuda/devices.hpp"
 #include "cuda/products.hpp"
+#include "support/contexts.hpp"
 #include "support/errors.hpp"
 #include "ziya/core/label.hpp"
 #include "ziya/nn/linear.hpp"
@@ -234,6 +235,7 @@ void check_matmul(std::span<const ProductCase> cases) {
         INFO(name(dtype) << " " << c.tokens << " x " << c.in << " x " << c.out);
         auto values = random_values(c.tokens * c.in, 1);
         const auto x = on<T, Device>(values, {c.tokens, c.in});
+        if constexpr (std::is_same_v<Device, Cpu>) values = as_met(ctx.isa(), dtype, values);
         const auto w = random_matrix(dtype, c.out, c.in, 2),
                    w2 = random_matrix(dtype, c.out, c.in, 3);
         const auto on_device = ziya::weight_on<Device>(w.weight);

@@ -9,6 +9,7 @@
 #include <iostream>
 #include <vector>
 
+#include "support/contexts.hpp"
 #include "support/errors.hpp"
 #include "ziya/io/json.hpp"
 #include "ziya/model/llama.hpp"
@@ -76,8 +77,8 @@ TEST_CASE("divergence from another model is PyTorch's; from itself it is none", 
   if (stories.missing()) return;
   const CpuModel model = CpuModel::load(stories.folder);
   const CpuModel rounded = CpuModel::load(stories.folder, {.dtype = ziya::DType::bf16});
-  const auto result =
-      ziya::perplexity(stories.ctx, rounded, stories.ids, stories.options(), &model);
+  ziya::Context<Cpu> exact({.threads = 2, .isa = test::exact_isa()});
+  const auto result = ziya::perplexity(exact, rounded, stories.ids, stories.options(), &model);
   CHECK(result.kl_divergence == Approx(stories.golden.at("bf16_kl").get<double>()).epsilon(0.02));
   CHECK(result.top_agreement == Approx(stories.golden.at("bf16_top").get<double>()).margin(0.005));
   CHECK(result.other_perplexity ==

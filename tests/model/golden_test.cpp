@@ -10,7 +10,7 @@ namespace golden_test {
 using namespace ziya;
 using fixture::Rows;
 
-// docs/architecture.md, "Exactness": fp32 activations on the same, widened weights; and activations
+// docs/testing.md, "What is promised": fp32 activations on the same, widened weights; and activations
 // in bf16.
 constexpr double exact_tolerance = 1e-4, bf16_tolerance = 3e-2;
 

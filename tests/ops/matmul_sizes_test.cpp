@@ -83,7 +83,7 @@ TEST_CASE("matmul: many tokens by several blocks of wide rows", "[matmul]") {
     std::int64_t high, columns;
   };
   constexpr std::int64_t many = 61;
-  for (const Shape shape : {Shape{137, 2055}, Shape{37, 7001}}) {
+  for (const Shape shape : {Shape{137, 2055}, Shape{37, 7001}, Shape{5, 43100}}) {
     const std::int64_t high = shape.high, columns = shape.columns;
     const auto x = test::random_values(many * columns, 1);
     for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
@@ -199,7 +199,10 @@ TEST_CASE("matmul: of empty sums, of no tokens, of no rows", "[matmul]") {
     const auto w = test::random_matrix(DType::f32, 3, 4, 1);
     auto empty = w.weight;
     empty.columns = 0;
-    CHECK(product(ctx, {}, 2, empty) == std::vector<float>(6, 0.0f));
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      empty.dtype = dtype;
+      CHECK(product(ctx, {}, 2, empty) == std::vector<float>(6, 0.0f));
+    }
     CHECK(product(ctx, {}, 0, w.weight).empty());
     empty = w.weight;
     empty.rows = 0;

@@ -41,6 +41,11 @@ inline bool rounds_to_bf16(ziya::Isa isa, ziya::DType dtype) {
   return dtype == ziya::DType::bf16 &&
          ziya::Context<ziya::Cpu>({.threads = 1, .isa = isa}).kernels().bf16_packing != nullptr;
 }
+/// The best instruction set that does not.
+inline ziya::Isa exact_isa() {
+  const ziya::Isa best = ziya::best_isa();
+  return rounds_to_bf16(best, ziya::DType::bf16) ? ziya::Isa::avx2 : best;
+}
 /// Activations as those products meet them.
 inline std::vector<float> as_met(ziya::Isa isa, ziya::DType dtype, std::vector<float> x) {
   if (!rounds_to_bf16(isa, dtype)) return x;

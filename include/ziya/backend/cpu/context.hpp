@@ -90,9 +90,9 @@ ZIYA_INLINE const CpuKernels& Context<Cpu>::kernels() const {
   switch (isa_) {
 #if ZIYA_X86
     case Isa::amx:
-      return avx512::kernels<true>;
+      return avx512::kernels<true, false>;
     case Isa::avx512:
-      return avx512::kernels<false>;
+      return has_fast_bf16() ? avx512::kernels<false, true> : avx512::kernels<false, false>;
     case Isa::avx2:
       return avx2::kernels;
 #endif

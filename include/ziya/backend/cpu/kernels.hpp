@@ -30,7 +30,8 @@ struct MatmulArguments {
   const ActivationFours* fours = nullptr;
   /// tiles of x as the table's packing for the type and so many tokens makes them; or null
   const float* packed = nullptr;
-  /// (matmul_scratch_floats) of the calling thread; not null beside `packed` or many `groups`
+  /// (matmul_scratch_floats) of the calling thread; not null beside `packed` of several tokens or
+  /// many `groups`
   float* scratch = nullptr;
 };
 

@@ -138,7 +138,7 @@ inline ActivationForms forms_of(Context<Cpu>& ctx, View<const float> x,
       if (rows.groups == nullptr) rows = quantised(ctx, x, span);
     }
   }
-  if (forms.packed_bf16 != nullptr || (x.rows() > 1 && kernels.quantise != nullptr)) {
+  if (x.rows() > 1 && kernels.quantise != nullptr) {
     forms.scratch = ctx.workspace().take<float>({ctx.threads(), matmul_scratch_floats}).data();
   }
   return forms;

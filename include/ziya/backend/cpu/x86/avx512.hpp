@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Inner loops with AVX-512: sums run in 16 lanes, lane l over the elements l, l + 16, …
+// Inner loops with AVX-512: sums run in 16 lanes, lane l over the elements l, l + 16, …, or in bf16
+// over the pairs 2 l, 2 l + 32, …
 #pragma once
 
 #include "ziya/config.hpp"
@@ -13,6 +14,7 @@
 #include "ziya/backend/cpu/kernels.hpp"
 #include "ziya/backend/cpu/x86/amx_attention.hpp"
 #include "ziya/backend/cpu/x86/amx_floats.hpp"
+#include "ziya/backend/cpu/x86/avx512_float_rows.hpp"
 #include "ziya/backend/cpu/x86/avx512_floats.hpp"
 #include "ziya/backend/cpu/x86/avx512_quantised.hpp"
 #include "ziya/backend/cpu/x86/avx512_vector.hpp"
@@ -31,12 +33,12 @@ inline void matmul_of_floats(const MatmulArguments& m, std::int64_t begin, std::
     matmul_of(m, w, begin, end);
   }
 }
-template <bool Amx>
+template <bool Amx, bool Bf16>
 inline void matmul(const MatmulArguments& m, std::int64_t begin, std::int64_t end) {
   if (!is_plain_float(m.dtype)) return matmul_quantised(m, begin, end, Amx);
   if (m.dtype == DType::f16) return matmul_of_floats<Amx, Half>(m, begin, end);
   if (m.dtype == DType::bf16) {
-    if (!Amx && m.packed != nullptr && m.columns > 0) {
+    if (Bf16 && m.packed != nullptr && m.columns > 0) {
       return matmul_packed<BFloat16>(m, reinterpret_cast<const BFloat16*>(m.weight), begin, end);
     }
     return matmul_of_floats<Amx, BFloat16>(m, begin, end);
@@ -200,8 +202,9 @@ ZIYA_TARGET_AVX512 inline void to_halves(Half* y, const float* x, std::int64_t c
   baseline::to_halves(y + i, x + i, count - i);
 }
 
-template <bool Amx>
-inline constexpr CpuKernels kernels{&matmul<Amx>,
+/// With AMX, or with products of bf16.
+template <bool Amx, bool Bf16>
+inline constexpr CpuKernels kernels{&matmul<Amx, Bf16>,
                                     &dot,
                                     &add_scaled,
                                     &add_weighted,
@@ -211,7 +214,7 @@ inline constexpr CpuKernels kernels{&matmul<Amx>,
                                     &dequantise,
                                     &to_halves,
                                     {&packing, Amx ? &amx_floats::packing : nullptr},
-                                    Amx ? nullptr : &bf16_packing,
+                                    Bf16 ? &bf16_packing : nullptr,
                                     Amx ? &amx_floats::attention_tiles : nullptr};
 
 }  // namespace avx512

@@ -16,7 +16,7 @@
 ZIYA_NAMESPACE_BEGIN
 namespace avx512 {
 
-// add_group adds 256 columns of four rows: integer sums of every block, then the additions of
+// add_four adds 128 columns of four rows: integer sums of every block, then the additions of
 // ScaledBlocks in the same order, which decode_rows ends every 512 columns; int8, as WholeGroups.
 
 /// Groups of eight blocks of 32 that add_four sums in fours.

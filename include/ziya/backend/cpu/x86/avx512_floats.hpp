@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products of 16-bit and 32-bit floats with AVX-512: x in 32 bits, or, for weights in bf16, in
-// bf16.
+// Products of 16-bit and 32-bit floats with AVX-512: rows of w with tiles of packed tokens, and the
+// choice between those and single rows.
 #pragma once
 
 #include "ziya/config.hpp"
@@ -15,75 +15,12 @@
 #include <type_traits>
 
 #include "ziya/backend/cpu/kernels.hpp"
+#include "ziya/backend/cpu/x86/avx512_float_rows.hpp"
 #include "ziya/backend/cpu/x86/avx512_vector.hpp"
+#include "ziya/core/dtype.hpp"
 
 ZIYA_NAMESPACE_BEGIN
 namespace avx512 {
-
-inline constexpr std::int64_t bytes_ahead = 1536;
-
-/// R rows of w × one row of x, sums[r · y_stride]; 16-bit rows are requested ahead, because
-/// the processor's own requests come too late for their shorter rows. The pragmas keep the sums in
-/// registers at -O2 too.
-template <int R, class W>
-ZIYA_TARGET_AVX512 inline void rows_times_row(const W* w, std::int64_t w_stride, const float* x,
-                                              std::int64_t columns, float* y,
-                                              std::int64_t y_stride = 1) {
-  __m512 sums[R];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) sums[r] = zero();
-  const std::int64_t whole = columns / lanes * lanes;
-  for (std::int64_t i = 0; i < whole; i += lanes) {
-    const __m512 a = load(x + i);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      if constexpr (R > 1 && sizeof(W) == 2) {
-        _mm_prefetch(reinterpret_cast<const char*>(w + r * w_stride + i) + bytes_ahead,
-                     _MM_HINT_T0);
-      }
-      sums[r] = fma(a, load(w + r * w_stride + i), sums[r]);
-    }
-  }
-  if (whole < columns) {
-    const std::int64_t rest = columns - whole;
-    const __m512 a = load(x + whole, rest);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      sums[r] = fma(a, load(w + r * w_stride + whole, rest), sums[r]);
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) y[r * y_stride] = sum(sums[r]);
-}
-
-/// Columns of a vector of x: 16 floats, or 32 in bf16.
-template <class X>
-inline constexpr std::int64_t columns_of = 64 / static_cast<std::int64_t>(sizeof(X));
-
-/// As many columns of w as X meets.
-template <class X, class W>
-ZIYA_TARGET_AVX512 inline auto load_for(const W* p) {
-  if constexpr (std::is_same_v<X, float>) {
-    return load(p);
-  } else {
-    return _mm512_loadu_si512(p);
-  }
-}
-template <class X, class W>
-ZIYA_TARGET_AVX512 inline auto load_for(const W* p, std::int64_t count) {
-  if constexpr (std::is_same_v<X, float>) {
-    return load(p, count);
-  } else {
-    return _mm512_maskz_loadu_epi16(static_cast<__mmask32>((1u << count) - 1u), p);
-  }
-}
-/// sum + a · b; in bf16 lane l adds the products of columns 2 l and 2 l + 1, each rounded.
-ZIYA_TARGET_AVX512 inline __m512 add_product(__m512 sum, __m512 a, __m512 b) {
-  return fma(a, b, sum);
-}
-ZIYA_TARGET_AVX512 inline __m512 add_product(__m512 sum, __m512i a, __m512i b) {
-  return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
-}
 
 inline constexpr int token_tile = 6;  // rows of x that meet a row of w at once, at most
 template <class X>
@@ -99,13 +36,13 @@ constexpr std::int64_t tile_width(std::int64_t tokens) {
 
 /// Columns in whole vectors.
 template <class X>
-constexpr std::int64_t padded(std::int64_t columns) {
+constexpr std::int64_t padded_columns(std::int64_t columns) {
   return (columns + columns_of<X> - 1) / columns_of<X> * columns_of<X>;
 }
 /// Floats that a tile of packed tokens takes.
 template <class X>
 inline std::int64_t packed_floats(std::int64_t columns) {
-  return token_tile * padded<X>(columns) * static_cast<std::int64_t>(sizeof(X)) / 4;
+  return token_tile * padded_columns<X>(columns) * static_cast<std::int64_t>(sizeof(X)) / 4;
 }
 
 /// Four rows of w, and what is requested while they are met: a line each, `step` bytes apart.
@@ -246,21 +183,22 @@ ZIYA_TARGET_AVX512 inline void block_times_tokens(const MatmulArguments& m, cons
                                                   std::int64_t stride, std::int64_t begin,
                                                   std::int64_t end, std::int64_t first,
                                                   std::int64_t tokens) {
-  alignas(64) X own[token_tile * depth<X>];
+  constexpr bool packs = std::is_same_v<X, float>;  // x that is not packed; bf16 always is
+  alignas(64) X own[packs ? token_tile * depth<X> : 1];
   alignas(64) float sums[row_block * token_tile * lanes];
   const std::int64_t width = tile_width(tokens);
   const std::int64_t later = tile_width(std::max<std::int64_t>(m.tokens - first - tokens, 0));
-  const std::int64_t tile_elements = token_tile * padded<X>(m.columns);
+  const std::int64_t tile_elements = token_tile * padded_columns<X>(m.columns);
   const X* tile = m.packed == nullptr
                       ? nullptr
                       : reinterpret_cast<const X*>(m.packed) + first / token_tile * tile_elements;
   for (std::int64_t i = 0; i < m.columns; i += depth<X>) {
     const std::int64_t count = std::min(depth<X>, m.columns - i);
-    const X* packed = own;
-    if (tile == nullptr) {
-      pack_as(own, m.x + first * m.x_stride + i, m.x_stride, tokens, count);
-    } else {
-      packed = tile + width * i;
+    const X* packed = tile == nullptr ? own : tile + width * i;
+    if constexpr (packs) {
+      if (tile == nullptr) {
+        pack_as(own, m.x + first * m.x_stride + i, m.x_stride, tokens, count);
+      }
     }
     Carried carried{sums,       i == 0, i + count == m.columns, m.y + first * m.y_stride + begin,
                     m.y_stride, tokens};
@@ -274,7 +212,7 @@ ZIYA_TARGET_AVX512 inline void block_times_tokens(const MatmulArguments& m, cons
         for (int k = 0; k < 4; ++k) {
           rows.ahead[k] = reinterpret_cast<const char*>(next + k * count / 4);
         }
-        rows.step = 16;
+        rows.step = 16;  // bytes: a quarter of a line beside each row
       }
       rows_times_tile(rows, packed, count, carried);
     }
@@ -300,6 +238,7 @@ ZIYA_TARGET_AVX512 inline void times_tiles(const MatmulArguments& m, const W* w,
   }
 }
 
+/// A row of w as elements of X, or a copy of it.
 template <class X, class W>
 ZIYA_TARGET_AVX512 inline void widen(X* to, const W* from, std::int64_t count) {
   if constexpr (std::is_same_v<X, W>) {
@@ -313,7 +252,7 @@ ZIYA_TARGET_AVX512 inline void widen(X* to, const W* from, std::int64_t count) {
 
 /// A product of a few packed tokens: w streams by once, in four streams of rows, a part of four
 /// rows meets all tiles from the first-level cache while the next part is requested; x stays in the
-/// second level, as many columns at a time as do.
+/// second level, as many columns at a time as do. A single tile meets all of those columns at once.
 template <class X, class W>
 struct Streamed {
   const MatmulArguments& m;
@@ -327,7 +266,7 @@ struct Streamed {
                                std::int64_t i, std::int64_t end, float* sums) const {
     constexpr bool widens = sizeof(W) < sizeof(X);
     alignas(64) X wide[widens ? 4 * depth<X> : 1];
-    const std::int64_t tile_elements = token_tile * padded<X>(m.columns), begin = i;
+    const std::int64_t tile_elements = token_tile * padded_columns<X>(m.columns), begin = i;
     const std::int64_t most = tiles == 1 ? end - begin : depth<X>;
     for (; i < end; i += most) {
       const std::int64_t count = std::min(most, end - i);
@@ -393,12 +332,15 @@ struct Streamed {
 };
 
 /// Packed tokens. Many: blocks of w that stay in the second-level cache, widened or copied together
-/// once for all, meet them tile by tile. Else, or if rows are too wide for that, Streamed.
+/// once for all, meet them tile by tile. Else, or if rows are too wide for that, Streamed; or a
+/// single one, whose tile is a row.
 template <class X, class W>
 ZIYA_TARGET_AVX512 inline void matmul_packed(const MatmulArguments& m, const W* w,
                                              std::int64_t begin, std::int64_t end) {
-  const std::int64_t width = padded<X>(m.columns), block = block_rows<X>(width);
-  if (m.tokens > stream_tokens && block >= row_block / 4) {
+  const std::int64_t width = padded_columns<X>(m.columns), block = block_rows<X>(width);
+  if (m.tokens == 1) {
+    stream_rows(m, w, reinterpret_cast<const X*>(m.packed), 0, begin, end);
+  } else if (m.tokens > stream_tokens && block >= row_block / 4) {
     X* const rows = reinterpret_cast<X*>(m.scratch);
     for (std::int64_t r = begin; r < end; r += block) {
       const std::int64_t last = std::min(end, r + block);
@@ -421,22 +363,9 @@ ZIYA_TARGET_AVX512 inline void matmul_of(const MatmulArguments& m, const W* w, s
                                          std::int64_t end) {
   const std::int64_t stride = m.weight_stride;
   if (m.columns == 0 || (m.packed == nullptr && m.tokens < token_tile)) {
-    // four streams through memory, a quarter of the rows each
-    const std::int64_t quarter = (end - begin) / 4;
-    for (std::int64_t r = begin; r < begin + quarter; ++r) {
-      for (std::int64_t t = 0; t < m.tokens; ++t) {
-        rows_times_row<4>(w + r * stride, quarter * stride, m.x + t * m.x_stride, m.columns,
-                          m.y + t * m.y_stride + r, quarter);
-      }
-    }
-    for (std::int64_t r = begin + 4 * quarter; r < end; ++r) {
-      for (std::int64_t t = 0; t < m.tokens; ++t) {
-        rows_times_row<1>(w + r * stride, stride, m.x + t * m.x_stride, m.columns,
-                          m.y + t * m.y_stride + r);
-      }
-    }
+    stream_rows(m, w, m.x, m.x_stride, begin, end);
   } else if (m.packed == nullptr) {
-    const std::int64_t block = block_rows<float>(padded<float>(m.columns));
+    const std::int64_t block = block_rows<float>(padded_columns<float>(m.columns));
     for (std::int64_t r = begin; r < end; r += block) {
       times_tiles<float>(m, w + r * stride, stride, r, std::min(end, r + block));
     }

@@ -98,7 +98,7 @@ ZIYA_TARGET_AVX512 inline void request(const TileOperands& o, int piece) {
 /// the blocks of lane i in order, then (P₀ + P₂) + (P₁ + P₃) of a panel.
 template <bool Minima>
 struct ScaledBlocks {
-  static constexpr int tokens = Minima ? 6 : 7;  ///< at once, measured
+  static constexpr int tokens = Minima ? 6 : 7;  ///< at once, as many as was fastest
 
   int which;  ///< of `starts`
 
@@ -210,7 +210,7 @@ ZIYA_TARGET_AVX512 inline void put_group(const UnpackedTile& tile, __m512i sum,
 /// columns, so their order is free. Sums of products that fit 16 bits need no multiplication of 32.
 template <int Columns, bool Minima>
 struct ScaledGroups {
-  static constexpr int tokens = 7;
+  static constexpr int tokens = 7;  ///< at once
 
   int which;  ///< of `starts`
 
@@ -286,7 +286,7 @@ struct ScaledGroups {
 /// One factor for 256 columns, and perhaps sub-minima of 16.
 template <bool Minima>
 struct WholeGroups {
-  static constexpr int tokens = 7;
+  static constexpr int tokens = 7;  ///< at once
 
   template <int T>
   ZIYA_TARGET_AVX512 void add_product(const UnpackedPanel& panel, const TileOperands& o) const {
