@@ -227,8 +227,10 @@ inline double behind_best(const CpuModel& model, Context<Cpu>& ctx, std::vector<
     const auto row =
         golden::span(rows.view()).last(static_cast<std::size_t>(model.shape().vocabulary));
     float best = row[0], largest = 0;
-    for (const float value : row)
-      best = std::max(best, value), largest = std::max(largest, std::abs(value));
+    for (const float value : row) {
+      best = std::max(best, value);
+      largest = std::max(largest, std::abs(value));
+    }
     behind = std::max(behind,
                       static_cast<double>((best - row[static_cast<std::size_t>(next)]) / largest));
     ids.push_back(next);

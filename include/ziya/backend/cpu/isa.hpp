@@ -52,12 +52,12 @@ inline bool has_f16c() {
   return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c >> 29 & 1u) != 0;
 }
 
-/// Whether dot products of bf16 have twice the rate of 32-bit floats, as on AMD's processors; on
-/// Intel's they have half of it (measured on Sapphire Rapids). CPUID leaf 0, EBX: "Genu".
+/// Whether dot products of bf16 have twice the rate of 32-bit floats: on AMD's processors (measured
+/// on Zen 5); on Intel's they have half of it (Sapphire Rapids). CPUID leaf 0, EBX: "Auth".
 inline bool has_fast_bf16() {
   static const bool result = [] {
     unsigned a = 0, b = 0, c = 0, d = 0;
-    return __get_cpuid(0, &a, &b, &c, &d) != 0 && b != 0x756e6547;
+    return __get_cpuid(0, &a, &b, &c, &d) != 0 && b == 0x68747541;
   }();
   return result;
 }
