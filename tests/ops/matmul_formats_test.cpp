@@ -83,10 +83,8 @@ std::vector<double> seen(const Context<Cpu>& ctx, const float* x, const Weight<C
     const std::int64_t end = std::min(columns, i + span);
     float largest = 0;
     for (std::int64_t j = i; j < end; ++j) largest = std::max(largest, std::abs(x[j]));
-    int exponent = 0;
-    const double fraction = std::frexp(static_cast<double>(largest / 127.0f), &exponent);
-    const float scale =
-        static_cast<float>(std::ldexp(std::ceil(fraction * 2048 - 0.5), exponent - 11));
+    float scale = largest / 127.0f;
+    if (span == 32 && largest > 0) scale = std::exp2(std::ceil(std::log2(scale)));
     const float inverse = largest > 0 ? 1.0f / scale : 0.0f;
     for (std::int64_t j = i; j < end; ++j) {
       result[static_cast<std::size_t>(j)] =

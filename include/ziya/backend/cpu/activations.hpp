@@ -14,33 +14,30 @@
 
 ZIYA_NAMESPACE_BEGIN
 
-/// 256 columns of one row: x[i] ≈ scale · values[i], rounded to nearest even, scale = max|x| / 127
-/// of a span of columns to 11 bits, as in a 16-bit float; zeros beyond the end of the row. Spans
-/// are of 32 columns for weights in blocks of 32 and of 256 for all others, as llama.cpp's are.
+/// 256 columns of one row: x[i] ≈ scale · values[i], rounded to nearest even; zeros beyond the end
+/// of the row. The scale of a span of columns is max|x| / 127, and a power of two not below that
+/// for spans of 32 columns, which weights in blocks of 32 have. All others have spans of 256.
 /// Beside the values, what follows from them for the weights' offsets and minima: sums over 16, 32
 /// and all columns. Small, because many of them are to stay in the second-level cache.
 struct alignas(64) ActivationGroup {
   static constexpr std::int64_t columns = 256;
   static constexpr float exponent = 12582912.0f;  ///< 2²³ + 2²²
 
+  /// A sum of products starts as the bits of a shift; with integers added to them, the float's
+  /// distance from the shift is what was added times the scale, as that is a power of two. So a
+  /// subtraction both converts and scales.
   struct By32 {
-    float scales[8];
-    float shifts[8];  ///< −exponent · scales, exactly
-    float sums[8];    ///< of values, times their scales
-    /// −8, −16 and −128 times sums of values, plus the bits of `exponent`: where sums of products
-    /// with quants that are too large by that much start. As a float, such a sum's distance from
-    /// `exponent` is what was added to it, which saves the conversion.
-    std::int32_t starts[3][8];
+    float shifts[8];  ///< exponent · scale
+    float sums[8];    ///< of values, times their scale
+    /// 0, −8, −16 and −128 times sums of values, plus the bits of the shift: where sums of products
+    /// with quants that are too large by that much start.
+    std::int32_t starts[4][8];
   };
   struct By256 {
-    std::int32_t starts[2][8];        ///< −8 and −16 times sums of values over 32 columns
     std::int32_t times_32_of_16[16];  ///< −32 times sums of values
     std::int16_t sums_of_16[16], sums_of_32[8];
     std::int32_t times_128;  ///< −128 times the sum of all
     float scale;
-    /// Whether Σ |value| < 1024 over every 16 columns, so that products with quants of 5 bits over
-    /// 32 columns and of 6 bits over 16 fit 16 bits.
-    bool narrow;
   };
 
   std::int8_t values[256];
@@ -66,42 +63,40 @@ constexpr std::int64_t activation_groups(std::int64_t columns) {
 constexpr int activation_span(DType dtype) { return info(dtype).block_elements == 32 ? 32 : 256; }
 
 /// Which of `starts` cancels an offset of quants.
-constexpr int start_of_offset(int offset) { return offset == 8 ? 0 : offset == 16 ? 1 : 2; }
+constexpr int start_of_offset(int offset) {
+  return offset == 0 ? 0 : offset == 8 ? 1 : offset == 16 ? 2 : 3;
+}
 
-/// What follows from the values, their scales, and over every 16 columns the sums of the values
-/// and of their sizes.
+/// What follows from the values, their scales, and the sums of the values over every 16 columns.
 inline void complete(ActivationGroup& group, int span, const float (&scales)[8],
-                     const std::int32_t (&sums)[16], const std::int32_t (&sizes)[16]) {
+                     const std::int32_t (&sums)[16]) {
   if (span == 32) {
-    constexpr auto bits = std::bit_cast<std::int32_t>(ActivationGroup::exponent);
     for (int b = 0; b < 8; ++b) {
       const std::int32_t sum = sums[2 * b] + sums[2 * b + 1];
-      group.by_32.scales[b] = scales[b];
-      group.by_32.shifts[b] = -ActivationGroup::exponent * scales[b];
+      const float shift = ActivationGroup::exponent * scales[b];
+      const auto bits = std::bit_cast<std::int32_t>(shift);
+      group.by_32.shifts[b] = shift;
       group.by_32.sums[b] = static_cast<float>(sum) * scales[b];
-      group.by_32.starts[0][b] = bits - 8 * sum;
-      group.by_32.starts[1][b] = bits - 16 * sum;
-      group.by_32.starts[2][b] = bits - 128 * sum;
+      group.by_32.starts[0][b] = bits;
+      group.by_32.starts[1][b] = bits - 8 * sum;
+      group.by_32.starts[2][b] = bits - 16 * sum;
+      group.by_32.starts[3][b] = bits - 128 * sum;
     }
     return;
   }
   ActivationGroup::By256& by = group.by_256;
-  std::int32_t total = 0, largest = 0;
+  std::int32_t total = 0;
   for (int i = 0; i < 16; ++i) {
     by.times_32_of_16[i] = -32 * sums[i];
     by.sums_of_16[i] = static_cast<std::int16_t>(sums[i]);
-    largest = std::max(largest, sizes[i]);
   }
   for (int b = 0; b < 8; ++b) {
     const std::int32_t sum = sums[2 * b] + sums[2 * b + 1];
     by.sums_of_32[b] = static_cast<std::int16_t>(sum);
-    by.starts[0][b] = -8 * sum;
-    by.starts[1][b] = -16 * sum;
     total += sum;
   }
   by.times_128 = -128 * total;
   by.scale = scales[0];
-  by.narrow = largest < 1024;
 }
 
 inline void order(ActivationFours& fours, const ActivationGroup& group, int span) {
@@ -118,9 +113,11 @@ inline void order(ActivationFours& fours, const ActivationGroup& group, int span
 /// infinite.
 inline constexpr float smallest_activation = 1e-36f, largest_activation = 1e33f;
 
-/// max|x| / 127 rounded to 11 bits, so that `shifts` are exact.
-inline float activation_scale(float largest) {
-  return std::bit_cast<float>((std::bit_cast<std::uint32_t>(largest / 127.0f) + 0xfffu) & ~0x1fffu);
+/// The scale of a span whose largest size is that.
+inline float activation_scale(float largest, int span) {
+  const float scale = largest / 127.0f;
+  if (span != 32) return scale;
+  return std::bit_cast<float>((std::bit_cast<std::uint32_t>(scale) + 0x7fffffu) & 0x7f800000u);
 }
 
 namespace baseline {
@@ -130,7 +127,7 @@ inline void quantise(ActivationGroup* groups, std::int64_t stride, const float* 
                      std::int64_t columns, int span) {
   for (std::int64_t i = 0; i < columns; i += ActivationGroup::columns, groups += stride) {
     float scales[8] = {};
-    std::int32_t sums[16] = {}, sizes[16] = {};
+    std::int32_t sums[16] = {};
     for (std::int64_t first = 0; first < ActivationGroup::columns; first += span) {
       const std::int64_t count = std::clamp<std::int64_t>(columns - i - first, 0, span);
       float largest = 0, poison = 0;
@@ -139,20 +136,19 @@ inline void quantise(ActivationGroup* groups, std::int64_t stride, const float* 
         poison += x[i + j] * 0.0f;
       }
       if (largest > largest_activation) poison += largest * largest;
-      const float scale = activation_scale(largest);
+      const float scale = activation_scale(largest, span);
       const float inverse = largest > smallest_activation && poison == 0 ? 1.0f / scale : 0.0f;
       for (std::int64_t j = first; j < first + span; ++j) {
         groups->values[j] = j < first + count && poison == 0
                                 ? static_cast<std::int8_t>(std::nearbyint(x[i + j] * inverse))
                                 : std::int8_t{0};
         sums[j / 16] += groups->values[j];
-        sizes[j / 16] += std::abs(groups->values[j]);
       }
       for (std::int64_t b = first / 32; b < (first + span) / 32; ++b) {
         scales[b] = scale + poison;
       }
     }
-    complete(*groups, span, scales, sums, sizes);
+    complete(*groups, span, scales, sums);
   }
 }
 

@@ -138,6 +138,7 @@ class GroupProducts {
 /// What the panel after this one needs of a token.
 ZIYA_TARGET_AMX inline void request(const TileOperands& o, std::int64_t t) {
   constexpr std::int64_t size = sizeof(ActivationGroup);
+  o.ahead->request<1>();
   _mm_prefetch(o.later + t * size, _MM_HINT_T1);
   _mm_prefetch(o.later + (t + o.stride) * size, _MM_HINT_T1);
 }
@@ -276,15 +277,14 @@ struct TiledBlocks {
       sums[1] = floats_at(scratch.running[1], 1, t);
     }
     const auto& of_x = x[t].by_32;
-    const __m512i exponent = _mm512_castps_si512(set(ActivationGroup::exponent));
 #pragma GCC unroll 2
     for (int j = 0; j < 2; ++j) {
-      const __m512 scale = set(of_x.scales[first + 4 * j]);
       const __m512 shift = set(of_x.shifts[first + 4 * j]);
 #pragma GCC unroll 2
       for (int h = 0; h < 2; ++h) {
-        const __m512i bits = _mm512_add_epi32(integers_at(scratch.dots[j][column], h, t), exponent);
-        const __m512 dot = fma(_mm512_castsi512_ps(bits), scale, shift);
+        const __m512i bits = _mm512_add_epi32(integers_at(scratch.dots[j][column], h, t),
+                                              _mm512_castps_si512(shift));
+        const __m512 dot = subtract(_mm512_castsi512_ps(bits), shift);
         sums[h] = fma(dot, scales[j][h], sums[h]);
         if constexpr (Minima) sums[h] = fma(minima[j][h], set(of_x.sums[first + 4 * j]), sums[h]);
       }
@@ -335,15 +335,14 @@ struct TiledWholeGroups {
     next.step();
     for (std::int64_t t = 0; t < count; ++t) {
       if (part == 0) request(o, t);
-      const auto& of_x = x[t].by_256;
+      __m512i sums[1][2];
 #pragma GCC unroll 2
       for (int h = 0; h < 2; ++h) {
         const __m512i first = integers_at(scratch.dots[0][column], h, t);
         const __m512i second = integers_at(scratch.dots[1][column], h, t);
-        const __m512i sum = _mm512_add_epi32(first, Planes ? shift_left(second, 7) : second);
-        put_group<pairs>(tile, sum, x[t], Planes ? of_x.sums_of_32 : of_x.sums_of_16, o, part, t,
-                         h);
+        sums[0][h] = _mm512_add_epi32(first, Planes ? shift_left(second, 7) : second);
       }
+      put_groups<pairs>(tile, sums, x + t, o, part, t);
     }
   }
 };

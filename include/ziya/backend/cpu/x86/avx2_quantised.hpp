@@ -34,7 +34,7 @@ ZIYA_TARGET_AVX2 inline bool quantise_span(std::int8_t* values, float* scales, c
   if (!(extreme > smallest_activation && extreme <= largest_activation) || sum(poison) != 0) {
     return false;
   }
-  const float scale = activation_scale(extreme);
+  const float scale = activation_scale(extreme, 32 * Blocks);
   const __m256 inverse = set(1.0f / scale);
   for (int v = 0; v < 4 * Blocks; ++v) {
     const __m256i q = _mm256_cvtps_epi32(multiply(load(x + v * lanes), inverse));
@@ -74,13 +74,12 @@ ZIYA_TARGET_AVX2 inline void quantise(ActivationGroup* groups, std::int64_t stri
       if (fours == nullptr) turn(groups->values);
       continue;
     }
-    std::int32_t sums[16], sizes[16];
+    std::int32_t sums[16];
     for (int b = 0; b < 8; ++b) {
       const __m256i values = load_bytes(groups->values + 32 * b);
       store_sums_of_16(sums + 2 * b, _mm256_maddubs_epi16(bytes(1), values));
-      store_sums_of_16(sizes + 2 * b, _mm256_maddubs_epi16(_mm256_abs_epi8(values), bytes(1)));
     }
-    complete(*groups, span, scales, sums, sizes);
+    complete(*groups, span, scales, sums);
     if (fours == nullptr) turn(groups->values);
   }
 }
@@ -163,7 +162,9 @@ template <class Format>
 [[gnu::always_inline]] ZIYA_TARGET_AVX2 inline __m256 add_dots(__m256 sums, __m256i dots,
                                                                const BlockScales& w,
                                                                const ActivationGroup& x) {
-  sums = fma(_mm256_cvtepi32_ps(dots), multiply(w.scales, load(x.by_32.scales)), sums);
+  const __m256 shifts = load(x.by_32.shifts);
+  const __m256i moved = _mm256_add_epi32(dots, _mm256_castps_si256(shifts));
+  sums = fma(_mm256_sub_ps(_mm256_castsi256_ps(moved), shifts), w.scales, sums);
   if constexpr (Format::minima) sums = fma(w.minima, load(x.by_32.sums), sums);
   return sums;
 }

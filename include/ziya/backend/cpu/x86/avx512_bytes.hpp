@@ -37,9 +37,8 @@ struct alignas(64) UnpackedTile {
   float scales[8][2][tile_rows];
   float minima[8][2][tile_rows];
   float factors[2][tile_rows], minimum_factors[2][tile_rows];
-  std::int32_t sub_scales[16][2][tile_rows];  ///< 16 bits, zeros above them
-  std::int32_t sub_offsets[4][2][tile_rows];  ///< sub-scales times offset, pairs of 16 bits
-  std::int32_t sub_minima[8][2][tile_rows];   ///< pairs of 16 bits
+  std::int32_t sub_scales[16][2][tile_rows];
+  std::int32_t sub_minima[8][2][tile_rows];  ///< pairs of 16 bits
 };
 
 ZIYA_TARGET_AVX512 inline __m512i bytes(int value) {
@@ -111,32 +110,38 @@ ZIYA_TARGET_AVX512 inline void load_rows(const Rows& rows, std::int64_t offset, 
   v[3] = _mm512_maskz_unpackhi_epi64(0xff, ab_high, cd_high);
 }
 
-/// What will be needed a tile later, `Bytes` bytes per piece: spread over the work, because
-/// requests in a row keep the loads behind them waiting.
-template <int Bytes>
-struct Ahead {
-  const std::byte* from;
-  std::int64_t next, fourth;  ///< bytes from piece to piece, and to the fourth after it
+/// `bytes` bytes of each of some rows that will be needed later, requested line by line all over
+/// the work before, because most of many requests in a row are lost.
+class Ahead {
+ public:
+  Ahead() = default;
+  Ahead(const Rows& rows, std::int64_t count, std::int64_t bytes)
+      : row_(rows.first), stride_(rows.stride), rows_(count), bytes_(bytes) {}
 
-  ZIYA_TARGET_AVX512 void request(int piece) const {
-    const std::byte* p = from + piece % 4 * next + piece / 4 * fourth;
-#pragma GCC unroll 8
-    for (int i = 0; i < Bytes; i += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(p + i), _MM_HINT_T1);
+  template <int Lines>
+  ZIYA_TARGET_AVX512 void request() {
+    for (int i = 0; i < Lines && rows_ > 0; ++i) {
+      _mm_prefetch(reinterpret_cast<const char*>(row_ + line_), _MM_HINT_T0);
+      line_ += 64;
+      // the last byte of a row may lie in one line more than its first bytes do
+      if (line_ >= bytes_ + 64) line_ = 0, row_ += stride_, --rows_;
     }
   }
+
+ private:
+  const std::byte* row_ = nullptr;
+  std::int64_t stride_ = 0, rows_ = 0, bytes_ = 0, line_ = 0;
 };
 
 /// Where 16 columns of 16 rows go, each less `offset`.
-template <int Bytes>
 struct KeepQuants {
   UnpackedTile& tile;
   int h;
-  Ahead<Bytes> ahead;
+  Ahead& ahead;
   __m512i offset;
 
   ZIYA_TARGET_AVX512 void put(int piece, const __m512i (&v)[4]) const {
-    ahead.request(piece);
+    ahead.request<3>();
 #pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) store(tile.quants[4 * piece + k][h], _mm512_sub_epi8(v[k], offset));
   }
@@ -144,18 +149,18 @@ struct KeepQuants {
 
 /// Where 16 columns of 16 rows go as products of 16 bits with their sub-scales, which are there
 /// already, each `Columns` columns: the low 7 bits into one tile, what is above them into another.
-template <int Bytes, int Columns, int Offset>
+template <int Columns, int Offset>
 struct KeepProducts {
   UnpackedTile (&tiles)[2];
   int h;
-  Ahead<Bytes> ahead;
+  Ahead& ahead;
 
   ZIYA_TARGET_AVX512 void put(int piece, const __m512i (&v)[4]) const {
     constexpr __mmask32 words_of_16 = ~__mmask32{0};
     constexpr __mmask64 odd_bytes = 0xaaaaaaaaaaaaaaaa;
-    ahead.request(piece);
+    ahead.request<3>();
     __m512i scale = _mm512_load_si512(tiles[0].sub_scales[piece * 16 / Columns][h]);
-    scale = _mm512_or_si512(scale, shift_left(scale, 16));
+    scale = and_or(scale, words(0xffff), shift_left(scale, 16));
     const __m512i offset = _mm512_mullo_epi16(scale, words(Offset << 16 | Offset));
 #pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) {
@@ -216,9 +221,11 @@ ZIYA_TARGET_AVX512 inline bool quantise_group(ActivationGroup& group, float (&sc
                     _mm256_cmp_ps(largest, _mm256_set1_ps(largest_activation), _CMP_LE_OQ));
   if (_mm256_movemask_ps(ordinary) != 255 || sum(poison) != 0) return false;
   // activation_scale
-  const __m256i bits = _mm256_castps_si256(_mm256_div_ps(largest, _mm256_set1_ps(127.0f)));
-  const __m256 scale = _mm256_castsi256_ps(_mm256_andnot_si256(
-      _mm256_set1_epi32(0x1fff), _mm256_add_epi32(bits, _mm256_set1_epi32(0xfff))));
+  __m256 scale = _mm256_div_ps(largest, _mm256_set1_ps(127.0f));
+  if (span == 32) {
+    const __m256i bits = _mm256_add_epi32(_mm256_castps_si256(scale), _mm256_set1_epi32(0x7fffff));
+    scale = _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(0x7f800000)));
+  }
   alignas(32) float inverses[8];
   _mm256_storeu_ps(scales, scale);
   _mm256_store_ps(inverses, _mm256_div_ps(_mm256_set1_ps(1.0f), scale));
@@ -256,17 +263,15 @@ ZIYA_TARGET_AVX512 inline void quantise(ActivationGroup* groups, std::int64_t st
     const std::int64_t count = columns - i;
     float scales[8];
     if (count >= ActivationGroup::columns && quantise_group(*groups, scales, x + i, span)) {
-      alignas(64) std::int32_t sums[16], sizes[16] = {};
-      __m512i values[4], absolute[4], one[4];
+      alignas(64) std::int32_t sums[16];
+      __m512i values[4], one[4];
 #pragma GCC unroll 4
       for (int v = 0; v < 4; ++v) {
         values[v] = _mm512_load_si512(groups->values + v * 64);
-        absolute[v] = _mm512_maskz_abs_epi8(~__mmask64{0}, values[v]);
         one[v] = bytes(1);
       }
       store_sums_of_16(sums, one, values);
-      if (span == 256) store_sums_of_16(sizes, absolute, one);
-      complete(*groups, span, scales, sums, sizes);
+      complete(*groups, span, scales, sums);
     } else {
       baseline::quantise(groups, stride, x + i, std::min(count, ActivationGroup::columns), span);
     }

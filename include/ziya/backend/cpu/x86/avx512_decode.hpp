@@ -89,11 +89,13 @@ ZIYA_TARGET_AVX512 inline __m512i narrow_sums_by_rows(const __m512i (&v)[4]) {
 }
 
 /// sums + weight scale · (scale of x · dot) over blocks of 32 columns, lane 4 r + i of block i and
-/// row r; dots start at `exponent`.
+/// row r, of quants that are too large by an offset.
+template <int Offset>
 ZIYA_TARGET_AVX512 inline __m512 add_scaled_dots(__m512 sums, __m512i dots, __m512 weight_scales,
                                                  const ActivationGroup& x, int four) {
-  const __m512 scaled = fma(_mm512_castsi512_ps(dots), repeat(x.by_32.scales + 4 * four),
-                            repeat(x.by_32.shifts + 4 * four));
+  const __m512i start = repeat(x.by_32.starts[start_of_offset(Offset)] + 4 * four);
+  const __m512 scaled = subtract(_mm512_castsi512_ps(_mm512_add_epi32(dots, start)),
+                                 repeat(x.by_32.shifts + 4 * four));
   return fma(scaled, weight_scales, sums);
 }
 

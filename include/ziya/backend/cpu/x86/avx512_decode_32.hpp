@@ -55,10 +55,10 @@ struct DecodeHalfBytes : DecodeBlocks<Block> {
       dots[r] =
           dot(dot(_mm512_setzero_si512(), low, fours.values[four][0]), up, fours.values[four][1]);
     }
-    const __m512i start = repeat(x.by_32.starts[start_of_offset(Table ? 128 : 8)] + 4 * four);
-    const __m512i sums_of_dots = Table ? sums_by_rows(dots) : narrow_sums_by_rows(dots);
-    return add_scaled_dots(sums, _mm512_add_epi32(sums_of_dots, start),
-                           _mm512_maskz_cvtph_ps(all, lower(heads)), x, four);
+    return add_scaled_dots < Table
+               ? 128
+               : 8 > (sums, Table ? sums_by_rows(dots) : narrow_sums_by_rows(dots),
+                      _mm512_maskz_cvtph_ps(all, lower(heads)), x, four);
   }
 };
 
@@ -98,10 +98,9 @@ struct DecodeLongHeads : DecodeBlocks<Block> {
       dots[r] =
           dot(dot(_mm512_setzero_si512(), low, fours.values[four][0]), up, fours.values[four][1]);
     }
-    const __m512i start = Minimum ? _mm512_castps_si512(set(ActivationGroup::exponent))
-                                  : repeat(x.by_32.starts[start_of_offset(16)] + 4 * four);
-    sums = add_scaled_dots(sums, _mm512_add_epi32(sums_by_rows(dots), start),
-                           halves_to_floats(heads), x, four);
+    sums = add_scaled_dots < Minimum
+               ? 0
+               : 16 > (sums, sums_by_rows(dots), halves_to_floats(heads), x, four);
     if constexpr (Minimum) {
       sums = fma(halves_to_floats(shift_right(heads, 16)), repeat(x.by_32.sums + 4 * four), sums);
     }
@@ -140,9 +139,8 @@ struct DecodeQ8_0 : DecodeBlocks<blocks::Q8_0> {
       dots[r] =
           dot(dot(_mm512_setzero_si512(), low, fours.values[four][0]), up, fours.values[four][1]);
     }
-    const __m512i start = repeat(x.by_32.starts[start_of_offset(128)] + 4 * four);
-    return add_scaled_dots(sums, _mm512_add_epi32(sums_by_rows(dots), start),
-                           _mm512_maskz_cvtph_ps(all, lower(heads)), x, four);
+    return add_scaled_dots<128>(sums, sums_by_rows(dots), _mm512_maskz_cvtph_ps(all, lower(heads)),
+                                x, four);
   }
 };
 

@@ -35,13 +35,12 @@ inline Rows padded(std::byte* scratch, const Rows& rows, std::int64_t count, std
 /// How the tiles of a format meet tokens.
 template <class Format>
 constexpr auto kernel_of() {
-  constexpr int which = start_of_offset(Format::offset);
   if constexpr (Format::own_spans) {
-    return ScaledBlocks<Format::minima>{which};
+    return ScaledBlocks<Format::offset, Format::minima>{};
   } else if constexpr (Format::scale_columns == 256) {
     return WholeGroups<Format::minima>{};
   } else {
-    return ScaledGroups<Format::scale_columns, Format::minima>{which};
+    return ScaledGroups<Format::scale_columns, Format::minima>{};
   }
 }
 
@@ -67,8 +66,7 @@ constexpr std::int64_t panel_groups(bool amx) {
 template <class Format>
 ZIYA_TARGET_AVX512 inline void unpack_panel(UnpackedPanel& panel, const MatmulArguments& m,
                                             std::int64_t row, const std::int64_t (&counts)[2],
-                                            std::int64_t group, const std::byte* next,
-                                            bool next_is_whole, bool amx) {
+                                            std::int64_t group, Ahead& ahead, bool amx) {
   std::byte scratch[tile_rows * group_bytes];
   const std::int64_t row_bytes = bytes_of(m.dtype, m.weight_stride);
   const std::int64_t groups = activation_groups(m.columns);
@@ -80,16 +78,6 @@ ZIYA_TARGET_AVX512 inline void unpack_panel(UnpackedPanel& panel, const MatmulAr
     panel.steps[i] = (columns + 31) / 32 * 8;
     for (int h = 0; h < 2; ++h) {
       UnpackedTile& tile = panel.tiles[i];
-      Ahead<Format::group_size> ahead{next, 0, 0};
-      if (next != nullptr && next_is_whole) {
-        ahead = {next + (2 * g + h) * 4 * Format::group_size, tile_rows / 2 * row_bytes,
-                 Format::group_size};
-      } else if (next != nullptr) {
-        ahead = {next + h * tile_rows * row_bytes + g * Format::group_size, row_bytes,
-                 4 * row_bytes};
-      } else {
-        ahead.from = m.weight + row * row_bytes;
-      }
       Rows rows{m.weight + (row + h * tile_rows) * row_bytes + g * Format::group_size, row_bytes};
       if (counts[h] < tile_rows || Format::row_scales) {
         rows = padded(scratch, rows, counts[h], bytes_of(m.dtype, columns));
@@ -101,17 +89,14 @@ ZIYA_TARGET_AVX512 inline void unpack_panel(UnpackedPanel& panel, const MatmulAr
       }
       if constexpr (!Format::own_spans && Format::scale_columns < 256) {
         if (amx) {
-          // beside minima, offsets only keep sums within 16 bits, which is not needed here
-          constexpr int offset = Format::minima ? 0 : Format::offset;
-          Format::unpack(rows, columns, tile, h,
-                         KeepProducts<Format::group_size, Format::scale_columns, offset>{
-                             panel.tiles, h, ahead});
+          Format::unpack(
+              rows, columns, tile, h,
+              KeepProducts<Format::scale_columns, Format::offset>{panel.tiles, h, ahead});
           continue;
         }
       }
-      Format::unpack(
-          rows, columns, tile, h,
-          KeepQuants<Format::group_size>{tile, h, ahead, bytes(amx ? Format::offset : 0)});
+      Format::unpack(rows, columns, tile, h,
+                     KeepQuants{tile, h, ahead, bytes(amx ? Format::offset : 0)});
     }
   }
 }
@@ -134,8 +119,9 @@ ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::i
   TileShapes shapes;
   const std::int64_t row_bytes = bytes_of(m.dtype, m.weight_stride);
   const std::int64_t groups = activation_groups(m.columns);
-  for (std::int64_t t = 0; t < m.tokens; t += most_tokens) {
-    const std::int64_t tokens = std::min(most_tokens, m.tokens - t);
+  for (std::int64_t t = 0, tokens = 0; t < m.tokens; t += tokens) {
+    const std::int64_t left = m.tokens - t, parts = (left + most_tokens - 1) / most_tokens;
+    tokens = (left + parts - 1) / parts;
     const bool few = tokens * groups <= cached_groups;
     const std::int64_t block = few ? panel_rows : block_rows;
     for (std::int64_t first = begin; first < end; first += block) {
@@ -150,7 +136,8 @@ ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::i
                          kept,
                          kept,
                          {},
-                         reinterpret_cast<const char*>(later) + index % 7 * 64};
+                         reinterpret_cast<const char*>(later) + index % 7 * 64,
+                         nullptr};
           if (g == 0) o.before = {nullptr, 0};
           if (next >= groups) o.after = {m.y + t * m.y_stride + row, m.y_stride};
           std::int64_t counts[2];
@@ -158,10 +145,18 @@ ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::i
             counts[h] = std::clamp<std::int64_t>(end - row - h * tile_rows, 0, tile_rows);
             o.rows[h] = mask(counts[h]);
           }
-          const bool more = row + 2 * panel_rows <= end;
-          unpack_panel<Format>(panel, m, row, counts, g,
-                               more ? m.weight + (row + panel_rows) * row_bytes : nullptr, few,
-                               amx);
+          // the panel after this one: the rows below or, after the last ones, the next columns
+          std::int64_t next_row = row + panel_rows, next_group = g;
+          if (next_row >= std::min(end, first + block)) {
+            next_group = next < groups ? next : 0;
+            if (next < groups) next_row = first;
+          }
+          Ahead ahead(
+              {m.weight + next_row * row_bytes + next_group * Format::group_size, row_bytes},
+              std::min(panel_rows, end - next_row),
+              std::min(width, groups - next_group) * Format::group_size);
+          o.ahead = &ahead;
+          unpack_panel<Format>(panel, m, row, counts, g, ahead, amx);
           if (amx) {
             panel_times_tiles<Tiled>(panel, o, tokens, shapes);
           } else {

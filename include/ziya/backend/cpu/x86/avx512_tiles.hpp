@@ -40,6 +40,7 @@ struct TileOperands {
   TileSums before, after;
   __mmask16 rows[2];  ///< which of the rows there are
   const char* later;  ///< a line of the activations of the next panel, one of each group
+  Ahead* ahead;       ///< weights of the next panel
 
   void skip(std::int64_t tokens) {
     x += tokens;
@@ -49,46 +50,54 @@ struct TileOperands {
   }
 };
 
-/// Dot products of 4 · Steps columns from step s on.
+/// From a number of a token's activations to the same of the next token.
+inline constexpr std::int64_t bytes_apart = sizeof(ActivationGroup);
+inline constexpr std::int64_t words_apart = bytes_apart / 4;
+
+/// Dot products of 4 · Steps columns, of 2 × 16 rows of quants and the first token's values.
 template <int Steps, int T>
-ZIYA_TARGET_AVX512 inline void add_dots(__m512i (&dots)[T][2], const UnpackedTile& tile, int s,
-                                        const ActivationGroup* x) {
+[[gnu::always_inline]] ZIYA_TARGET_AVX512 inline void add_dots(__m512i (&dots)[T][2],
+                                                               const std::uint8_t (*quants)[2][64],
+                                                               const std::int8_t* values) {
 #pragma GCC unroll 8
   for (int i = 0; i < Steps; ++i) {
-    const __m512i upper = _mm512_load_si512(tile.quants[s + i][0]);
-    const __m512i lower = _mm512_load_si512(tile.quants[s + i][1]);
+    const __m512i upper = _mm512_load_si512(quants[i][0]);
+    const __m512i lower = _mm512_load_si512(quants[i][1]);
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
       std::int32_t four;
-      __builtin_memcpy(&four, x[t].values + 4 * (s + i), sizeof four);
+      __builtin_memcpy(&four, values + t * bytes_apart + 4 * i, sizeof four);
       dots[t][0] = _mm512_dpbusd_epi32(dots[t][0], upper, words(four));
       dots[t][1] = _mm512_dpbusd_epi32(dots[t][1], lower, words(four));
     }
   }
 }
 
-/// Every token's element of an array, in both halves.
+/// Every token's number, of which this is the first token's, in both halves.
 template <int T>
-ZIYA_TARGET_AVX512 inline void start(__m512i (&dots)[T][2], const std::int32_t* of_first) {
-  constexpr std::int64_t apart = sizeof(ActivationGroup) / sizeof(std::int32_t);
+[[gnu::always_inline]] ZIYA_TARGET_AVX512 inline void start(__m512i (&dots)[T][2],
+                                                            const std::int32_t* first) {
 #pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) dots[t][0] = dots[t][1] = words(of_first[t * apart]);
+  for (int t = 0; t < T; ++t) dots[t][0] = dots[t][1] = words(first[t * words_apart]);
 }
 
-ZIYA_TARGET_AVX512 inline __m512 sums_before(const TileSums& before, __mmask16 rows, std::int64_t t,
-                                             int h) {
+[[gnu::always_inline]] ZIYA_TARGET_AVX512 inline __m512 sums_before(const TileSums& before,
+                                                                    __mmask16 rows, std::int64_t t,
+                                                                    int h) {
   return before.at == nullptr
              ? zero()
              : _mm512_maskz_loadu_ps(rows, before.at + t * before.stride + h * tile_rows);
 }
-ZIYA_TARGET_AVX512 inline void put(const TileOperands& o, std::int64_t t, int h, __m512 v) {
+[[gnu::always_inline]] ZIYA_TARGET_AVX512 inline void put(const TileOperands& o, std::int64_t t,
+                                                          int h, __m512 v) {
   _mm512_mask_storeu_ps(o.after.at + t * o.after.stride + h * tile_rows, o.rows[h], v);
 }
 
 /// Requests a part of what the next panel needs of T tokens, piece by piece, because requests in a
 /// row keep the loads behind them waiting.
 template <int T>
-ZIYA_TARGET_AVX512 inline void request(const TileOperands& o, int piece) {
+[[gnu::always_inline]] ZIYA_TARGET_AVX512 inline void request(const TileOperands& o, int piece) {
+  o.ahead->request<2>();
   if (piece >= 2 * T) return;
   const std::int64_t group = piece % 2 * o.stride + piece / 2;
   _mm_prefetch(o.later + group * static_cast<std::int64_t>(sizeof(ActivationGroup)), _MM_HINT_T1);
@@ -96,43 +105,41 @@ ZIYA_TARGET_AVX512 inline void request(const TileOperands& o, int piece) {
 
 /// Scales of weights and activations every 32 columns: as one token's kernels add them, P_i = Σ of
 /// the blocks of lane i in order, then (P₀ + P₂) + (P₁ + P₃) of a panel.
-template <bool Minima>
+template <int Offset, bool Minima>
 struct ScaledBlocks {
-  static constexpr int tokens = Minima ? 6 : 7;  ///< at once, as many as was fastest
+  static constexpr int tokens = 6;  ///< at once, as many as was fastest
 
-  int which;  ///< of `starts`
+  /// The first token's numbers of a tile's columns; addresses of them all are offsets from these.
+  struct Source {
+    const std::int8_t* values;
+    const float *shifts, *sums;
+    const std::int32_t* starts;
+  };
 
   /// sums + scale · dot + minimum · sum of block b.
   template <int T>
-  ZIYA_TARGET_AVX512 void add_block(__m512 (&sums)[T][2], const UnpackedTile& tile, int b,
-                                    const ActivationGroup* x) const {
+  [[gnu::always_inline]] ZIYA_TARGET_AVX512 static void add_block(__m512 (&sums)[T][2],
+                                                                  const UnpackedTile& tile, int b,
+                                                                  const Source& x) {
     __m512i dots[T][2];
-    if constexpr (Minima) {
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) {
-        dots[t][0] = dots[t][1] = _mm512_castps_si512(set(ActivationGroup::exponent));
-      }
-    } else {
-      start<T>(dots, x->by_32.starts[which] + b);
-    }
-    add_dots<8>(dots, tile, 8 * b, x);
+    start<T>(dots, x.starts + b);
+    add_dots<8>(dots, tile.quants + 8 * b, x.values + 32 * b);
     const __m512 scales[2] = {load(tile.scales[b][0]), load(tile.scales[b][1])};
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
+      const __m512 shift = set(x.shifts[b + t * words_apart]);
 #pragma GCC unroll 2
       for (int h = 0; h < 2; ++h) {
-        const __m512 dot = fma(_mm512_castsi512_ps(dots[t][h]), set(x[t].by_32.scales[b]),
-                               set(x[t].by_32.shifts[b]));
-        sums[t][h] = fma(dot, scales[h], sums[t][h]);
+        sums[t][h] = fma(subtract(_mm512_castsi512_ps(dots[t][h]), shift), scales[h], sums[t][h]);
       }
     }
     if constexpr (Minima) {
-      const __m512 upper = load(tile.minima[b][0]), lower = load(tile.minima[b][1]);
+      const __m512 minima[2] = {load(tile.minima[b][0]), load(tile.minima[b][1])};
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
-        const __m512 sum = set(x[t].by_32.sums[b]);
-        sums[t][0] = fma(upper, sum, sums[t][0]);
-        sums[t][1] = fma(lower, sum, sums[t][1]);
+        const __m512 sum = set(x.sums[b + t * words_apart]);
+        sums[t][0] = fma(minima[0], sum, sums[t][0]);
+        sums[t][1] = fma(minima[1], sum, sums[t][1]);
       }
     }
   }
@@ -141,6 +148,12 @@ struct ScaledBlocks {
   ZIYA_TARGET_AVX512 void add_product(const UnpackedPanel& panel, const TileOperands& o) const {
     alignas(64) float pairs[2][T][2][lanes];
     __m512 sums[T][2];
+    Source sources[2];
+    for (std::int64_t i = 0; i < panel.count; ++i) {
+      const ActivationGroup& x = o.x[i * o.stride];
+      sources[i] = {x.values, x.by_32.shifts, x.by_32.sums,
+                    x.by_32.starts[start_of_offset(Offset)]};
+    }
     int piece = 0;
     for (int k = 0; k < 4; ++k) {
       const int lane = k / 2 + k % 2 * 2;
@@ -149,7 +162,7 @@ struct ScaledBlocks {
       for (std::int64_t i = 0; i < panel.count; ++i) {
         for (int b = lane; 8 * b < panel.steps[i]; b += 4) {
           request<T>(o, piece++);
-          add_block<T>(sums, panel.tiles[i], b, o.x + i * o.stride);
+          add_block<T>(sums, panel.tiles[i], b, sources[i]);
         }
       }
       if (k == 3) break;
@@ -178,107 +191,82 @@ ZIYA_TARGET_AVX512 inline __m512i pair_of(const std::int16_t* sums, int k) {
   __builtin_memcpy(&pair, sums + 2 * k, sizeof pair);
   return words(pair);
 }
-/// factor · sum − minimum factor · Σ sub-minimum · sum of x over `Pairs` pairs.
-template <int Pairs>
-ZIYA_TARGET_AVX512 inline __m512 scaled(const UnpackedTile& tile, int h, __m512i sum,
-                                        const std::int16_t* sums_of_x) {
-  const __m512 factor = load(tile.factors[h]);
-  if constexpr (Pairs == 0) return multiply(factor, to_floats(sum));
-  __m512i minima = _mm512_setzero_si512();
+
+/// Adds, to what is there before the panel's tile number i, what the sums of 256 columns, integers
+/// so far, come to: scale of x · (factor · sum − minimum factor · Σ sub-minimum · sum of x over
+/// `Pairs` pairs).
+template <int Pairs, int T>
+[[gnu::always_inline]] ZIYA_TARGET_AVX512 inline void put_groups(
+    const UnpackedTile& tile, const __m512i (&sums)[T][2], const ActivationGroup* x,
+    const TileOperands& o, std::int64_t i, std::int64_t first = 0) {
+  __m512i minima[T][2];
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) minima[t][0] = minima[t][1] = _mm512_setzero_si512();
 #pragma GCC unroll 8
   for (int k = 0; k < Pairs; ++k) {
-    minima = _mm512_dpwssd_epi32(minima, _mm512_load_si512(tile.sub_minima[k][h]),
-                                 pair_of(sums_of_x, k));
+    const __m512i upper = _mm512_load_si512(tile.sub_minima[k][0]);
+    const __m512i lower = _mm512_load_si512(tile.sub_minima[k][1]);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) {
+      const auto& of_x = x[t].by_256;
+      const __m512i pair = pair_of(Pairs == 4 ? of_x.sums_of_32 : of_x.sums_of_16, k);
+      minima[t][0] = _mm512_dpwssd_epi32(minima[t][0], upper, pair);
+      minima[t][1] = _mm512_dpwssd_epi32(minima[t][1], lower, pair);
+    }
   }
-  return _mm512_fmsub_ps(factor, to_floats(sum),
-                         multiply(load(tile.minimum_factors[h]), to_floats(minima)));
-}
-
-/// Adds the sum, an integer so far, of 256 columns, a panel's tile number i, and token t, whose
-/// group is x.
-template <int Pairs>
-ZIYA_TARGET_AVX512 inline void put_group(const UnpackedTile& tile, __m512i sum,
-                                         const ActivationGroup& x, const std::int16_t* sums_of_x,
-                                         const TileOperands& o, std::int64_t i, std::int64_t t,
-                                         int h) {
-  put(o, t, h,
-      fma(scaled<Pairs>(tile, h, sum, sums_of_x), set(x.by_256.scale),
-          sums_before(i == 0 ? o.before : o.after, o.rows[h], t, h)));
+  const TileSums& before = i == 0 ? o.before : o.after;
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) {
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {
+      const __m512 factor = load(tile.factors[h]), sum = to_floats(sums[t][h]);
+      __m512 scaled;
+      if constexpr (Pairs == 0) {
+        scaled = multiply(factor, sum);
+      } else {
+        scaled = _mm512_fmsub_ps(factor, sum,
+                                 multiply(load(tile.minimum_factors[h]), to_floats(minima[t][h])));
+      }
+      put(o, first + t, h,
+          fma(scaled, set(x[t].by_256.scale), sums_before(before, o.rows[h], first + t, h)));
+    }
+  }
 }
 
 /// Sub-scales of 16 or 32 columns, and sub-minima of 32: sums are integers up to the end of 256
-/// columns, so their order is free. Sums of products that fit 16 bits need no multiplication of 32.
+/// columns, so their order is free.
 template <int Columns, bool Minima>
 struct ScaledGroups {
-  static constexpr int tokens = 7;  ///< at once
-
-  int which;  ///< of `starts`
-
-  template <int T, bool Narrow>
-  ZIYA_TARGET_AVX512 void add_product(const UnpackedTile& tile, const TileOperands& o,
-                                      const ActivationGroup* x, int part) const {
-    constexpr int pairs = Minima ? 4 : 0;
-    __m512i sums[T][2];
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) sums[t][0] = sums[t][1] = _mm512_setzero_si512();
-    const std::int32_t* starts = Columns == 16 ? x->by_256.times_32_of_16 : x->by_256.starts[which];
-    for (int b = 0; b < 256 / Columns; ++b) {
-      request<T>(o, 256 / Columns * part + b);
-      __m512i dots[T][2];
-      start<T>(dots, starts + b);
-      add_dots<Columns / 4>(dots, tile, b * (Columns / 4), x);
-      __m512i scales[2];
-#pragma GCC unroll 2
-      for (int h = 0; h < 2; ++h) {
-        scales[h] = _mm512_load_si512(tile.sub_scales[b][h]);
-        if constexpr (!Narrow) {
-          scales[h] = _mm512_maskz_srai_epi32(all, shift_left(scales[h], 16), 16);
-        }
-      }
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) {
-#pragma GCC unroll 2
-        for (int h = 0; h < 2; ++h) {
-          sums[t][h] =
-              Narrow ? _mm512_dpwssd_epi32(sums[t][h], dots[t][h], scales[h])
-                     : _mm512_add_epi32(sums[t][h], _mm512_mullo_epi32(dots[t][h], scales[h]));
-        }
-      }
-    }
-    if constexpr (Minima) {
-      for (int k = 0; k < 4; ++k) {
-        const __m512i upper = _mm512_load_si512(tile.sub_offsets[k][0]);
-        const __m512i lower = _mm512_load_si512(tile.sub_offsets[k][1]);
-#pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) {
-          const __m512i pair = pair_of(x[t].by_256.sums_of_32, k);
-          sums[t][0] = _mm512_dpwssd_epi32(sums[t][0], upper, pair);
-          sums[t][1] = _mm512_dpwssd_epi32(sums[t][1], lower, pair);
-        }
-      }
-    }
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) {
-#pragma GCC unroll 2
-      for (int h = 0; h < 2; ++h) {
-        put_group<pairs>(tile, sums[t][h], x[t], x[t].by_256.sums_of_32, o, part, t, h);
-      }
-    }
-  }
+  static constexpr int tokens = 7;  ///< at once, as many as was fastest
 
   template <int T>
   ZIYA_TARGET_AVX512 void add_product(const UnpackedPanel& panel, const TileOperands& o) const {
     for (std::int64_t i = 0; i < panel.count; ++i) {
+      const UnpackedTile& tile = panel.tiles[i];
       const ActivationGroup* x = o.x + i * o.stride;
-      bool narrow = true;
-      if (Columns == 16 || which != start_of_offset(8)) {
-        for (int t = 0; t < T; ++t) narrow = narrow && x[t].by_256.narrow;
+      __m512i sums[T][2];
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) sums[t][0] = sums[t][1] = _mm512_setzero_si512();
+      for (int b = 0; b < 256 / Columns; ++b) {
+        request<T>(o, 256 / Columns * static_cast<int>(i) + b);
+        __m512i dots[T][2];
+        if constexpr (Columns == 16) {
+          start<T>(dots, x->by_256.times_32_of_16 + b);
+        } else {
+#pragma GCC unroll 8
+          for (int t = 0; t < T; ++t) dots[t][0] = dots[t][1] = _mm512_setzero_si512();
+        }
+        add_dots<Columns / 4>(dots, tile.quants + b * (Columns / 4), x->values + b * Columns);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) {
+#pragma GCC unroll 2
+          for (int h = 0; h < 2; ++h) {
+            const __m512i scale = _mm512_load_si512(tile.sub_scales[b][h]);
+            sums[t][h] = _mm512_add_epi32(sums[t][h], _mm512_mullo_epi32(dots[t][h], scale));
+          }
+        }
       }
-      if (narrow) {
-        add_product<T, true>(panel.tiles[i], o, x, static_cast<int>(i));
-      } else {
-        add_product<T, false>(panel.tiles[i], o, x, static_cast<int>(i));
-      }
+      put_groups<Minima ? 4 : 0>(tile, sums, x, o, i);
     }
   }
 };
@@ -286,11 +274,10 @@ struct ScaledGroups {
 /// One factor for 256 columns, and perhaps sub-minima of 16.
 template <bool Minima>
 struct WholeGroups {
-  static constexpr int tokens = 7;  ///< at once
+  static constexpr int tokens = 7;  ///< at once, as many as was fastest
 
   template <int T>
   ZIYA_TARGET_AVX512 void add_product(const UnpackedPanel& panel, const TileOperands& o) const {
-    constexpr int pairs = Minima ? 8 : 0;
     for (std::int64_t i = 0; i < panel.count; ++i) {
       const UnpackedTile& tile = panel.tiles[i];
       const ActivationGroup* x = o.x + i * o.stride;
@@ -303,27 +290,36 @@ struct WholeGroups {
       }
       for (int s = 0; s < panel.steps[i]; s += 8) {
         request<T>(o, static_cast<int>(i) * 8 + s / 8);
-        add_dots<8>(dots, tile, s, x);
+        add_dots<8>(dots, tile.quants + s, x->values + 4 * s);
       }
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) {
-#pragma GCC unroll 2
-        for (int h = 0; h < 2; ++h) {
-          put_group<pairs>(tile, dots[t][h], x[t], x[t].by_256.sums_of_16, o, i, t, h);
-        }
-      }
+      put_groups<Minima ? 8 : 0>(tile, dots, x, o, i);
     }
   }
 };
 
-/// A panel times any number of tokens.
+/// A panel times more than tokens_in_fours tokens, in parts of equal sizes as far as that goes.
 template <class Kernel>
 ZIYA_TARGET_AVX512 inline void panel_times_tokens(const Kernel& kernel, const UnpackedPanel& panel,
                                                   TileOperands o, std::int64_t tokens) {
   constexpr int most = Kernel::tokens;
-  for (; tokens >= most; tokens -= most, o.skip(most)) kernel.template add_product<most>(panel, o);
-  for (; tokens >= 3; tokens -= 3, o.skip(3)) kernel.template add_product<3>(panel, o);
-  for (; tokens > 0; --tokens, o.skip(1)) kernel.template add_product<1>(panel, o);
+  for (std::int64_t left = (tokens + most - 1) / most; left > 0; --left) {
+    const std::int64_t count = (tokens + left - 1) / left;
+    switch (most - count) {
+      case 0:
+        kernel.template add_product<most>(panel, o);
+        break;
+      case 1:
+        kernel.template add_product<most - 1>(panel, o);
+        break;
+      case 2:
+        kernel.template add_product<most - 2>(panel, o);
+        break;
+      default:
+        kernel.template add_product<most - 3>(panel, o);
+    }
+    o.skip(count);
+    tokens -= count;
+  }
 }
 
 }  // namespace avx512

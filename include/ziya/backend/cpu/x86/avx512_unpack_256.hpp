@@ -39,7 +39,7 @@ ZIYA_TARGET_AVX512 inline __m512 scale_of(const Rows& rows, std::int64_t offset)
 /// Q4_K and Q5_K: a scale and a minimum of 6 bits for every 32 columns.
 template <class Block, bool Fifth>
 struct ScaledHalfBytes {
-  static constexpr int scale_columns = 32, offset = Fifth ? 16 : 8, group_size = sizeof(Block);
+  static constexpr int scale_columns = 32, offset = 0, group_size = sizeof(Block);
   static constexpr bool minima = true, row_scales = false, own_spans = false;
 
   template <class Sink>
@@ -63,8 +63,6 @@ struct ScaledHalfBytes {
     for (int g = 0; g < 8; ++g) store(tile.sub_scales[g][h], byte_of(scales[g / 4], g % 4));
 #pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) {
-      store(tile.sub_offsets[k][h],
-            shift_left(bytes_of_pair(scales[k / 2], k % 2 * 2), Fifth ? 4 : 3));
       store(tile.sub_minima[k][h], bytes_of_pair(sub_minima[k / 2], k % 2 * 2));
     }
     __m512i high[2][4] = {};
@@ -115,8 +113,7 @@ struct Q6_K {
     load_rows(rows, 192, scales);
 #pragma GCC unroll 16
     for (int g = 0; g < 16; ++g) {
-      store(tile.sub_scales[g][h],
-            _mm512_and_si512(signed_byte_of(scales[g / 4], g % 4), words(0xffff)));
+      store(tile.sub_scales[g][h], signed_byte_of(scales[g / 4], g % 4));
     }
     for (int n = 0; n < 2; ++n) {
       for (int half = 0; half < 2; ++half) {
