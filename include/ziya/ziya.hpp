@@ -39,6 +39,7 @@
 #include "ziya/backend/cpu/activations.hpp"
 #include "ziya/backend/cpu/add_bias.hpp"
 #include "ziya/backend/cpu/attention.hpp"
+#include "ziya/backend/cpu/cache_append.hpp"
 #include "ziya/backend/cpu/context.hpp"
 #include "ziya/backend/cpu/cross_entropy.hpp"
 #include "ziya/backend/cpu/embedding.hpp"

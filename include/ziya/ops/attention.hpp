@@ -9,6 +9,7 @@
 #include <string>
 
 #include "ziya/backend/cpu/attention.hpp"
+#include "ziya/backend/cpu/cache_append.hpp"
 #include "ziya/backend/cuda/attention.hpp"
 #include "ziya/backend/cuda/rope.hpp"
 #include "ziya/config.hpp"

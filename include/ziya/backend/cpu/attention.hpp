@@ -6,16 +6,13 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <span>
 #include <vector>
 
 #include "ziya/backend/cpu/context.hpp"
-#include "ziya/backend/cpu/quantize/encode_32.hpp"
 #include "ziya/config.hpp"
 #include "ziya/core/attention_rows.hpp"
-#include "ziya/core/blocks.hpp"
 #include "ziya/core/paged_cache.hpp"
 #include "ziya/core/view.hpp"
 
@@ -62,6 +59,23 @@ inline void prefetch_rows(const std::byte* from, std::int64_t rows, std::int64_t
   for (std::int64_t r = 0; r < rows; ++r, from += stride) {
     for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
   }
+}
+
+/// values[i] ← scale · values[i]; returns the largest of them. Sixteen at a time, side by side, for
+/// one after the other they would wait for each other.
+inline float scale_and_find_largest(float* values, float scale, std::int64_t count) {
+  constexpr std::int64_t lanes = 16;
+  float largest[lanes];
+  std::fill_n(largest, lanes, -std::numeric_limits<float>::infinity());
+  std::int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    for (std::int64_t l = 0; l < lanes; ++l) {
+      const float v = values[i + l] *= scale;
+      largest[l] = v > largest[l] ? v : largest[l];
+    }
+  }
+  for (; i < count; ++i) largest[0] = std::max(largest[0], values[i] *= scale);
+  return *std::max_element(largest, largest + lanes);
 }
 
 /// out = Σ_j softmax_j(scale · q · key(j)) value(j), j < visible, blocks of keys in order with a
@@ -114,8 +128,7 @@ inline void attend(const CpuKernels& kernels, const QueryRun& run, const KeyLayo
       const std::int64_t n = keys_of(t);
       if (n == 0) continue;
       float *row = scores + t * attention_block, *out = run.out + t * run.out_stride;
-      for (std::int64_t j = 0; j < n; ++j) row[j] *= scale;
-      const float block_largest = *std::max_element(row, row + n);
+      const float block_largest = scale_and_find_largest(row, scale, n);
       if (block_largest > largest[t]) {
         const float shrink = std::exp(largest[t] - block_largest);
         sums[t] *= shrink;
@@ -352,41 +365,6 @@ inline void attention_backward(Context<Cpu>& ctx, View<float> dq, View<float> dk
                                head_dim);
           }
         }
-      }
-    }
-  });
-}
-
-inline void store_as(const CpuKernels& kernels, DType dtype, std::byte* to, const float* from,
-                     std::int64_t count) {
-  if (dtype == DType::f32) {
-    std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(float));
-  } else if (dtype == DType::f16) {
-    kernels.to_halves(reinterpret_cast<Half*>(to), from, count);
-  } else if (dtype == DType::bf16) {
-    for (std::int64_t i = 0; i < count; ++i) {
-      reinterpret_cast<BFloat16*>(to)[i] = to_bfloat16(from[i]);
-    }
-  } else {
-    blocks::Q8_0 block;
-    for (std::int64_t i = 0; i < count; i += 32, to += sizeof block) {
-      quantize::encode_nearest(block, from + i);
-      std::memcpy(to, &block, sizeof block);
-    }
-  }
-}
-
-inline void cache_append(Context<Cpu>& ctx, const CachedKeysValues<Cpu>& cache, View<const float> k,
-                         View<const float> v, const AppendRows& rows) {
-  const CpuKernels& kernels = ctx.kernels();
-  ctx.parallel_for(k.rows(), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t t = begin; t < end; ++t) {
-      const auto at = static_cast<std::size_t>(t);
-      for (std::int64_t h = 0; h < cache.kv_heads; ++h) {
-        const std::int64_t place = cache.offset(rows.slots[at], h, rows.indices[at]);
-        const std::int64_t first = h * cache.head_dim;
-        store_as(kernels, cache.dtype, cache.keys + place, k.row(t) + first, cache.head_dim);
-        store_as(kernels, cache.dtype, cache.values + place, v.row(t) + first, cache.head_dim);
       }
     }
   });

@@ -2,6 +2,7 @@
 // rope on the CPU.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -20,18 +21,27 @@ inline void rope(Context<Cpu>& ctx, View<float> x, std::span<const std::int32_t>
                  const RopeTable<Cpu>& table, RopePairing pairing, float sign) {
   const std::int64_t heads = x.extent(1), head_dim = x.extent(2), pairs = table.pairs();
   const std::int64_t step = pairing == RopePairing::halves ? 1 : 2;
+  constexpr std::int64_t most = 64;
   const std::int64_t apart = pairing == RopePairing::halves ? pairs : 1;
   ctx.parallel_for(x.rows(), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
       const auto position = static_cast<float>(positions[static_cast<std::size_t>(t)]);
-      for (std::int64_t i = 0; i < pairs; ++i) {
-        const float angle = position * table.frequencies()[i];
-        const float c = std::cos(angle), s = sign * std::sin(angle);
+      // some pairs of one head after the other, so that neighbours are in one line
+      for (std::int64_t i = 0; i < pairs; i += most) {
+        const std::int64_t count = std::min(most, pairs - i);
+        float c[most], s[most];
+        for (std::int64_t j = 0; j < count; ++j) {
+          const float angle = position * table.frequencies()[i + j];
+          c[j] = std::cos(angle);
+          s[j] = sign * std::sin(angle);
+        }
         float* first = x.row(t) + i * step;
         for (std::int64_t h = 0; h < heads; ++h, first += head_dim) {
-          const float a = first[0], b = first[apart];
-          first[0] = a * c - b * s;
-          first[apart] = b * c + a * s;
+          for (std::int64_t j = 0; j < count; ++j) {
+            const float a = first[j * step], b = first[j * step + apart];
+            first[j * step] = a * c[j] - b * s[j];
+            first[j * step + apart] = b * c[j] + a * s[j];
+          }
         }
       }
     }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "ziya/backend/cpu/attention.hpp"
+#include "ziya/backend/cpu/cache_append.hpp"
 #include "ziya/backend/cpu/rope.hpp"
 #include "ziya/config.hpp"
 #include "ziya/core/attention_rows.hpp"

@@ -289,6 +289,8 @@ struct TiledBlocks {
         if constexpr (Minima) sums[h] = fma(minima[j][h], set(of_x.sums[first + 4 * j]), sums[h]);
       }
     }
+    __m512 before[1][2];
+    if constexpr (Part == 7) sums_before(before, o.before, o.rows, t);
 #pragma GCC unroll 2
     for (int h = 0; h < 2; ++h) {
       if constexpr (column == 0) {
@@ -300,7 +302,7 @@ struct TiledBlocks {
       } else {
         const __m512 sum =
             add(floats_at(scratch.pairs[0][1], h, t), add(floats_at(pair, h, t), sums[h]));
-        put(o, t, h, add(sums_before(o.before, o.rows[h], t, h), sum));
+        put(o, t, h, add(before[0][h], sum));
       }
     }
   }

@@ -81,12 +81,23 @@ template <int T>
   for (int t = 0; t < T; ++t) dots[t][0] = dots[t][1] = words(first[t * words_apart]);
 }
 
-[[gnu::always_inline]] ZIYA_TARGET_AVX512 inline __m512 sums_before(const TileSums& before,
-                                                                    __mmask16 rows, std::int64_t t,
-                                                                    int h) {
-  return before.at == nullptr
-             ? zero()
-             : _mm512_maskz_loadu_ps(rows, before.at + t * before.stride + h * tile_rows);
+/// What there is to be added to for tokens from `first` on.
+template <int T>
+[[gnu::always_inline]] ZIYA_TARGET_AVX512 inline void sums_before(__m512 (&sums)[T][2],
+                                                                  const TileSums& before,
+                                                                  const __mmask16 (&rows)[2],
+                                                                  std::int64_t first) {
+  if (before.at == nullptr) {
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) sums[t][0] = sums[t][1] = zero();
+    return;
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) {
+    const float* at = before.at + (first + t) * before.stride;
+    sums[t][0] = _mm512_maskz_loadu_ps(rows[0], at);
+    sums[t][1] = _mm512_maskz_loadu_ps(rows[1], at + tile_rows);
+  }
 }
 [[gnu::always_inline]] ZIYA_TARGET_AVX512 inline void put(const TileOperands& o, std::int64_t t,
                                                           int h, __m512 v) {
@@ -154,16 +165,15 @@ struct ScaledBlocks {
       sources[i] = {x.values, x.by_32.shifts, x.by_32.sums,
                     x.by_32.starts[start_of_offset(Offset)]};
     }
+    const int blocks = static_cast<int>(panel.count - 1) * 8 + panel.steps[panel.count - 1] / 8;
     int piece = 0;
     for (int k = 0; k < 4; ++k) {
       const int lane = k / 2 + k % 2 * 2;
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) sums[t][0] = sums[t][1] = zero();
-      for (std::int64_t i = 0; i < panel.count; ++i) {
-        for (int b = lane; 8 * b < panel.steps[i]; b += 4) {
-          request<T>(o, piece++);
-          add_block<T>(sums, panel.tiles[i], b, sources[i]);
-        }
+      for (int b = lane; b < blocks; b += 4) {
+        request<T>(o, piece++);
+        add_block<T>(sums, panel.tiles[b / 8], b % 8, sources[b / 8]);
       }
       if (k == 3) break;
 #pragma GCC unroll 8
@@ -175,12 +185,14 @@ struct ScaledBlocks {
         }
       }
     }
+    __m512 before[T][2];
+    sums_before(before, o.before, o.rows, 0);
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
 #pragma GCC unroll 2
       for (int h = 0; h < 2; ++h) {
         const __m512 sum = add(load(pairs[0][t][h]), add(load(pairs[1][t][h]), sums[t][h]));
-        put(o, t, h, add(sums_before(o.before, o.rows[h], t, h), sum));
+        put(o, t, h, add(before[t][h], sum));
       }
     }
   }
@@ -214,22 +226,26 @@ template <int Pairs, int T>
       minima[t][1] = _mm512_dpwssd_epi32(minima[t][1], lower, pair);
     }
   }
-  const TileSums& before = i == 0 ? o.before : o.after;
+  __m512 scaled[T][2], before[T][2];
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) {
 #pragma GCC unroll 2
     for (int h = 0; h < 2; ++h) {
       const __m512 factor = load(tile.factors[h]), sum = to_floats(sums[t][h]);
-      __m512 scaled;
       if constexpr (Pairs == 0) {
-        scaled = multiply(factor, sum);
+        scaled[t][h] = multiply(factor, sum);
       } else {
-        scaled = _mm512_fmsub_ps(factor, sum,
-                                 multiply(load(tile.minimum_factors[h]), to_floats(minima[t][h])));
+        scaled[t][h] = _mm512_fmsub_ps(
+            factor, sum, multiply(load(tile.minimum_factors[h]), to_floats(minima[t][h])));
       }
-      put(o, first + t, h,
-          fma(scaled, set(x[t].by_256.scale), sums_before(before, o.rows[h], first + t, h)));
     }
+  }
+  sums_before(before, i == 0 ? o.before : o.after, o.rows, first);
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) {
+    const __m512 scale = set(x[t].by_256.scale);
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) put(o, first + t, h, fma(scaled[t][h], scale, before[t][h]));
   }
 }
 
