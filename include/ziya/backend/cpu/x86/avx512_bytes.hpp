@@ -121,7 +121,7 @@ class Ahead {
   template <int Lines>
   ZIYA_TARGET_AVX512 void request() {
     for (int i = 0; i < Lines && rows_ > 0; ++i) {
-      _mm_prefetch(reinterpret_cast<const char*>(row_ + line_), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(row_ + line_), _MM_HINT_T1);
       line_ += 64;
       // the last byte of a row may lie in one line more than its first bytes do
       if (line_ >= bytes_ + 64) line_ = 0, row_ += stride_, --rows_;
