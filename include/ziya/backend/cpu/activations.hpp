@@ -7,7 +7,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 
 #include "ziya/config.hpp"
 #include "ziya/core/dtype.hpp"

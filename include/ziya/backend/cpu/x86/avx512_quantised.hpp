@@ -108,7 +108,7 @@ ZIYA_TARGET_AVX512 inline void unpack_panel(UnpackedPanel& panel, const MatmulAr
 template <class Format, class Decode>
 ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::int64_t begin,
                                                 std::int64_t end, bool has_amx) {
-  if (m.fours != nullptr) return decode<Decode>(m, begin, end);
+  if (m.tokens <= tokens_in_fours) return decode<Decode>(m, begin, end);
   constexpr std::int64_t panel_rows = 2 * tile_rows, block_rows = 256, most_tokens = 512;
   constexpr std::int64_t cached_groups = 600;
   using Tiled = decltype(tiled_kernel_of<Format>());
