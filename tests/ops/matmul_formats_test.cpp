@@ -84,7 +84,11 @@ std::vector<double> seen(const Context<Cpu>& ctx, const float* x, const Weight<C
     float largest = 0;
     for (std::int64_t j = i; j < end; ++j) largest = std::max(largest, std::abs(x[j]));
     float scale = largest / 127.0f;
-    if (span == 32 && largest > 0) scale = std::exp2(std::ceil(std::log2(scale)));
+    if (span == 32) {
+      int exponent = 0;
+      const float fraction = std::frexp(scale, &exponent);
+      if (fraction > 0) scale = std::ldexp(1.0f, fraction == 0.5f ? exponent - 1 : exponent);
+    }
     const float inverse = largest > 0 ? 1.0f / scale : 0.0f;
     for (std::int64_t j = i; j < end; ++j) {
       result[static_cast<std::size_t>(j)] =
@@ -201,7 +205,7 @@ TEST_CASE("matmul: integers at their limits do not overflow", "[matmul]") {
       Stored w = random_blocks(dtype, 17, 512, 1);
       saturate(w, static_cast<std::byte>(value));
       for (const float sign : {1.0f, -1.0f}) {
-        const std::vector<float> x(512 * 70, sign);
+        const std::vector<float> x(512 * 70, 127 * sign);  // every value ± 127, whatever the span
         test::on_every_isa([&](Isa isa) {
           Context<Cpu> ctx({.threads = 1, .isa = isa});
           for (const std::int64_t tokens : {1, 8, 70}) {
@@ -216,18 +220,32 @@ TEST_CASE("matmul: integers at their limits do not overflow", "[matmul]") {
 }
 
 TEST_CASE("matmul: 8-bit activations of zeros, tiny and infinite rows", "[matmul]") {
-  const Stored w = random_blocks(DType::q4_0, 20, 256, 5);
-  test::on_every_isa([&](Isa isa) {
-    Context<Cpu> ctx({.threads = 1, .isa = isa});
-    std::vector<float> x(256, 0.0f);
-    CHECK(product(ctx, x.data(), 1, w.weight) == std::vector<float>(20, 0.0f));
-    x[3] = 1e-40f;
-    for (const float y : product(ctx, x.data(), 1, w.weight)) CHECK(std::abs(y) < 1e-37f);
-    x[3] = std::numeric_limits<float>::infinity();
-    for (const float y : product(ctx, x.data(), 1, w.weight)) CHECK(!std::isfinite(y));
-    x[3] = std::numeric_limits<float>::quiet_NaN();
-    for (const float y : product(ctx, x.data(), 1, w.weight)) CHECK(std::isnan(y));
-  });
+  constexpr std::size_t rows = 20, columns = 256;
+  for (const DType dtype : {DType::q4_0, DType::q4_1, DType::q4_k}) {
+    const Stored w = random_blocks(dtype, rows, columns, 5);
+    for (const std::int64_t tokens : {1, 40}) {
+      const auto count = static_cast<std::size_t>(tokens);
+      CAPTURE(ziya::name(dtype), tokens);
+      test::on_every_isa([&](Isa isa) {
+        Context<Cpu> ctx({.threads = 1, .isa = isa});
+        std::vector<float> x(count * columns, 0.0f);
+        const auto y_with = [&](float value) {
+          for (std::size_t t = 0; t < count; ++t) x[t * columns + 3] = value;
+          return product(ctx, x.data(), tokens, w.weight);
+        };
+        CHECK(y_with(0.0f) == std::vector<float>(count * rows, 0.0f));
+        for (const float y : y_with(1e-40f)) CHECK(std::abs(y) < 1e-37f);
+        for (const float value : {1.2e-36f, 1e33f}) {  // the smallest scale, the largest shift
+          const auto y = y_with(value);
+          CHECK(test::row_error(y, expected(ctx, x, w.weight), rows) < test::op_tolerance);
+        }
+        for (const float y : y_with(std::numeric_limits<float>::infinity())) {
+          CHECK(!std::isfinite(y));
+        }
+        for (const float y : y_with(std::numeric_limits<float>::quiet_NaN())) CHECK(std::isnan(y));
+      });
+    }
+  }
 }
 
 }  // namespace matmul_formats_test

@@ -11,7 +11,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 
 #include "ziya/backend/cpu/activations.hpp"
 #include "ziya/backend/cpu/x86/avx512_vector.hpp"
@@ -114,7 +113,6 @@ ZIYA_TARGET_AVX512 inline void load_rows(const Rows& rows, std::int64_t offset, 
 /// the work before, because most of many requests in a row are lost.
 class Ahead {
  public:
-  Ahead() = default;
   Ahead(const Rows& rows, std::int64_t count, std::int64_t bytes)
       : row_(rows.first), stride_(rows.stride), rows_(count), bytes_(bytes) {}
 
@@ -129,8 +127,8 @@ class Ahead {
   }
 
  private:
-  const std::byte* row_ = nullptr;
-  std::int64_t stride_ = 0, rows_ = 0, bytes_ = 0, line_ = 0;
+  const std::byte* row_;
+  std::int64_t stride_, rows_, bytes_, line_ = 0;
 };
 
 /// Where 16 columns of 16 rows go, each less `offset`.

@@ -47,7 +47,7 @@ ZIYA_TARGET_AVX512 inline __m128 factor_of(const FourRows& rows, std::int64_t of
                                     half_at(rows.at[0] + offset)));
 }
 
-/// y + scale of x · (factor · sum − minimum factor · minima), in the order of `scaled`.
+/// y + scale of x · (factor · sum − minimum factor · minima), in the order of `put_groups`.
 ZIYA_TARGET_AVX512 inline __m128 add_scaled(__m128 y, const Factors& factors, __m512i sums,
                                             __m512i minima, const ActivationGroup& x) {
   const __m128 difference = _mm_fmsub_ps(factors.first, _mm_cvtepi32_ps(fold(sums)),

@@ -55,10 +55,9 @@ struct DecodeHalfBytes : DecodeBlocks<Block> {
       dots[r] =
           dot(dot(_mm512_setzero_si512(), low, fours.values[four][0]), up, fours.values[four][1]);
     }
-    return add_scaled_dots < Table
-               ? 128
-               : 8 > (sums, Table ? sums_by_rows(dots) : narrow_sums_by_rows(dots),
-                      _mm512_maskz_cvtph_ps(all, lower(heads)), x, four);
+    constexpr int offset = Table ? 128 : 8;
+    return add_scaled_dots<offset>(sums, Table ? sums_by_rows(dots) : narrow_sums_by_rows(dots),
+                                   _mm512_maskz_cvtph_ps(all, lower(heads)), x, four);
   }
 };
 
@@ -98,9 +97,8 @@ struct DecodeLongHeads : DecodeBlocks<Block> {
       dots[r] =
           dot(dot(_mm512_setzero_si512(), low, fours.values[four][0]), up, fours.values[four][1]);
     }
-    sums = add_scaled_dots < Minimum
-               ? 0
-               : 16 > (sums, sums_by_rows(dots), halves_to_floats(heads), x, four);
+    constexpr int offset = Minimum ? 0 : 16;
+    sums = add_scaled_dots<offset>(sums, sums_by_rows(dots), halves_to_floats(heads), x, four);
     if constexpr (Minimum) {
       sums = fma(halves_to_floats(shift_right(heads, 16)), repeat(x.by_32.sums + 4 * four), sums);
     }

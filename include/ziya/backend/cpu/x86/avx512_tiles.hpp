@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "ziya/backend/cpu/activations.hpp"
+#include "ziya/backend/cpu/kernels.hpp"
 #include "ziya/backend/cpu/x86/avx512_bytes.hpp"
 
 ZIYA_NAMESPACE_BEGIN
@@ -159,7 +160,7 @@ struct ScaledBlocks {
   ZIYA_TARGET_AVX512 void add_product(const UnpackedPanel& panel, const TileOperands& o) const {
     alignas(64) float pairs[2][T][2][lanes];
     __m512 sums[T][2];
-    Source sources[2];
+    Source sources[UnpackedPanel::most_tiles];
     for (std::int64_t i = 0; i < panel.count; ++i) {
       const ActivationGroup& x = o.x[i * o.stride];
       sources[i] = {x.values, x.by_32.shifts, x.by_32.sums,
@@ -318,6 +319,8 @@ template <class Kernel>
 ZIYA_TARGET_AVX512 inline void panel_times_tokens(const Kernel& kernel, const UnpackedPanel& panel,
                                                   TileOperands o, std::int64_t tokens) {
   constexpr int most = Kernel::tokens;
+  // so that no part has fewer than most − 3
+  static_assert(most <= tokens_in_fours + 4 && (most + 2) / 2 >= most - 3);
   for (std::int64_t left = (tokens + most - 1) / most; left > 0; --left) {
     const std::int64_t count = (tokens + left - 1) / left;
     switch (most - count) {

@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "ziya/backend/cpu/x86/avx512_bytes.hpp"
 #include "ziya/core/blocks.hpp"
