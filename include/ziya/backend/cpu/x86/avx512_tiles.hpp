@@ -40,12 +40,10 @@ struct TileOperands {
   std::int64_t stride;
   TileSums before, after;
   __mmask16 rows[2];  ///< which of the rows there are
-  const char* later;  ///< a line of the activations of the next panel, one of each group
   Ahead* ahead;       ///< weights of the next panel
 
   void skip(std::int64_t tokens) {
     x += tokens;
-    later += tokens * static_cast<std::int64_t>(sizeof(ActivationGroup));
     if (before.at != nullptr) before.at += tokens * before.stride;
     after.at += tokens * after.stride;
   }
@@ -105,14 +103,28 @@ template <int T>
   _mm512_mask_storeu_ps(o.after.at + t * o.after.stride + h * tile_rows, o.rows[h], v);
 }
 
-/// Requests a part of what the next panel needs of T tokens, piece by piece, because requests in a
-/// row keep the loads behind them waiting.
+/// Line `piece` of the activations of T tokens from `x` on: first of their groups there, then of
+/// those a stride away.
+template <int T>
+[[gnu::always_inline]] ZIYA_TARGET_AVX512 inline void request_x(const ActivationGroup* x,
+                                                                std::int64_t stride, int piece) {
+  constexpr int lines = sizeof(ActivationGroup) / 64;
+  if (piece >= 2 * lines) return;
+  const auto* line = reinterpret_cast<const char*>(x + piece / lines * stride) + piece % lines * 64;
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) _mm_prefetch(line + t * bytes_apart, _MM_HINT_T1);
+}
+
+/// Requests a part of what comes next, because requests in a row keep the loads behind them
+/// waiting: where the sums of these T tokens go, x of the next ones, weights of the next panel.
 template <int T>
 [[gnu::always_inline]] ZIYA_TARGET_AVX512 inline void request(const TileOperands& o, int piece) {
-  o.ahead->request<2>();
-  if (piece >= 2 * T) return;
-  const std::int64_t group = piece % 2 * o.stride + piece / 2;
-  _mm_prefetch(o.later + group * static_cast<std::int64_t>(sizeof(ActivationGroup)), _MM_HINT_T1);
+  o.ahead->request<1>();
+  if (piece < 2 * T) {
+    const float* sums = o.after.at + piece / 2 * o.after.stride + piece % 2 * tile_rows;
+    _mm_prefetch(reinterpret_cast<const char*>(sums), _MM_HINT_T0);
+  }
+  request_x<T>(o.x + T, o.stride, piece);
 }
 
 /// Scales of weights and activations every 32 columns: as one token's kernels add them, P_i = Σ of
@@ -157,7 +169,8 @@ struct ScaledBlocks {
   }
 
   template <int T>
-  ZIYA_TARGET_AVX512 void add_product(const UnpackedPanel& panel, const TileOperands& o) const {
+  [[gnu::always_inline]] ZIYA_TARGET_AVX512 void add_product(const UnpackedPanel& panel,
+                                                             const TileOperands& o) const {
     alignas(64) float pairs[2][T][2][lanes];
     __m512 sums[T][2];
     Source sources[UnpackedPanel::most_tiles];
@@ -257,7 +270,8 @@ struct ScaledGroups {
   static constexpr int tokens = 7;  ///< at once, as many as was fastest
 
   template <int T>
-  ZIYA_TARGET_AVX512 void add_product(const UnpackedPanel& panel, const TileOperands& o) const {
+  [[gnu::always_inline]] ZIYA_TARGET_AVX512 void add_product(const UnpackedPanel& panel,
+                                                             const TileOperands& o) const {
     for (std::int64_t i = 0; i < panel.count; ++i) {
       const UnpackedTile& tile = panel.tiles[i];
       const ActivationGroup* x = o.x + i * o.stride;
@@ -294,7 +308,8 @@ struct WholeGroups {
   static constexpr int tokens = 7;  ///< at once, as many as was fastest
 
   template <int T>
-  ZIYA_TARGET_AVX512 void add_product(const UnpackedPanel& panel, const TileOperands& o) const {
+  [[gnu::always_inline]] ZIYA_TARGET_AVX512 void add_product(const UnpackedPanel& panel,
+                                                             const TileOperands& o) const {
     for (std::int64_t i = 0; i < panel.count; ++i) {
       const UnpackedTile& tile = panel.tiles[i];
       const ActivationGroup* x = o.x + i * o.stride;
