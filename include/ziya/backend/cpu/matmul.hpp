@@ -53,6 +53,21 @@ inline MatmulArguments arguments_of(View<float> y, View<const float> x, const We
           forms.scratch == nullptr ? nullptr : forms.scratch + thread * matmul_scratch_floats};
 }
 
+/// More tokens than this are many: products are bound by arithmetic.
+inline constexpr std::int64_t few_tokens = 48;
+/// Of many tokens, so many outputs at a time: what is made of them next is then in the cache.
+inline constexpr std::int64_t rows_at_a_time = 256;
+
+/// Outputs [first, last) of w, which are all columns of y.
+inline void rows_of_product(const Context<Cpu>& ctx, View<float> y, View<const float> x,
+                            const Weight<Cpu>& w, const ActivationForms& forms, std::int64_t thread,
+                            std::int64_t first, std::int64_t last) {
+  MatmulArguments arguments = arguments_of(y, x, w, forms, thread);
+  arguments.weight = w.row(first);
+  if (w.row_scales != nullptr) arguments.row_scales = w.row_scales + first;
+  ctx.kernels().matmul(arguments, 0, last - first);
+}
+
 /// Parts of a weight are multiples of this many rows, as the kernels' tiles are.
 inline std::int64_t matmul_grain(const Weight<Cpu>& w) { return is_plain_float(w.dtype) ? 16 : 32; }
 
@@ -63,7 +78,7 @@ inline std::int64_t matmul_grain(const Weight<Cpu>& w) { return is_plain_float(w
 template <class F>
 void share_rows(Context<Cpu>& ctx, std::int64_t tokens, std::span<const Weight<Cpu>* const> ws,
                 F&& body) {
-  constexpr std::int64_t few_tokens = 48, least_rows = 256, least_bytes = 128 << 10;
+  constexpr std::int64_t least_bytes = 128 << 10;
   std::int64_t grain = 1, row_bytes = 1, blocks = 0;
   for (const Weight<Cpu>* w : ws) {
     grain = std::max(grain, matmul_grain(*w));
@@ -71,7 +86,7 @@ void share_rows(Context<Cpu>& ctx, std::int64_t tokens, std::span<const Weight<C
   }
   const auto blocks_of = [&](const Weight<Cpu>& w) { return (w.rows + grain - 1) / grain; };
   for (const Weight<Cpu>* w : ws) blocks += blocks_of(*w);
-  const std::int64_t rows = tokens > few_tokens ? least_rows : least_bytes / row_bytes;
+  const std::int64_t rows = tokens > few_tokens ? rows_at_a_time : least_bytes / row_bytes;
   ctx.share_out(blocks, std::max<std::int64_t>(1, rows / grain),
                 [&](std::int64_t thread, std::int64_t begin, std::int64_t end) {
                   for (std::size_t n = 0; n < ws.size(); ++n) {
@@ -159,23 +174,38 @@ inline void matmul(Context<Cpu>& ctx, View<float> y, View<const float> x, const 
   matmul_many(ctx, {&y, 1}, x, {&weight, 1});
 }
 
+/// y += x · wᵀ, x in the forms that w wants.
+inline void add_product(Context<Cpu>& ctx, View<float> y, View<const float> x, const Weight<Cpu>& w,
+                        const ActivationForms& forms) {
+  Workspace<Cpu>::Scope scope(ctx.workspace());
+  const std::int64_t tokens = x.rows();
+  const bool many = tokens > few_tokens;
+  const std::int64_t most = many ? std::min(rows_at_a_time, w.rows) : w.rows;
+  const View<float> products =
+      ctx.workspace().take<float>({many ? ctx.threads() * tokens : tokens, most});
+  const Weight<Cpu>* const weight = &w;
+  share_rows(ctx, tokens, {&weight, 1},
+             [&](std::size_t, std::int64_t thread, std::int64_t begin, std::int64_t end) {
+               for (std::int64_t first = begin; first < end; first += most) {
+                 const std::int64_t count = std::min(most, end - first);
+                 const View<float> product =
+                     many ? products.row_range(thread * tokens, tokens).column_range(0, count)
+                          : products.column_range(first, count);
+                 rows_of_product(ctx, product, x, w, forms, thread, first, first + count);
+                 for (std::int64_t t = 0; t < tokens; ++t) {
+                   ctx.kernels().add_scaled(y.row(t) + first, 1.0f, DType::f32,
+                                            reinterpret_cast<const std::byte*>(product.row(t)),
+                                            count);
+                 }
+               }
+             });
+}
+
 inline void matmul_add(Context<Cpu>& ctx, View<float> y, View<const float> x,
                        const Weight<Cpu>& w) {
   Workspace<Cpu>::Scope scope(ctx.workspace());
-  const View<float> product = ctx.workspace().take<float>({y.rows(), y.columns()});
-  const CpuKernels& kernels = ctx.kernels();
   const Weight<Cpu>* const weight = &w;
-  const std::span<const Weight<Cpu>* const> ws(&weight, 1);
-  const ActivationForms forms = forms_of(ctx, x, ws);
-  share_rows(ctx, x.rows(), ws,
-             [&](std::size_t, std::int64_t thread, std::int64_t first, std::int64_t last) {
-               kernels.matmul(arguments_of(product, x, w, forms, thread), first, last);
-               for (std::int64_t t = 0; t < y.rows(); ++t) {
-                 kernels.add_scaled(y.row(t) + first, 1.0f, DType::f32,
-                                    reinterpret_cast<const std::byte*>(product.row(t) + first),
-                                    last - first);
-               }
-             });
+  add_product(ctx, y, x, w, forms_of(ctx, x, {&weight, 1}));
 }
 
 inline void matmul_silu_mul(Context<Cpu>& ctx, View<float> y, View<const float> x,
@@ -205,13 +235,51 @@ inline void norm_matmul_many(Context<Cpu>& ctx, std::span<const View<float>> ys,
   matmul_many(ctx, ys, y, ws);
 }
 
+/// silu(x · gateᵀ) * (x · upᵀ) in 8 bits, a group of columns after the other, which never leave the
+/// cache in 32.
+inline QuantisedRows quantised_silu_mul(Context<Cpu>& ctx, View<const float> x,
+                                        const Weight<Cpu>& gate, const Weight<Cpu>& up, int span) {
+  constexpr std::int64_t width = ActivationGroup::columns;
+  const std::int64_t tokens = x.rows(), count = activation_groups(gate.rows);
+  auto* groups = ctx.workspace().take<ActivationGroup>({count, tokens}).data();
+  Workspace<Cpu>::Scope scope(ctx.workspace());
+  const View<float> products = ctx.workspace().take<float>({2 * ctx.threads() * tokens, width});
+  const Weight<Cpu>* const weights[] = {&gate, &up};
+  const ActivationForms forms = forms_of(ctx, x, {weights, 2});
+  const CpuKernels& kernels = ctx.kernels();
+  ctx.share_out(count, 1, [&](std::int64_t thread, std::int64_t begin, std::int64_t end) {
+    for (std::int64_t g = begin; g < end; ++g) {
+      const std::int64_t first = g * width, columns = std::min(width, gate.rows - first);
+      const View<float> y =
+          products.row_range(2 * thread * tokens, tokens).column_range(0, columns);
+      const View<float> u =
+          products.row_range((2 * thread + 1) * tokens, tokens).column_range(0, columns);
+      rows_of_product(ctx, y, x, gate, forms, thread, first, first + columns);
+      rows_of_product(ctx, u, x, up, forms, thread, first, first + columns);
+      for (std::int64_t t = 0; t < tokens; ++t) {
+        kernels.silu_mul(y.row(t), y.row(t), u.row(t), columns);
+        kernels.quantise(groups + g * tokens + t, tokens, y.row(t), columns, span, nullptr);
+      }
+    }
+  });
+  return {groups, nullptr};
+}
+
 inline void gated_mlp(Context<Cpu>& ctx, View<float> y, View<const float> x, View<const float> norm,
                       float eps, const Weight<Cpu>& gate, const Weight<Cpu>& up,
                       const Weight<Cpu>& down) {
   Workspace<Cpu>::Scope scope(ctx.workspace());
-  const View<float> n = ctx.workspace().take<float>({x.rows(), x.columns()});
-  const View<float> product = ctx.workspace().take<float>({x.rows(), gate.rows});
+  const std::int64_t tokens = x.rows();
+  const View<float> n = ctx.workspace().take<float>({tokens, x.columns()});
   rms_norm(ctx, n, x, norm, eps);
+  if (tokens > few_tokens && ctx.kernels().quantise != nullptr && !is_plain_float(down.dtype)) {
+    const int span = activation_span(down.dtype);
+    ActivationForms forms;
+    (span == 32 ? forms.by_32 : forms.by_256) = quantised_silu_mul(ctx, n, gate, up, span);
+    forms.scratch = ctx.workspace().take<float>({ctx.threads(), matmul_scratch_floats}).data();
+    return add_product(ctx, y, View<const float>(nullptr, {tokens, gate.rows}), down, forms);
+  }
+  const View<float> product = ctx.workspace().take<float>({tokens, gate.rows});
   matmul_silu_mul(ctx, product, n, gate, up);
   matmul_add(ctx, y, product, down);
 }
