@@ -138,7 +138,7 @@ class GroupProducts {
 /// Requests a part of what comes next: where the sums of token t go, x of the token `count` after
 /// it, weights of the next panel.
 ZIYA_TARGET_AMX inline void request(const TileOperands& o, std::int64_t t, std::int64_t count) {
-  o.ahead->request<1>();
+  o.ahead->beside_products(static_cast<int>(t));
   for (int h = 0; h < 2; ++h) {
     const float* sums = o.after.at + t * o.after.stride + h * tile_rows;
     _mm_prefetch(reinterpret_cast<const char*>(sums), _MM_HINT_T0);

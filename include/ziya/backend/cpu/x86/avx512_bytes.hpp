@@ -110,12 +110,25 @@ ZIYA_TARGET_AVX512 inline void load_rows(const Rows& rows, std::int64_t offset, 
 }
 
 /// `bytes` bytes of each of some rows that will be needed later, requested line by line all over
-/// the work before, because most of many requests in a row are lost.
+/// the work before, because most of many requests in a row are lost: with every fourth of the
+/// `pieces` of products if that is enough, with all of them and while unpacking otherwise.
 class Ahead {
  public:
-  Ahead(const Rows& rows, std::int64_t count, std::int64_t bytes)
-      : row_(rows.first), stride_(rows.stride), rows_(count), bytes_(bytes) {}
+  Ahead(const Rows& rows, std::int64_t count, std::int64_t bytes, std::int64_t pieces)
+      : row_(rows.first),
+        stride_(rows.stride),
+        rows_(count),
+        bytes_(bytes),
+        pause_(count * (bytes / 64 + 1) <= pieces / 4 ? 3 : 0) {}
 
+  ZIYA_TARGET_AVX512 void beside_products(int piece) {
+    if ((piece & pause_) == 0) request<1>();
+  }
+  ZIYA_TARGET_AVX512 void while_unpacking() {
+    if (pause_ == 0) request<3>();
+  }
+
+ private:
   template <int Lines>
   ZIYA_TARGET_AVX512 void request() {
     for (int i = 0; i < Lines && rows_ > 0; ++i) {
@@ -126,9 +139,9 @@ class Ahead {
     }
   }
 
- private:
   const std::byte* row_;
   std::int64_t stride_, rows_, bytes_, line_ = 0;
+  int pause_;
 };
 
 /// Where 16 columns of 16 rows go, each less `offset`.
@@ -139,7 +152,7 @@ struct KeepQuants {
   __m512i offset;
 
   ZIYA_TARGET_AVX512 void put(int piece, const __m512i (&v)[4]) const {
-    ahead.request<3>();
+    ahead.while_unpacking();
 #pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) store(tile.quants[4 * piece + k][h], _mm512_sub_epi8(v[k], offset));
   }
@@ -156,7 +169,7 @@ struct KeepProducts {
   ZIYA_TARGET_AVX512 void put(int piece, const __m512i (&v)[4]) const {
     constexpr __mmask32 words_of_16 = ~__mmask32{0};
     constexpr __mmask64 odd_bytes = 0xaaaaaaaaaaaaaaaa;
-    ahead.request<3>();
+    ahead.while_unpacking();
     __m512i scale = _mm512_load_si512(tiles[0].sub_scales[piece * 16 / Columns][h]);
     scale = and_or(scale, words(0xffff), shift_left(scale, 16));
     const __m512i offset = _mm512_mullo_epi16(scale, words(Offset << 16 | Offset));

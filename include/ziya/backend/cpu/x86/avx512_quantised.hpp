@@ -147,7 +147,8 @@ ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::i
           Ahead ahead(
               {m.weight + next_row * row_bytes + next_group * Format::group_size, row_bytes},
               std::min(panel_rows, end - next_row),
-              std::min(width, groups - next_group) * Format::group_size);
+              std::min(width, groups - next_group) * Format::group_size,
+              amx ? tokens : tokens * 16 / 7);
           o.ahead = &ahead;
           unpack_panel<Format>(panel, m, row, counts, g, ahead, amx);
           if (amx) {

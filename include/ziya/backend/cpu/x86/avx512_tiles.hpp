@@ -119,7 +119,7 @@ template <int T>
 /// waiting: where the sums of these T tokens go, x of the next ones, weights of the next panel.
 template <int T>
 [[gnu::always_inline]] ZIYA_TARGET_AVX512 inline void request(const TileOperands& o, int piece) {
-  o.ahead->request<1>();
+  o.ahead->beside_products(piece);
   if (piece < 2 * T) {
     const float* sums = o.after.at + piece / 2 * o.after.stride + piece % 2 * tile_rows;
     _mm_prefetch(reinterpret_cast<const char*>(sums), _MM_HINT_T0);
