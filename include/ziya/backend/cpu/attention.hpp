@@ -20,7 +20,8 @@ ZIYA_NAMESPACE_BEGIN
 namespace backend {
 
 inline constexpr std::int64_t attention_block = 64;  // keys whose scores are held at a time
-inline constexpr std::int64_t attention_rows = 6;    // queries that share a pass over the keys
+inline constexpr std::int64_t attention_rows = 24;   // queries that share a pass over the keys
+inline constexpr std::int64_t rows_together = 6;     // of them, at a time while a block is cached
 inline constexpr std::int64_t attention_part = 8;    // keys between two requests to memory
 // floats of rows in blocks that are widened at a time
 inline constexpr std::int64_t attention_widened = largest_head_in_blocks;
@@ -119,9 +120,15 @@ inline void attend(const CpuKernels& kernels, const QueryRun& run, const KeyLayo
       if (streaming) {
         prefetch_rows(part.values, count, value_bytes, row_bytes);
       }
-      kernels.matmul({read_as, readable(part.keys, count), head_dim, run.q, run.q_stride, rows,
-                      scores + j, attention_block, layout.key_stride},
-                     0, count);
+      const std::byte* keys = readable(part.keys, count);
+      for (std::int64_t first = 0; first < rows; first += rows_together) {
+        const std::int64_t last = std::min(rows, first + rows_together);
+        const std::int64_t seen = std::clamp<std::int64_t>(keys_of(last - 1) - j, 0, count);
+        kernels.matmul(
+            {read_as, keys, head_dim, run.q + first * run.q_stride, run.q_stride, last - first,
+             scores + first * attention_block + j, attention_block, layout.key_stride},
+            0, seen);
+      }
       j += count;
     }
     for (std::int64_t t = 0; t < rows; ++t) {
@@ -137,7 +144,7 @@ inline void attend(const CpuKernels& kernels, const QueryRun& run, const KeyLayo
       }
       sums[t] += kernels.exp_sum(row, largest[t], n);
     }
-    // The keys that all rows see together, then what later rows see beyond them.
+    // A few rows at a time, the keys that all of them see together, then what later rows see.
     const auto add_values = [&](std::int64_t t, std::int64_t count_rows, std::int64_t j,
                                 std::int64_t n) {
       while (j < n) {
@@ -155,9 +162,11 @@ inline void attend(const CpuKernels& kernels, const QueryRun& run, const KeyLayo
         j += count;
       }
     };
-    const std::int64_t common = keys_of(0);
-    add_values(0, rows, 0, common);
-    for (std::int64_t t = 1; t < rows; ++t) add_values(t, 1, common, keys_of(t));
+    for (std::int64_t first = 0; first < rows; first += rows_together) {
+      const std::int64_t last = std::min(rows, first + rows_together), common = keys_of(first);
+      add_values(first, last - first, 0, common);
+      for (std::int64_t t = first + 1; t < last; ++t) add_values(t, 1, common, keys_of(t));
+    }
   }
   for (std::int64_t t = 0; t < rows; ++t) {
     const float inverse = run.visible[t] > 0 ? 1.0f / sums[t] : 0.0f;
