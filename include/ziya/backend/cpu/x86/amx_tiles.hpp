@@ -135,15 +135,12 @@ class GroupProducts {
   int column_ = 1;  ///< where what is ready goes
 };
 
-/// Requests a part of what comes next: where the sums of token t go, x of the token `count` after
-/// it, weights of the next panel.
-ZIYA_TARGET_AMX inline void request(const TileOperands& o, std::int64_t t, std::int64_t count) {
+/// What the panel after this one needs of a token.
+ZIYA_TARGET_AMX inline void request(const TileOperands& o, std::int64_t t) {
+  constexpr std::int64_t size = sizeof(ActivationGroup);
   o.ahead->beside_products(static_cast<int>(t));
-  for (int h = 0; h < 2; ++h) {
-    const float* sums = o.after.at + t * o.after.stride + h * tile_rows;
-    _mm_prefetch(reinterpret_cast<const char*>(sums), _MM_HINT_T0);
-  }
-  for (int piece = 0; piece < 14; ++piece) request_x<1>(o.x + t + count, o.stride, piece);
+  _mm_prefetch(o.later + t * size, _MM_HINT_T1);
+  _mm_prefetch(o.later + (t + o.stride) * size, _MM_HINT_T1);
 }
 
 ZIYA_TARGET_AMX inline __m512i integers_at(const TileScratch::Place& place, int h, std::int64_t t) {
@@ -258,23 +255,23 @@ struct TiledBlocks {
     }
     std::int64_t t = 0;
     end<(Part + 1) % parts, 0>(scratch), begin<(Part + 2) % parts, 0>(later);
-    for (; t < count / 4; ++t) add_token<Part>(x, scales, minima, scratch, o, count, t);
+    for (; t < count / 4; ++t) add_token<Part>(x, scales, minima, scratch, o, t);
     end<(Part + 1) % parts, 1>(scratch), begin<(Part + 2) % parts, 1>(later);
-    for (; t < count / 2; ++t) add_token<Part>(x, scales, minima, scratch, o, count, t);
+    for (; t < count / 2; ++t) add_token<Part>(x, scales, minima, scratch, o, t);
     end<(Part + 1) % parts, 2>(scratch), begin<(Part + 2) % parts, 2>(later);
-    for (; t < count * 3 / 4; ++t) add_token<Part>(x, scales, minima, scratch, o, count, t);
+    for (; t < count * 3 / 4; ++t) add_token<Part>(x, scales, minima, scratch, o, t);
     end<(Part + 1) % parts, 3>(scratch), begin<(Part + 2) % parts, 3>(later);
-    for (; t < count; ++t) add_token<Part>(x, scales, minima, scratch, o, count, t);
+    for (; t < count; ++t) add_token<Part>(x, scales, minima, scratch, o, t);
   }
 
   template <int Part>
   ZIYA_TARGET_AMX static void add_token(const ActivationGroup* x, const __m512 (&scales)[2][2],
                                         const __m512 (&minima)[2][2], TileScratch& scratch,
-                                        const TileOperands& o, std::int64_t count, std::int64_t t) {
+                                        const TileOperands& o, std::int64_t t) {
     constexpr int column = Part % 2, first = first_block(Part);
     TileScratch::Place& pair = scratch.pairs[Part / 4][1];
     __m512 sums[2] = {zero(), zero()};
-    if constexpr (Part == 0) request(o, t, count);
+    if constexpr (Part == 0) request(o, t);
     if constexpr (column == 1) {
       sums[0] = floats_at(scratch.running[1], 0, t);
       sums[1] = floats_at(scratch.running[1], 1, t);
@@ -339,7 +336,7 @@ struct TiledWholeGroups {
     const int column = next.column();
     next.step();
     for (std::int64_t t = 0; t < count; ++t) {
-      if (part == 0) request(o, t, count);
+      if (part == 0) request(o, t);
       __m512i sums[1][2];
 #pragma GCC unroll 2
       for (int h = 0; h < 2; ++h) {

@@ -127,10 +127,17 @@ ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::i
     for (std::int64_t first = begin; first < end; first += block) {
       for (std::int64_t g = 0; g < groups; g += width) {
         const std::int64_t next = g + width;
+        const ActivationGroup* later = m.groups + (next < groups ? next : 0) * m.tokens + t;
         for (std::int64_t row = first; row < std::min(end, first + block); row += panel_rows) {
           const std::int64_t index = (row - first) / panel_rows;
           const TileSums kept{m.scratch + index * tokens * panel_rows, panel_rows};
-          TileOperands o{m.groups + g * m.tokens + t, m.tokens, kept, kept, {}, nullptr};
+          TileOperands o{m.groups + g * m.tokens + t,
+                         m.tokens,
+                         kept,
+                         kept,
+                         {},
+                         reinterpret_cast<const char*>(later) + index % 7 * 64,
+                         nullptr};
           if (g == 0) o.before = {nullptr, 0};
           if (next >= groups) o.after = {m.y + t * m.y_stride + row, m.y_stride};
           std::int64_t counts[2];

@@ -40,10 +40,12 @@ struct TileOperands {
   std::int64_t stride;
   TileSums before, after;
   __mmask16 rows[2];  ///< which of the rows there are
+  const char* later;  ///< for AMX, a line of every group of the activations of the next panel
   Ahead* ahead;       ///< weights of the next panel
 
   void skip(std::int64_t tokens) {
     x += tokens;
+    later += tokens * static_cast<std::int64_t>(sizeof(ActivationGroup));
     if (before.at != nullptr) before.at += tokens * before.stride;
     after.at += tokens * after.stride;
   }
