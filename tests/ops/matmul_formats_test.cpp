@@ -13,6 +13,7 @@
 #include "support/tolerance.hpp"
 #include "ziya/backend/cpu/quantize/dequantise_row.hpp"
 #include "ziya/ops/matmul.hpp"
+#include "ziya/ops/rms_norm.hpp"
 
 namespace matmul_formats_test {
 
@@ -215,6 +216,65 @@ TEST_CASE("matmul: integers at their limits do not overflow", "[matmul]") {
           }
         });
       }
+    }
+  }
+}
+
+TEST_CASE("gated_mlp is its composed reference, bit for bit, of few tokens and of many",
+          "[matmul]") {
+  struct Case {
+    DType gate, up, down;
+    std::int64_t in, inner;
+  };
+  constexpr std::int64_t out = 300;
+  // the last group of columns is whole, a part, or all there is; floats on either side of 8 bits
+  for (const Case& c : {Case{DType::q4_0, DType::q4_0, DType::q8_0, 96, 544},
+                        Case{DType::q4_k, DType::q6_k, DType::q5_k, 256, 512},
+                        Case{DType::f32, DType::q5_1, DType::q5_0, 64, 32},
+                        Case{DType::i8, DType::i8, DType::i8, 40, 300},
+                        Case{DType::q4_1, DType::q4_1, DType::f16, 64, 288}}) {
+    CAPTURE(ziya::name(c.gate), ziya::name(c.down));
+    const auto stored = [](DType dtype, std::int64_t rows, std::int64_t columns,
+                           std::uint64_t seed) {
+      if (!ziya::is_plain_float(dtype)) return random_blocks(dtype, rows, columns, seed);
+      Stored w;
+      const auto values = test::random_values(rows * columns, seed);
+      w.bytes.resize(static_cast<std::size_t>(rows * ziya::bytes_of(dtype, columns)));
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        const ziya::Half half = ziya::to_half(values[i]);
+        if (dtype == DType::f16) std::memcpy(w.bytes.data() + 2 * i, &half, 2);
+        if (dtype == DType::f32) std::memcpy(w.bytes.data() + 4 * i, &values[i], 4);
+      }
+      w.weight = {dtype, rows, columns, w.bytes.data(), nullptr};
+      return w;
+    };
+    const Stored gate = stored(c.gate, c.inner, c.in, 1), up = stored(c.up, c.inner, c.in, 2);
+    const Stored down = stored(c.down, out, c.inner, 3);
+    const auto norm = test::random_values(c.in, 4);
+    const View<const float> weight(norm.data(), {c.in});
+    for (const std::int64_t tokens : {1, 48, 49, 70}) {
+      CAPTURE(tokens);
+      const auto x = test::random_values(tokens * c.in, 5);
+      const auto residual = test::random_values(tokens * out, 6);
+      const View<const float> input(x.data(), {tokens, c.in});
+      test::on_every_isa([&](Isa isa) {
+        Context<Cpu> one({.threads = 1, .isa = isa});
+        std::vector<float> n(x.size()), hidden(static_cast<std::size_t>(tokens * c.inner));
+        const View<float> normed(n.data(), {tokens, c.in});
+        const View<float> gated(hidden.data(), {tokens, c.inner});
+        auto sum = residual;
+        ziya::ops::rms_norm<Cpu, float>(one, normed, input, weight, 1e-5f);
+        ziya::ops::matmul_silu_mul<Cpu, float>(one, gated, normed, gate.weight, up.weight);
+        const auto added = product(one, hidden.data(), tokens, down.weight);
+        for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += added[i];
+        REQUIRE(test::same_bits(sum, test::on_threads(isa, [&](Context<Cpu>& ctx) {
+                                  auto y = residual;
+                                  ziya::ops::gated_mlp<Cpu, float>(
+                                      ctx, View<float>(y.data(), {tokens, out}), input, weight,
+                                      1e-5f, gate.weight, up.weight, down.weight);
+                                  return y;
+                                })));
+      });
     }
   }
 }
