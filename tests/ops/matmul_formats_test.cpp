@@ -226,11 +226,12 @@ TEST_CASE("gated_mlp is its composed reference, bit for bit, of few tokens and o
     DType gate, up, down;
     std::int64_t in, inner;
   };
-  constexpr std::int64_t out = 300;
-  // the last group of columns is whole, a part, or all there is; floats on either side of 8 bits
-  for (const Case& c : {Case{DType::q4_0, DType::q4_0, DType::q8_0, 96, 544},
-                        Case{DType::q4_k, DType::q6_k, DType::q5_k, 256, 512},
-                        Case{DType::f32, DType::q5_1, DType::q5_0, 64, 32},
+  constexpr std::int64_t out = 70;
+  // groups of columns enough for two threads, for one or for none; the last one whole or a part;
+  // floats on either side of 8 bits
+  for (const Case& c : {Case{DType::q4_0, DType::q4_0, DType::q8_0, 32, 2080},
+                        Case{DType::q4_k, DType::q6_k, DType::q5_k, 256, 1024},
+                        Case{DType::bf16, DType::q5_1, DType::q5_0, 64, 1056},
                         Case{DType::i8, DType::i8, DType::i8, 40, 300},
                         Case{DType::q4_1, DType::q4_1, DType::f16, 64, 288}}) {
     CAPTURE(ziya::name(c.gate), ziya::name(c.down));
@@ -242,8 +243,8 @@ TEST_CASE("gated_mlp is its composed reference, bit for bit, of few tokens and o
       w.bytes.resize(static_cast<std::size_t>(rows * ziya::bytes_of(dtype, columns)));
       for (std::size_t i = 0; i < values.size(); ++i) {
         const ziya::Half half = ziya::to_half(values[i]);
-        if (dtype == DType::f16) std::memcpy(w.bytes.data() + 2 * i, &half, 2);
-        if (dtype == DType::f32) std::memcpy(w.bytes.data() + 4 * i, &values[i], 4);
+        const ziya::BFloat16 brain = ziya::to_bfloat16(values[i]);
+        std::memcpy(w.bytes.data() + 2 * i, dtype == DType::f16 ? &half.bits : &brain.bits, 2);
       }
       w.weight = {dtype, rows, columns, w.bytes.data(), nullptr};
       return w;

@@ -22,7 +22,8 @@ namespace backend {
 inline constexpr std::int64_t attention_block = 64;  // keys whose scores are held at a time
 inline constexpr std::int64_t attention_rows = 24;   // queries that share a pass over the keys
 inline constexpr std::int64_t rows_together = 6;     // of them, at a time while a block is cached
-inline constexpr std::int64_t attention_part = 8;    // keys between two requests to memory
+static_assert(attention_rows <= AttentionTiles::block);
+inline constexpr std::int64_t attention_part = 8;  // keys between two requests to memory
 // floats of rows in blocks that are widened at a time
 inline constexpr std::int64_t attention_widened = largest_head_in_blocks;
 

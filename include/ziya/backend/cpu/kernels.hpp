@@ -16,7 +16,7 @@ struct MatmulArguments {
   DType dtype;              ///< of w: f32, f16, bf16, i8 with row_scales, or a quantised type
   const std::byte* weight;  ///< (rows, columns), row-major
   std::int64_t columns;     ///< length of the sum
-  const float* x;           ///< (tokens, columns)
+  const float* x;           ///< (tokens, columns); null where `groups` is enough
   std::int64_t x_stride;    ///< in floats
   std::int64_t tokens;
   float* y;

@@ -58,7 +58,7 @@ inline constexpr std::int64_t few_tokens = 48;
 /// Of many tokens, so many outputs at a time: what is made of them next is then in the cache.
 inline constexpr std::int64_t rows_at_a_time = 256;
 
-/// Outputs [first, last) of w, which are all columns of y.
+/// y = x · w[first … last)ᵀ
 inline void rows_of_product(const Context<Cpu>& ctx, View<float> y, View<const float> x,
                             const Weight<Cpu>& w, const ActivationForms& forms, std::int64_t thread,
                             std::int64_t first, std::int64_t last) {
@@ -175,12 +175,14 @@ inline void matmul(Context<Cpu>& ctx, View<float> y, View<const float> x, const 
 }
 
 /// y += x · wᵀ, x in the forms that w wants.
-inline void add_product(Context<Cpu>& ctx, View<float> y, View<const float> x, const Weight<Cpu>& w,
-                        const ActivationForms& forms) {
+inline void matmul_add(Context<Cpu>& ctx, View<float> y, View<const float> x, const Weight<Cpu>& w,
+                       const ActivationForms& forms) {
   Workspace<Cpu>::Scope scope(ctx.workspace());
   const std::int64_t tokens = x.rows();
-  const bool many = tokens > few_tokens;
-  const std::int64_t most = many ? std::min(rows_at_a_time, w.rows) : w.rows;
+  // each thread in memory of its own, where that is less than the whole product
+  const bool many = tokens > few_tokens && ctx.threads() * rows_at_a_time < w.rows;
+  const std::int64_t most = many ? rows_at_a_time : w.rows;
+  const CpuKernels& kernels = ctx.kernels();
   const View<float> products =
       ctx.workspace().take<float>({many ? ctx.threads() * tokens : tokens, most});
   const Weight<Cpu>* const weight = &w;
@@ -205,7 +207,7 @@ inline void matmul_add(Context<Cpu>& ctx, View<float> y, View<const float> x,
                        const Weight<Cpu>& w) {
   Workspace<Cpu>::Scope scope(ctx.workspace());
   const Weight<Cpu>* const weight = &w;
-  add_product(ctx, y, x, w, forms_of(ctx, x, {&weight, 1}));
+  matmul_add(ctx, y, x, w, forms_of(ctx, x, {&weight, 1}));
 }
 
 inline void matmul_silu_mul(Context<Cpu>& ctx, View<float> y, View<const float> x,
@@ -235,8 +237,8 @@ inline void norm_matmul_many(Context<Cpu>& ctx, std::span<const View<float>> ys,
   matmul_many(ctx, ys, y, ws);
 }
 
-/// silu(x · gateᵀ) * (x · upᵀ) in 8 bits, a group of columns after the other, which never leave the
-/// cache in 32.
+/// silu(x · gateᵀ) * (x · upᵀ) in 8 bits, a group of columns after the other, each rounded as soon
+/// as it is there.
 inline QuantisedRows quantised_silu_mul(Context<Cpu>& ctx, View<const float> x,
                                         const Weight<Cpu>& gate, const Weight<Cpu>& up, int span) {
   constexpr std::int64_t width = ActivationGroup::columns;
@@ -272,12 +274,14 @@ inline void gated_mlp(Context<Cpu>& ctx, View<float> y, View<const float> x, Vie
   const std::int64_t tokens = x.rows();
   const View<float> n = ctx.workspace().take<float>({tokens, x.columns()});
   rms_norm(ctx, n, x, norm, eps);
-  if (tokens > few_tokens && ctx.kernels().quantise != nullptr && !is_plain_float(down.dtype)) {
+  // groups enough that all threads end together
+  const bool many = tokens > few_tokens && activation_groups(gate.rows) >= 4 * ctx.threads();
+  if (many && ctx.kernels().quantise != nullptr && !is_plain_float(down.dtype)) {
     const int span = activation_span(down.dtype);
     ActivationForms forms;
     (span == 32 ? forms.by_32 : forms.by_256) = quantised_silu_mul(ctx, n, gate, up, span);
     forms.scratch = ctx.workspace().take<float>({ctx.threads(), matmul_scratch_floats}).data();
-    return add_product(ctx, y, View<const float>(nullptr, {tokens, gate.rows}), down, forms);
+    return matmul_add(ctx, y, View<const float>(nullptr, {tokens, gate.rows}), down, forms);
   }
   const View<float> product = ctx.workspace().take<float>({tokens, gate.rows});
   matmul_silu_mul(ctx, product, n, gate, up);

@@ -119,7 +119,7 @@ class Ahead {
         stride_(rows.stride),
         rows_(count),
         bytes_(bytes),
-        pause_(count * (bytes / 64 + 1) <= pieces / 4 ? 3 : 0) {}
+        pause_(count * ((bytes + 127) / 64) <= pieces / 4 ? 3 : 0) {}
 
   ZIYA_TARGET_AVX512 void beside_products(int piece) {
     if ((piece & pause_) == 0) request<1>();

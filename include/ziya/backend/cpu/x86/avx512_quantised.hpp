@@ -111,6 +111,7 @@ ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::i
   if (m.tokens <= tokens_in_fours) return decode<Decode>(m, begin, end);
   constexpr std::int64_t panel_rows = 2 * tile_rows, block_rows = 256, most_tokens = 512;
   constexpr std::int64_t cached_groups = 600;
+  using Kernel = decltype(kernel_of<Format>());
   using Tiled = decltype(tiled_kernel_of<Format>());
   const bool amx = has_amx && m.tokens >= Tiled::least_tokens;
   const std::int64_t width = panel_groups<Format>(amx);
@@ -126,7 +127,7 @@ ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::i
     const std::int64_t block = few ? panel_rows : block_rows;
     for (std::int64_t first = begin; first < end; first += block) {
       for (std::int64_t g = 0; g < groups; g += width) {
-        const std::int64_t next = g + width;
+        const std::int64_t next = g + width, tiles = std::min(width, groups - g);
         const ActivationGroup* later = m.groups + (next < groups ? next : 0) * m.tokens + t;
         for (std::int64_t row = first; row < std::min(end, first + block); row += panel_rows) {
           const std::int64_t index = (row - first) / panel_rows;
@@ -155,13 +156,13 @@ ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::i
               {m.weight + next_row * row_bytes + next_group * Format::group_size, row_bytes},
               std::min(panel_rows, end - next_row),
               std::min(width, groups - next_group) * Format::group_size,
-              amx ? tokens : tokens * 16 / 7);
+              amx ? tokens : tokens * 8 * tiles / Kernel::tokens);
           o.ahead = &ahead;
           unpack_panel<Format>(panel, m, row, counts, g, ahead, amx);
           if (amx) {
             panel_times_tiles<Tiled>(panel, o, tokens, shapes);
           } else {
-            panel_times_tokens(kernel_of<Format>(), panel, o, tokens);
+            panel_times_tokens(Kernel{}, panel, o, tokens);
           }
         }
       }

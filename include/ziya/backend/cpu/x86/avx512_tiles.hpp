@@ -122,9 +122,10 @@ template <int T>
 template <int T>
 [[gnu::always_inline]] ZIYA_TARGET_AVX512 inline void request(const TileOperands& o, int piece) {
   o.ahead->beside_products(piece);
-  if (piece < 2 * T) {
-    const float* sums = o.after.at + piece / 2 * o.after.stride + piece % 2 * tile_rows;
+  if (piece < T) {
+    const float* sums = o.after.at + piece * o.after.stride;
     _mm_prefetch(reinterpret_cast<const char*>(sums), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(sums + tile_rows), _MM_HINT_T0);
   }
   request_x<T>(o.x + T, o.stride, piece);
 }
