@@ -195,9 +195,8 @@ inline void matmul_add(Context<Cpu>& ctx, View<float> y, View<const float> x, co
                           : products.column_range(first, count);
                  rows_of_product(ctx, product, x, w, forms, thread, first, first + count);
                  for (std::int64_t t = 0; t < tokens; ++t) {
-                   ctx.kernels().add_scaled(y.row(t) + first, 1.0f, DType::f32,
-                                            reinterpret_cast<const std::byte*>(product.row(t)),
-                                            count);
+                   kernels.add_scaled(y.row(t) + first, 1.0f, DType::f32,
+                                      reinterpret_cast<const std::byte*>(product.row(t)), count);
                  }
                }
              });
