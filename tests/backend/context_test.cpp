@@ -119,6 +119,27 @@ TEST_CASE("dot and add_scaled agree with double, wherever their operands lie", "
   }
 }
 
+TEST_CASE("scale_and_find_largest is a scaled copy and the largest of it", "[kernels]") {
+  const auto x = test::random_values(70, 3);
+  test::on_every_isa([&](Isa isa) {
+    const CpuContext ctx({.threads = 1, .isa = isa});
+    const CpuKernels& kernels = ctx.kernels();
+    for (const float offset : {0.0f, -100.0f, 100.0f}) {  // also where all are below zero
+      for (std::int64_t count = 0; count <= 64; ++count) {
+        std::vector<float> y = x;
+        for (float& v : y) v += offset;
+        std::vector<float> expected = y;
+        float largest = -INFINITY;
+        for (std::int64_t i = 3; i < 3 + count; ++i) {
+          largest = std::max(largest, expected[static_cast<std::size_t>(i)] *= 0.7f);
+        }
+        REQUIRE(kernels.scale_and_find_largest(y.data() + 3, 0.7f, count) == largest);
+        REQUIRE(y == expected);
+      }
+    }
+  });
+}
+
 TEST_CASE("exp is accurate over the range of a float, and 0 at minus infinity", "[kernels]") {
   std::vector<float> inputs;
   for (double x = -87.3; x < 81; x += 0.0137) inputs.push_back(static_cast<float>(x));

@@ -63,23 +63,6 @@ inline void prefetch_rows(const std::byte* from, std::int64_t rows, std::int64_t
   }
 }
 
-/// values[i] ← scale · values[i]; returns the largest of them. Sixteen at a time, side by side, for
-/// one after the other they would wait for each other.
-inline float scale_and_find_largest(float* values, float scale, std::int64_t count) {
-  constexpr std::int64_t lanes = 16;
-  float largest[lanes];
-  std::fill_n(largest, lanes, -std::numeric_limits<float>::infinity());
-  std::int64_t i = 0;
-  for (; i + lanes <= count; i += lanes) {
-    for (std::int64_t l = 0; l < lanes; ++l) {
-      const float v = values[i + l] *= scale;
-      largest[l] = v > largest[l] ? v : largest[l];
-    }
-  }
-  for (; i < count; ++i) largest[0] = std::max(largest[0], values[i] *= scale);
-  return *std::max_element(largest, largest + lanes);
-}
-
 /// out = Σ_j softmax_j(scale · q · key(j)) value(j), j < visible, blocks of keys in order with a
 /// running maximum and sum; a row's order of operations does not depend on the rows beside it.
 /// `place(j)` gives the KeyRun at token j.
@@ -136,7 +119,7 @@ inline void attend(const CpuKernels& kernels, const QueryRun& run, const KeyLayo
       const std::int64_t n = keys_of(t);
       if (n == 0) continue;
       float *row = scores + t * attention_block, *out = run.out + t * run.out_stride;
-      const float block_largest = scale_and_find_largest(row, scale, n);
+      const float block_largest = kernels.scale_and_find_largest(row, scale, n);
       if (block_largest > largest[t]) {
         const float shrink = std::exp(largest[t] - block_largest);
         sums[t] *= shrink;

@@ -132,8 +132,8 @@ inline void silu_mul(float* y, const float* gate, const float* up, std::int64_t 
 }
 
 inline constexpr CpuKernels kernels{
-    &matmul,   &dot,    &add_scaled,           &add_weighted,       &exp_sum,
-    &silu_mul, nullptr, &baseline::dequantise, &baseline::to_halves};
+    &matmul,  &dot,      &add_scaled, &add_weighted,         &baseline::scale_and_find_largest,
+    &exp_sum, &silu_mul, nullptr,     &baseline::dequantise, &baseline::to_halves};
 
 }  // namespace eigen
 ZIYA_NAMESPACE_END

@@ -100,6 +100,8 @@ struct CpuKernels {
   void (*add_scaled)(float* y, float factor, DType dtype, const std::byte* x, std::int64_t count);
   /// The same as add_scaled value by value.
   void (*add_weighted)(const WeightedSumArguments& arguments);
+  /// values[i] ← scale · values[i]; returns the largest of them, −∞ of none.
+  float (*scale_and_find_largest)(float* values, float scale, std::int64_t count);
   /// values[i] ← e^(values[i] − shift); returns their sum.
   float (*exp_sum)(float* values, float shift, std::int64_t count);
   /// y[i] = gate[i] / (1 + e^(−gate[i])) · up[i]

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include "ziya/backend/cpu/baseline.hpp"
 #include "ziya/backend/cpu/kernels.hpp"
@@ -150,6 +151,25 @@ ZIYA_TARGET_AVX2 inline __m256 exp(__m256 x) {
   return zero_below(x, -87.33f, scale_by_power(p, n));
 }
 
+ZIYA_TARGET_AVX2 inline float scale_and_find_largest(float* values, float scale,
+                                                     std::int64_t count) {
+  const __m256 factor = set(scale), lowest = set(-std::numeric_limits<float>::infinity());
+  __m256 largest = lowest;
+  std::int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    const __m256 scaled = multiply(load(values + i), factor);
+    store(values + i, scaled);
+    largest = max(scaled, largest);
+  }
+  if (i < count) {
+    const std::int64_t rest = count - i;
+    const __m256 scaled = multiply(load(values + i, rest), factor);
+    store(values + i, scaled, rest);
+    largest = _mm256_blendv_ps(largest, max(scaled, largest), _mm256_castsi256_ps(mask(rest)));
+  }
+  return largest_lane(largest);
+}
+
 ZIYA_TARGET_AVX2 inline float exp_sum(float* values, float shift, std::int64_t count) {
   __m256 total = zero();
   std::int64_t i = 0;
@@ -202,8 +222,10 @@ ZIYA_TARGET_AVX2 inline void to_halves(Half* y, const float* x, std::int64_t cou
   baseline::to_halves(y + i, x + i, count - i);
 }
 
-inline constexpr CpuKernels kernels{&matmul,   &dot,      &add_scaled, &add_weighted, &exp_sum,
-                                    &silu_mul, &quantise, &dequantise, &to_halves,    {&packing}};
+inline constexpr CpuKernels kernels{
+    &matmul,   &dot,      &add_scaled, &add_weighted, &scale_and_find_largest,
+    &exp_sum,  &silu_mul, &quantise,   &dequantise,   &to_halves,
+    {&packing}};
 
 }  // namespace avx2
 ZIYA_NAMESPACE_END

@@ -53,6 +53,11 @@ ZIYA_TARGET_AVX2 inline float sum(__m256 v) {
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
+ZIYA_TARGET_AVX2 inline float largest_lane(__m256 v) {
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
 /// y[n] = sum of the n-th, by the same additions.
 ZIYA_TARGET_AVX2 inline void store_sums(float* y, __m256 v0, __m256 v1, __m256 v2, __m256 v3) {
   const __m128 a = fold(v0), b = fold(v1), c = fold(v2), d = fold(v3);

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include "ziya/backend/cpu/baseline.hpp"
 #include "ziya/backend/cpu/kernels.hpp"
@@ -148,6 +149,25 @@ ZIYA_TARGET_AVX512 inline void add_weighted(const WeightedSumArguments& s) {
   }
 }
 
+ZIYA_TARGET_AVX512 inline float scale_and_find_largest(float* values, float scale,
+                                                       std::int64_t count) {
+  const __m512 factor = set(scale), lowest = set(-std::numeric_limits<float>::infinity());
+  __m512 largest = lowest;
+  std::int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    const __m512 scaled = multiply(load(values + i), factor);
+    store(values + i, scaled);
+    largest = max(scaled, largest);
+  }
+  if (i < count) {
+    const std::int64_t rest = count - i;
+    const __m512 scaled = multiply(load(values + i, rest), factor);
+    store(values + i, scaled, rest);
+    largest = _mm512_mask_max_ps(largest, mask(rest), scaled, largest);
+  }
+  return largest_lane(largest);
+}
+
 ZIYA_TARGET_AVX512 inline float exp_sum(float* values, float shift, std::int64_t count) {
   __m512 total = zero();
   std::int64_t i = 0;
@@ -208,6 +228,7 @@ inline constexpr CpuKernels kernels{&matmul<Amx, Bf16>,
                                     &dot,
                                     &add_scaled,
                                     &add_weighted,
+                                    &scale_and_find_largest,
                                     &exp_sum,
                                     &silu_mul,
                                     &quantise,

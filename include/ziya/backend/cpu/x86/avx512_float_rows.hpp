@@ -8,6 +8,7 @@
 #if ZIYA_X86
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
@@ -17,6 +18,8 @@
 
 ZIYA_NAMESPACE_BEGIN
 namespace avx512 {
+
+inline constexpr int token_tile = 6;  // rows of x that meet a row of w at once, at most
 
 /// Columns of a vector of x: 16 floats, or 32 in bf16.
 template <class X>
@@ -86,24 +89,83 @@ ZIYA_TARGET_AVX512 inline void rows_times_row(const W* w, std::int64_t w_stride,
   for (int r = 0; r < R; ++r) y[r * y_stride] = sum(sums[r]);
 }
 
-/// Outputs [begin, end) of a few tokens, whose rows of x lie x_stride elements apart: four streams
-/// through memory, a quarter of the rows each.
+/// Outputs [begin, end) of a few tokens from `first` on, whose rows of x lie x_stride elements
+/// apart: four streams through memory, a quarter of the rows each.
 template <class X, class W>
 ZIYA_TARGET_AVX512 inline void stream_rows(const MatmulArguments& m, const W* w, const X* x,
                                            std::int64_t x_stride, std::int64_t begin,
-                                           std::int64_t end) {
+                                           std::int64_t end, std::int64_t first = 0) {
   const std::int64_t stride = m.weight_stride, quarter = (end - begin) / 4;
   for (std::int64_t r = begin; r < begin + quarter; ++r) {
-    for (std::int64_t t = 0; t < m.tokens; ++t) {
+    for (std::int64_t t = first; t < m.tokens; ++t) {
       rows_times_row<4>(w + r * stride, quarter * stride, x + t * x_stride, m.columns,
                         m.y + t * m.y_stride + r, quarter);
     }
   }
   for (std::int64_t r = begin + 4 * quarter; r < end; ++r) {
-    for (std::int64_t t = 0; t < m.tokens; ++t) {
+    for (std::int64_t t = first; t < m.tokens; ++t) {
       rows_times_row<1>(w + r * stride, stride, x + t * x_stride, m.columns,
                         m.y + t * m.y_stride + r);
     }
+  }
+}
+
+inline constexpr std::int64_t short_row = 1024;  // columns
+
+/// Outputs [begin, end) of token_tile tokens, whose rows of x are short and not packed, as queries
+/// are. Four rows at a time; the last one stands for what is missing.
+template <class W>
+ZIYA_TARGET_AVX512 inline void short_rows_times_tile(const MatmulArguments& m, const W* w,
+                                                     std::int64_t begin, std::int64_t end,
+                                                     std::int64_t first) {
+  constexpr int T = token_tile;
+  const std::int64_t whole = m.columns / lanes * lanes, rest = m.columns - whole;
+  alignas(64) float packed[T * short_row];  // vector i of every row, then vector i + 1
+  const float* from = m.x + first * m.x_stride;
+  for (std::int64_t i = 0; i < m.columns; i += lanes) {
+    for (std::int64_t t = 0; t < T; ++t) {
+      const float* x = from + t * m.x_stride + i;
+      store(packed + i * T + t * lanes, i < whole ? load(x) : load(x, rest));
+    }
+  }
+  for (std::int64_t r = begin; r < end; r += 4) {
+    const W* const row = w + r * m.weight_stride;
+    const std::int64_t apart = r + 1 < end ? m.weight_stride : 0;
+    const W* const rows[4] = {row, row + apart, row + (r + 2 < end ? 2 * apart : 0),
+                              row + (r + 3 < end ? 3 * apart : 0)};
+    __m512 sums[4][T], a[T];
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) {
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) sums[k][t] = zero();
+    }
+    const float* x = packed;
+    for (std::int64_t i = 0; i < whole; i += lanes, x += T * lanes) {
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) a[t] = load(x + t * lanes);
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; ++k) {
+        const __m512 b = load(rows[k] + i);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) sums[k][t] = fma(a[t], b, sums[k][t]);
+      }
+    }
+    if (rest > 0) {
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; ++k) {
+        const __m512 b = load(rows[k] + whole, rest);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) sums[k][t] = fma(load(x + t * lanes), b, sums[k][t]);
+      }
+    }
+    float* y = m.y + first * m.y_stride + r;
+    if (r + 4 <= end) {
+      store_sums(y, m.y_stride, sums);
+      continue;
+    }
+    float results[T][4];
+    store_sums(results[0], 4, sums);
+    for (std::int64_t t = 0; t < T; ++t) std::copy_n(results[t], end - r, y + t * m.y_stride);
   }
 }
 

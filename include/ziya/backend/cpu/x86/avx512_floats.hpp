@@ -22,7 +22,6 @@
 ZIYA_NAMESPACE_BEGIN
 namespace avx512 {
 
-inline constexpr int token_tile = 6;  // rows of x that meet a row of w at once, at most
 template <class X>
 inline constexpr std::int64_t depth = 64 * columns_of<X>;  // columns at a time
 inline constexpr std::int64_t row_block = 128;             // rows of w at a time, at most
@@ -107,15 +106,15 @@ ZIYA_TARGET_AVX512 inline void rows_times_packed(const RowsOf<W>& w, const X* pa
     }
     return;
   }
+  if (carried.rows == 4 && carried.apart == 1 && carried.tokens == T) {
+    store_sums(carried.y, carried.y_stride, sums);
+    return;
+  }
   alignas(64) float results[T][4];
-  store_sums(results, sums);
+  store_sums(results[0], 4, sums);
   for (std::int64_t t = 0; t < std::min<std::int64_t>(T, carried.tokens); ++t) {
     float* y = carried.y + t * carried.y_stride;
-    if (carried.rows == 4 && carried.apart == 1) {
-      _mm_storeu_ps(y, _mm_load_ps(results[t]));
-    } else {
-      for (std::int64_t r = 0; r < carried.rows; ++r) y[r * carried.apart] = results[t][r];
-    }
+    for (std::int64_t r = 0; r < carried.rows; ++r) y[r * carried.apart] = results[t][r];
   }
 }
 template <class X, class W>
@@ -183,30 +182,20 @@ ZIYA_TARGET_AVX512 inline void block_times_tokens(const MatmulArguments& m, cons
                                                   std::int64_t stride, std::int64_t begin,
                                                   std::int64_t end, std::int64_t first,
                                                   std::int64_t tokens) {
-  constexpr bool packs = std::is_same_v<X, float>;  // x that is not packed; bf16 always is
-  alignas(64) X own[packs ? token_tile * depth<X> : 1];
   alignas(64) float sums[row_block * token_tile * lanes];
   const std::int64_t width = tile_width(tokens);
   const std::int64_t later = tile_width(std::max<std::int64_t>(m.tokens - first - tokens, 0));
   const std::int64_t tile_elements = token_tile * padded_columns<X>(m.columns);
-  const X* tile = m.packed == nullptr
-                      ? nullptr
-                      : reinterpret_cast<const X*>(m.packed) + first / token_tile * tile_elements;
+  const X* tile = reinterpret_cast<const X*>(m.packed) + first / token_tile * tile_elements;
   for (std::int64_t i = 0; i < m.columns; i += depth<X>) {
     const std::int64_t count = std::min(depth<X>, m.columns - i);
-    const X* packed = tile == nullptr ? own : tile + width * i;
-    if constexpr (packs) {
-      if (tile == nullptr) {
-        pack_as(own, m.x + first * m.x_stride + i, m.x_stride, tokens, count);
-      }
-    }
     Carried carried{sums,       i == 0, i + count == m.columns, m.y + first * m.y_stride + begin,
                     m.y_stride, tokens};
     for (std::int64_t r = begin; r < end;
          r += 4, carried.sums += 4 * width * lanes, carried.y += 4) {
       carried.rows = std::min<std::int64_t>(end - r, 4);
       RowsOf<W> rows = four_rows(w + (r - begin) * stride + i, stride, 1, carried.rows);
-      if (tile != nullptr && r - begin < 4 * later) {
+      if (r - begin < 4 * later) {
         // a row of the next tile's x, a quarter of it beside each row of w
         const X* next = tile + tile_elements + later * i + (r - begin) / 4 * count;
         for (int k = 0; k < 4; ++k) {
@@ -214,7 +203,7 @@ ZIYA_TARGET_AVX512 inline void block_times_tokens(const MatmulArguments& m, cons
         }
         rows.step = 16;  // bytes: a quarter of a line beside each row
       }
-      rows_times_tile(rows, packed, count, carried);
+      rows_times_tile(rows, tile + width * i, count, carried);
     }
   }
 }
@@ -356,22 +345,17 @@ ZIYA_TARGET_AVX512 inline void matmul_packed(const MatmulArguments& m, const W* 
   }
 }
 
-/// x in 32 bits. A few tokens that are not packed: the weight streams by. Lane l of every sum runs
-/// over the columns l, l + lanes, … either way.
+/// x in 32 bits, packed or not. Lane l of every sum runs over the columns l, l + lanes, … either
+/// way.
 template <class W>
 ZIYA_TARGET_AVX512 inline void matmul_of(const MatmulArguments& m, const W* w, std::int64_t begin,
                                          std::int64_t end) {
-  const std::int64_t stride = m.weight_stride;
-  if (m.columns == 0 || (m.packed == nullptr && m.tokens < token_tile)) {
-    stream_rows(m, w, m.x, m.x_stride, begin, end);
-  } else if (m.packed == nullptr) {
-    const std::int64_t block = block_rows<float>(padded_columns<float>(m.columns));
-    for (std::int64_t r = begin; r < end; r += block) {
-      times_tiles<float>(m, w + r * stride, stride, r, std::min(end, r + block));
-    }
-  } else {
-    matmul_packed<float>(m, w, begin, end);
+  if (m.columns > 0 && m.packed != nullptr) return matmul_packed<float>(m, w, begin, end);
+  std::int64_t t = 0;
+  for (; t + token_tile <= m.tokens && m.columns <= short_row; t += token_tile) {
+    short_rows_times_tile(m, w, begin, end, t);
   }
+  stream_rows(m, w, m.x, m.x_stride, begin, end, t);
 }
 
 inline constexpr TokenPacking packing{2, token_tile, &packed_floats<float>, &pack<float>};

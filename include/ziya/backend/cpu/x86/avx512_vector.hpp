@@ -75,13 +75,13 @@ ZIYA_TARGET_AVX512 inline __m512 fold(const __m512 (&v)[4]) {
   return add(_mm512_maskz_shuffle_f32x4(all, ab, cd, 0x88),
              _mm512_maskz_shuffle_f32x4(all, ab, cd, 0xdd));
 }
-/// y[t][r] = sum of column t of v[r], by the same additions.
-[[gnu::always_inline]] ZIYA_TARGET_AVX512 inline void store_sums(float (&y)[1][4],
+/// y[t · stride + r] = sum of column t of v[r], by the same additions.
+[[gnu::always_inline]] ZIYA_TARGET_AVX512 inline void store_sums(float* y, std::int64_t,
                                                                  const __m512 (&v)[4][1]) {
-  for (int r = 0; r < 4; ++r) y[0][r] = sum(v[r][0]);
+  for (int r = 0; r < 4; ++r) y[r] = sum(v[r][0]);
 }
 template <int T>
-[[gnu::always_inline]] ZIYA_TARGET_AVX512 inline void store_sums(float (&y)[T][4],
+[[gnu::always_inline]] ZIYA_TARGET_AVX512 inline void store_sums(float* y, std::int64_t stride,
                                                                  const __m512 (&v)[4][T]) {
   static_assert(T % 2 == 0);
   __m512 pairs[T / 2];
@@ -101,10 +101,12 @@ template <int T>
     const __m512 sums = _mm512_maskz_permutexvar_ps(
         all, turned,
         add(_mm512_maskz_shuffle_ps(all, a, b, 0x88), _mm512_maskz_shuffle_ps(all, a, b, 0xdd)));
+    float* to = y + t * stride;
+    _mm_storeu_ps(to, _mm512_castps512_ps128(sums));
+    _mm_storeu_ps(to + stride, _mm512_maskz_extractf32x4_ps(0xf, sums, 1));
     if (t + 4 <= T) {
-      _mm512_storeu_ps(y[t], sums);
-    } else {
-      _mm512_mask_storeu_ps(y[t], 0xff, sums);
+      _mm_storeu_ps(to + 2 * stride, _mm512_maskz_extractf32x4_ps(0xf, sums, 2));
+      _mm_storeu_ps(to + 3 * stride, _mm512_maskz_extractf32x4_ps(0xf, sums, 3));
     }
   }
 }
