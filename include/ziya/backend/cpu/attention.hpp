@@ -65,14 +65,14 @@ inline void prefetch_rows(const std::byte* from, std::int64_t rows, std::int64_t
 
 /// out = Σ_j softmax_j(scale · q · key(j)) value(j), j < visible, blocks of keys in order with a
 /// running maximum and sum; a row's order of operations does not depend on the rows beside it.
-/// `place(j)` gives the KeyRun at token j.
+/// `place(j)` gives the KeyRun at token j; `following` is what will be met next.
 template <class Place>
 inline void attend(const CpuKernels& kernels, const QueryRun& run, const KeyLayout& layout,
-                   float scale, Place&& place) {
+                   float scale, Place&& place, const KeyRun& following) {
   float scores[attention_rows * attention_block], largest[attention_rows], sums[attention_rows];
   const std::int64_t head_dim = layout.head_dim, rows = run.rows;
   // A single row is bound by memory: while it meets the keys its values are on their way, and
-  // while it meets the values the next keys are.
+  // while it meets the values the next keys are, in the end those of the next row.
   const bool streaming = rows == 1;
   const std::int64_t row_bytes = bytes_of(layout.dtype, head_dim);
   const std::int64_t key_bytes = bytes_of(layout.dtype, layout.key_stride);
@@ -139,6 +139,9 @@ inline void attend(const CpuKernels& kernels, const QueryRun& run, const KeyLayo
           const KeyRun next = place(ahead);
           prefetch_rows(next.keys, std::min({next.count, run.visible[0] - ahead, count}), key_bytes,
                         row_bytes);
+        } else if (streaming && j < following.count) {
+          prefetch_rows(following.keys + j * key_bytes, std::min(following.count - j, count),
+                        key_bytes, row_bytes);
         }
         kernels.add_weighted({read_as, readable(part.values, count), layout.value_stride, count,
                               head_dim, scores + t * attention_block + j, attention_block,
@@ -228,7 +231,15 @@ inline void attend_runs(Context<Cpu>& ctx, std::int64_t count, const KeyLayout& 
       if (tiled) {
         attend_tiled(kernels, run, layout, scale, scratch + thread * room, place(begin));
       } else {
-        attend(kernels, run, layout, scale, place(begin));
+        const std::int64_t after = begin + run.rows;
+        KeyRun following{nullptr, nullptr, 0};
+        if (run.rows == 1 && after < end) {
+          if (const std::int64_t keys = next(after, end, 1).visible[0]; keys > 0) {
+            following = place(after)(0);
+            following.count = std::min({following.count, keys, attention_block});
+          }
+        }
+        attend(kernels, run, layout, scale, place(begin), following);
       }
       begin += run.rows;
     }

@@ -202,6 +202,14 @@ template <class Format>
 ZIYA_TARGET_AVX512 inline void decode(const MatmulArguments& m, std::int64_t begin,
                                       std::int64_t end) {
   const std::int64_t quarter = (end - begin) / 4, done = begin + 4 * quarter;
+  const std::int64_t row_bytes = bytes_of(m.dtype, m.weight_stride);
+  // what the streams begin with, which no row before has requested
+  for (std::int64_t i = 0; i < std::min(decode_ahead, quarter * row_bytes); i += 64) {
+    for (std::int64_t r = 0; r < 4; ++r) {
+      const std::byte* stream = m.weight + (begin + r * quarter) * row_bytes;
+      _mm_prefetch(reinterpret_cast<const char*>(stream + i), _MM_HINT_T0);
+    }
+  }
   for (std::int64_t k = 0; k < quarter; ++k) {
     for (std::int64_t t = 0; t < m.tokens; ++t) {
       decode_rows<Format>(m, t, begin + k, quarter, 4);
