@@ -20,6 +20,7 @@
 #include "ziya/backend/cpu/x86/avx512.hpp"
 #include "ziya/backend/cpu/x86/avx512_bytes.hpp"
 #include "ziya/backend/cpu/x86/avx512_decode.hpp"
+#include "ziya/backend/cpu/x86/avx512_decode_16.hpp"
 #include "ziya/backend/cpu/x86/avx512_decode_256.hpp"
 #include "ziya/backend/cpu/x86/avx512_decode_32.hpp"
 #include "ziya/backend/cpu/x86/avx512_float_rows.hpp"

@@ -26,7 +26,8 @@ struct MatmulArguments {
   /// (activation_groups(columns), tokens): x in 8 bits, in spans of activation_span(dtype), for a
   /// table that quantises
   const ActivationGroup* groups = nullptr;
-  /// (activation_groups(columns), tokens): the same in fours, of tokens_in_fours or fewer; or null
+  /// (activation_groups(columns), tokens): the same in fours, of the table's `tokens_in_fours` or
+  /// fewer; or null
   const ActivationFours* fours = nullptr;
   /// tiles of x as the table's packing for the type and so many tokens makes them; or null
   const float* packed = nullptr;
@@ -37,9 +38,6 @@ struct MatmulArguments {
 
 /// Room for what a thread keeps in its second-level cache during a product of several tokens.
 inline constexpr std::int64_t matmul_scratch_floats = 320 * 1024;
-
-/// Up to this many tokens meet quantised weights one by one.
-inline constexpr std::int64_t tokens_in_fours = 3;
 
 /// How rows of x are laid out for products of floats with `least_tokens` of them or more.
 struct TokenPacking {
@@ -121,6 +119,8 @@ struct CpuKernels {
   /// In place of those for weights in bf16, where a table multiplies activations in bf16; or null.
   const TokenPacking* bf16_packing = nullptr;
   const AttentionTiles* attention = nullptr;  ///< or null
+  /// Up to so many tokens meet quantised weights as these lie in memory, or may: they have fours.
+  std::int64_t tokens_in_fours = 3;
 };
 
 /// Reads the bytes of a stored type as its elements: visit(dtype, bytes, f) calls f(const W*).

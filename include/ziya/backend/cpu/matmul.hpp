@@ -100,16 +100,16 @@ void share_rows(Context<Cpu>& ctx, std::int64_t tokens, std::span<const Weight<C
 }
 
 inline QuantisedRows quantised(Context<Cpu>& ctx, View<const float> x, int span) {
-  const auto quantise = ctx.kernels().quantise;
+  const CpuKernels& kernels = ctx.kernels();
   const std::int64_t tokens = x.rows(), count = activation_groups(x.columns());
   auto* groups = ctx.workspace().take<ActivationGroup>({count, tokens}).data();
-  auto* fours = tokens <= tokens_in_fours
+  auto* fours = tokens <= kernels.tokens_in_fours
                     ? ctx.workspace().take<ActivationFours>({count, tokens}).data()
                     : nullptr;
   ctx.parallel_for(tokens, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
-      quantise(groups + t, tokens, x.row(t), x.columns(), span,
-               fours == nullptr ? nullptr : fours + t);
+      kernels.quantise(groups + t, tokens, x.row(t), x.columns(), span,
+                       fours == nullptr ? nullptr : fours + t);
     }
   });
   return {groups, fours};

@@ -146,7 +146,7 @@ ZIYA_TARGET_AVX2 inline void finish(float* y, std::int64_t y_stride, const float
   }
 }
 
-/// Outputs [begin, end) of more than tokens_in_fours tokens.
+/// Outputs [begin, end) of more than three tokens.
 template <class Format>
 ZIYA_TARGET_AVX2 inline void times_panels(const MatmulArguments& m, std::int64_t begin,
                                           std::int64_t end) {
@@ -185,7 +185,7 @@ ZIYA_TARGET_AVX2 inline void times_panels(const MatmulArguments& m, std::int64_t
 
 template <class Format>
 inline void matmul_of_format(const MatmulArguments& m, std::int64_t begin, std::int64_t end) {
-  if (m.tokens <= tokens_in_fours) return decode<Format>(m, begin, end);
+  if (m.fours != nullptr) return decode<Format>(m, begin, end);
   times_panels<Format>(m, begin, end);
 }
 

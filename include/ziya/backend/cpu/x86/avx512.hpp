@@ -236,7 +236,8 @@ inline constexpr CpuKernels kernels{&matmul<Amx, Bf16>,
                                     &to_halves,
                                     {&packing, Amx ? &amx_floats::packing : nullptr},
                                     Bf16 ? &bf16_packing : nullptr,
-                                    Amx ? &amx_floats::attention_tiles : nullptr};
+                                    Amx ? &amx_floats::attention_tiles : nullptr,
+                                    tokens_in_fours};
 
 }  // namespace avx512
 ZIYA_NAMESPACE_END

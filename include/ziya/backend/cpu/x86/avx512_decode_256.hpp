@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One token and four rows in blocks of 256 with AVX-512: integers up to the end of a block.
+// Four rows in blocks of 256 and a few tokens with AVX-512: integers up to the end of a block; Q4_K
+// and Q5_K.
 #pragma once
 
 #include "ziya/config.hpp"
@@ -17,7 +18,7 @@
 ZIYA_NAMESPACE_BEGIN
 namespace avx512 {
 
-inline constexpr __mmask64 lowest_bytes = 0x1111111111111111, even_bytes = 0x5555555555555555;
+inline constexpr __mmask64 even_bytes = 0x5555555555555555;
 
 /// The 16-bit floats at an offset of each row, and those after them.
 struct Factors {
@@ -83,6 +84,24 @@ ZIYA_TARGET_AVX512 inline __m512i pair_sums(__m512i a, __m512i b) {
                           _mm512_castps_si512(_mm512_maskz_shuffle_ps(all, v, w, 0xdd)));
 }
 
+/// sums + scale · dot, each of two rows: lanes of `dots`, which fit 16 bits, of the first row, then
+/// of the second one in every 128 bits, as pairs; `scales` is 16-bit words.
+ZIYA_TARGET_AVX512 inline __m512i add_pairs(__m512i sums, __m512i first, __m512i second,
+                                            __m512i scales) {
+  return _mm512_dpwssd_epi32(sums, _mm512_packs_epi32(first, second), scales);
+}
+/// Bytes 16 r + a, b, c, d of `packed` for the 128 bits i = 0 … 3, as 16-bit words: four of row r =
+/// 2 h, then four of row 2 h + 1.
+ZIYA_TARGET_AVX512 inline __m512i words_of_blocks(__m512i packed, int h, int a, int b, int c,
+                                                  int d) {
+  const auto of = [](int block) { return block * 0x00010001; };
+  const __m512i rows = _mm512_set4_epi32(0x00100010, 0x00100010, 0, 0);
+  const __m512i blocks = _mm512_set_epi32(of(d), of(d), of(d), of(d), of(c), of(c), of(c), of(c),
+                                          of(b), of(b), of(b), of(b), of(a), of(a), of(a), of(a));
+  return _mm512_maskz_permutexvar_epi8(
+      even_bytes, _mm512_add_epi32(_mm512_add_epi32(rows, blocks), words(of(32 * h))), packed);
+}
+
 /// Pair i of sums of x in the lanes 4 i … 4 i + 3.
 ZIYA_TARGET_AVX512 inline __m512i spread_pairs(const std::int16_t* sums) {
   return spread(reinterpret_cast<const std::int32_t*>(sums));
@@ -91,7 +110,7 @@ ZIYA_TARGET_AVX512 inline __m512i spread_pairs(const std::int16_t* sums) {
 /// Q4_K and Q5_K: the even blocks, low halves of bytes, then the odd ones.
 template <class Block, bool Fifth>
 struct DecodeScaledHalfBytes {
-  static constexpr int group_size = sizeof(Block);
+  static constexpr int group_size = sizeof(Block), most_tokens = 16;
   static constexpr bool row_scales = false, own_spans = false;
 
   /// Per row: scales 4 … 7, scales 0 … 3, minima 0 … 3, minima 4 … 7, a byte each.
@@ -114,18 +133,22 @@ struct DecodeScaledHalfBytes {
     return _mm512_mask_add_epi8(quants, set, quants, bytes(16));
   }
 
-  [[gnu::always_inline]] ZIYA_TARGET_AVX512 static __m128 add_group(__m128 y, const FourRows& rows,
-                                                                    const ActivationGroup& x,
-                                                                    const ActivationFours& fours,
-                                                                    __m128) {
-    __m512i even[4], odd[4];
+  /// 256 columns of four rows: quants of even and odd blocks, both halves of four blocks.
+  struct Group {
+    __m512i quants[4][2][2];
+    __m512i heads, even_scales[2], odd_scales[2], minima;
+  };
+  [[gnu::always_inline]] ZIYA_TARGET_AVX512 static Group read(const FourRows& rows) {
+    Group w;
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r) {
       const std::byte* p = rows.at[r] + (Fifth ? 48 : 16);
-      const __m512i v = _mm512_loadu_si512(p), w = _mm512_loadu_si512(p + 64);
-      const __m512i a = _mm512_maskz_shuffle_i32x4(all, v, w, 0x88);
-      const __m512i b = _mm512_maskz_shuffle_i32x4(all, v, w, 0xdd);
-      __m512i quants[2][2] = {{low_half(a), low_half(b)}, {high_half(a), high_half(b)}};
+      const __m512i v = _mm512_loadu_si512(p), next = _mm512_loadu_si512(p + 64);
+      const __m512i a = _mm512_maskz_shuffle_i32x4(all, v, next, 0x88);
+      const __m512i b = _mm512_maskz_shuffle_i32x4(all, v, next, 0xdd);
+      auto& quants = w.quants[r];
+      quants[0][0] = low_half(a), quants[0][1] = low_half(b);
+      quants[1][0] = high_half(a), quants[1][1] = high_half(b);
       if constexpr (Fifth) {
         const __m512i high_a = _mm512_maskz_broadcast_i32x4(all, load_16(rows.at[r] + 16));
         const __m512i high_b = _mm512_maskz_broadcast_i32x4(all, load_16(rows.at[r] + 32));
@@ -135,212 +158,47 @@ struct DecodeScaledHalfBytes {
           quants[which][1] = with_fifth(quants[which][1], high_b, which);
         }
       }
-      const __m512i none = _mm512_setzero_si512();
-      even[r] = dot(dot(none, quants[0][0], fours.values[0][0]), quants[0][1], fours.values[0][1]);
-      odd[r] = dot(dot(none, quants[1][0], fours.values[1][0]), quants[1][1], fours.values[1][1]);
     }
-    // 16-bit words 8 i … 8 i + 3 and 8 i + 4 … 8 i + 7: byte {4, 6, 0, 2}[i] of the rows 0 and 1,
-    // the even scales; lane 4 i + r: byte 16 r + 8 + 2 i, the even minima, and the odd ones after
-    // them
-    const __m512i even_scales =
-        _mm512_set_epi32(0x00120012, 0x00120012, 0x00020002, 0x00020002, 0x00100010, 0x00100010,
-                         0x00000000, 0x00000000, 0x00160016, 0x00160016, 0x00060006, 0x00060006,
-                         0x00140014, 0x00140014, 0x00040004, 0x00040004);
+    // lane 4 i + r: byte 16 r + 8 + 2 i, the even minima, and the odd ones after them
     const __m512i pairs =
         _mm512_set_epi32(0x003f003e, 0x002f002e, 0x001f001e, 0x000f000e, 0x003d003c, 0x002d002c,
                          0x001d001c, 0x000d000c, 0x003b003a, 0x002b002a, 0x001b001a, 0x000b000a,
                          0x00390038, 0x00290028, 0x00190018, 0x00090008);
-    const __m512i heads = four_places(rows.at[0], rows.at[1], rows.at[2], rows.at[3]);
-    const __m512i packed = packed_scales(heads);
-    __m512i sums[2];
+    w.heads = four_places(rows.at[0], rows.at[1], rows.at[2], rows.at[3]);
+    const __m512i packed = packed_scales(w.heads);
 #pragma GCC unroll 2
     for (int h = 0; h < 2; ++h) {
-      const __m512i of_even = _mm512_add_epi16(even_scales, _mm512_set1_epi16(0x20 * h));
-      const __m512i of_odd = _mm512_add_epi16(even_scales, _mm512_set1_epi16(0x20 * h + 1));
-      sums[h] = _mm512_dpwssd_epi32(
-          _mm512_madd_epi16(_mm512_packs_epi32(even[2 * h], even[2 * h + 1]),
-                            _mm512_maskz_permutexvar_epi8(even_bytes, of_even, packed)),
-          _mm512_packs_epi32(odd[2 * h], odd[2 * h + 1]),
-          _mm512_maskz_permutexvar_epi8(even_bytes, of_odd, packed));
+      w.even_scales[h] = words_of_blocks(packed, h, 4, 6, 0, 2);
+      w.odd_scales[h] = words_of_blocks(packed, h, 5, 7, 1, 3);
     }
-    const __m512i minima = _mm512_maskz_permutexvar_epi8(even_bytes, pairs, packed);
-    return add_scaled(
-        y, heads, pair_sums(sums[0], sums[1]),
-        _mm512_dpwssd_epi32(_mm512_setzero_si512(), minima, spread_pairs(x.by_256.sums_of_32)), x);
+    w.minima = _mm512_maskz_permutexvar_epi8(even_bytes, pairs, packed);
+    return w;
+  }
+  [[gnu::always_inline]] ZIYA_TARGET_AVX512 static __m128 add(__m128 y, const Group& w,
+                                                              const ActivationGroup& x,
+                                                              const ActivationFours& fours,
+                                                              __m128) {
+    __m512i even[4], odd[4], sums[2];
+    const __m512i none = _mm512_setzero_si512();
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; ++r) {
+      even[r] = dot(dot(none, w.quants[r][0][0], fours.values[0][0]), w.quants[r][0][1],
+                    fours.values[0][1]);
+      odd[r] = dot(dot(none, w.quants[r][1][0], fours.values[1][0]), w.quants[r][1][1],
+                   fours.values[1][1]);
+    }
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {
+      sums[h] = add_pairs(add_pairs(none, even[2 * h], even[2 * h + 1], w.even_scales[h]),
+                          odd[2 * h], odd[2 * h + 1], w.odd_scales[h]);
+    }
+    return add_scaled(y, w.heads, pair_sums(sums[0], sums[1]),
+                      _mm512_dpwssd_epi32(none, w.minima, spread_pairs(x.by_256.sums_of_32)), x);
   }
 };
 
 using DecodeQ4_K = DecodeScaledHalfBytes<blocks::Q4_K, false>;
 using DecodeQ5_K = DecodeScaledHalfBytes<blocks::Q5_K, true>;
-
-struct DecodeQ6_K {
-  static constexpr int group_size = sizeof(blocks::Q6_K);
-  static constexpr bool row_scales = false, own_spans = false;
-
-  [[gnu::always_inline]] ZIYA_TARGET_AVX512 static __m128 add_group(__m128 y, const FourRows& rows,
-                                                                    const ActivationGroup& x,
-                                                                    const ActivationFours&,
-                                                                    __m128) {
-    __m512i dots[4][4];
-#pragma GCC unroll 4
-    for (int r = 0; r < 4; ++r) {
-      const std::byte* p = rows.at[r];
-#pragma GCC unroll 2
-      for (int n = 0; n < 2; ++n) {
-        const __m512i v = _mm512_loadu_si512(p + 64 * n);
-        const __m512i high = _mm512_maskz_broadcast_i64x4(
-            0xff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 128 + 32 * n)));
-        const __m512i first =
-            _mm512_maskz_sllv_epi64(0xff, high, _mm512_set_epi64(2, 2, 2, 2, 4, 4, 4, 4));
-        const __m512i second =
-            _mm512_maskz_srlv_epi64(0xff, high, _mm512_set_epi64(2, 2, 2, 2, 0, 0, 0, 0));
-        dots[2 * n][r] =
-            dot(_mm512_setzero_si512(), and_or(first, bytes(48), low_half(v)), x.values + 128 * n);
-        dots[2 * n + 1][r] = dot(_mm512_setzero_si512(), and_or(second, bytes(48), high_half(v)),
-                                 x.values + 128 * n + 64);
-      }
-    }
-    const __m512i scales =
-        four_places(rows.at[0] + 192, rows.at[1] + 192, rows.at[2] + 192, rows.at[3] + 192);
-    // lane 4 i + r: byte 16 r + i as the highest byte
-    const __m512i places =
-        _mm512_set_epi32(0x33000000, 0x23000000, 0x13000000, 0x03000000, 0x32000000, 0x22000000,
-                         0x12000000, 0x02000000, 0x31000000, 0x21000000, 0x11000000, 0x01000000,
-                         0x30000000, 0x20000000, 0x10000000, 0x00000000);
-    __m512i sums = _mm512_setzero_si512();
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) {
-      const __m512i top = _mm512_maskz_permutexvar_epi8(
-          0x8888888888888888, _mm512_add_epi32(places, words(k << 26)), scales);
-      const __m512i of_blocks =
-          _mm512_add_epi32(sums_of_fours(dots[k]), spread(x.by_256.times_32_of_16 + 4 * k));
-      sums = _mm512_add_epi32(sums,
-                              _mm512_mullo_epi32(of_blocks, _mm512_maskz_srai_epi32(all, top, 24)));
-    }
-    return add_scaled(y, factor_of(rows, 208), fold(sums), x);
-  }
-};
-
-// Q2_K and Q3_K: two bits of 32 + 32 columns, 128 apart, in the same place of 64 bytes. Lane 4 i +
-// r belongs to group {2 j, 2 j + 1, 8 + 2 j, 9 + 2 j}[i] of place j.
-
-/// Columns of place j.
-ZIYA_TARGET_AVX512 inline __m512i values_of_place(const ActivationGroup& x, int j) {
-  const auto* first = reinterpret_cast<const __m256i*>(x.values + 32 * j);
-  return _mm512_mask_broadcast_i64x4(_mm512_castsi256_si512(_mm256_load_si256(first)), 0xf0,
-                                     _mm256_load_si256(first + 4));
-}
-/// Of 16 bytes per row those of the groups of place j.
-ZIYA_TARGET_AVX512 inline __m512i bytes_of_place(__m512i packed, int j) {
-  const __m512i groups = _mm512_set_epi32(0x39, 0x29, 0x19, 0x09, 0x38, 0x28, 0x18, 0x08, 0x31,
-                                          0x21, 0x11, 0x01, 0x30, 0x20, 0x10, 0x00);
-  return _mm512_maskz_permutexvar_epi8(lowest_bytes, _mm512_add_epi32(groups, words(2 * j)),
-                                       packed);
-}
-/// Σ byte · sum of x over 16 columns; the bytes are 16 per row, below 128.
-ZIYA_TARGET_AVX512 inline __m512i sums_with(__m512i packed, const ActivationGroup& x) {
-  const __m512i pairs =
-      _mm512_set_epi32(0x00370036, 0x00270026, 0x00170016, 0x00070006, 0x00350034, 0x00250024,
-                       0x00150014, 0x00050004, 0x00330032, 0x00230022, 0x00130012, 0x00030002,
-                       0x00310030, 0x00210020, 0x00110010, 0x00010000);
-  const __m512i first = _mm512_maskz_permutexvar_epi8(even_bytes, pairs, packed);
-  const __m512i second = _mm512_maskz_permutexvar_epi8(
-      even_bytes, _mm512_add_epi8(pairs, _mm512_set1_epi16(8)), packed);
-  return _mm512_dpwssd_epi32(
-      _mm512_dpwssd_epi32(_mm512_setzero_si512(), first, spread_pairs(x.by_256.sums_of_16)), second,
-      spread_pairs(x.by_256.sums_of_16 + 8));
-}
-
-/// Quants stay in their place of a byte, and sums of products are shifted back, which is fewer
-/// shifts.
-struct DecodeQ2_K {
-  static constexpr int group_size = sizeof(blocks::Q2_K);
-  static constexpr bool row_scales = false, own_spans = false;
-
-  [[gnu::always_inline]] ZIYA_TARGET_AVX512 static __m128 add_group(__m128 y, const FourRows& rows,
-                                                                    const ActivationGroup& x,
-                                                                    const ActivationFours&,
-                                                                    __m128) {
-    const __m512i heads = four_places(rows.at[0], rows.at[1], rows.at[2], rows.at[3]);
-    const __m512i scales = low_half(heads);
-    __m512i quants[4], sums = _mm512_setzero_si512();
-#pragma GCC unroll 4
-    for (int r = 0; r < 4; ++r) quants[r] = _mm512_loadu_si512(rows.at[r] + 16);
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      const __m512i values = values_of_place(x, j);
-      __m512i dots[4];
-#pragma GCC unroll 4
-      for (int r = 0; r < 4; ++r) {
-        const __m512i two = _mm512_and_si512(quants[r], bytes(3 << (2 * j)));
-        dots[r] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), two, values);
-      }
-      const __m512i of_blocks =
-          _mm512_maskz_srai_epi32(all, sums_of_fours(dots), static_cast<unsigned>(2 * j));
-      sums = _mm512_dpwssd_epi32(sums, of_blocks, bytes_of_place(scales, j));
-    }
-    return add_scaled(y, factors_of(rows, 80), sums, sums_with(high_half(heads), x), x);
-  }
-};
-
-struct DecodeQ3_K {
-  static constexpr int group_size = sizeof(blocks::Q3_K);
-  static constexpr bool row_scales = false, own_spans = false;
-
-  /// Per row: 16 scales of 6 bits, a byte each.
-  ZIYA_TARGET_AVX512 static __m512i packed_scales(const FourRows& rows) {
-    // 2 bytes of quants, 12 of scales, d
-    const __m512i tails =
-        four_places(rows.at[0] + 94, rows.at[1] + 94, rows.at[2] + 94, rows.at[3] + 94);
-    const __m512i twice =
-        look_up(tails, _mm512_set4_epi32(0x09080706, 0x05040302, 0x09080706, 0x05040302));
-    const __m512i fours =
-        look_up(tails, _mm512_set4_epi32(0x0d0c0b0a, 0x0d0c0b0a, 0x0d0c0b0a, 0x0d0c0b0a));
-    const __m512i low =
-        low_half(_mm512_maskz_srlv_epi32(all, twice, _mm512_set4_epi32(4, 4, 0, 0)));
-    const __m512i high = _mm512_maskz_srlv_epi32(all, fours, _mm512_set4_epi32(6, 4, 2, 0));
-    return and_or(shift_left(high, 4), bytes(48), low);
-  }
-
-  /// Σ (scale − 32) (q − 4) x = Σ scale (Σ q x − 4 Σ x) − 32 Σ q x + 128 Σ x
-  [[gnu::always_inline]] ZIYA_TARGET_AVX512 static __m128 add_group(__m128 y, const FourRows& rows,
-                                                                    const ActivationGroup& x,
-                                                                    const ActivationFours&,
-                                                                    __m128) {
-    const __m512i scales = packed_scales(rows);
-    __m512i quants[4], high[4], sums = _mm512_setzero_si512(), unscaled = sums;
-#pragma GCC unroll 4
-    for (int r = 0; r < 4; ++r) {
-      quants[r] = _mm512_loadu_si512(rows.at[r] + 32);
-      high[r] = _mm512_maskz_broadcast_i64x4(
-          0xff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows.at[r])));
-    }
-    __m512i bit = _mm512_set_epi64(0x1010101010101010, 0x1010101010101010, 0x1010101010101010,
-                                   0x1010101010101010, 0x0101010101010101, 0x0101010101010101,
-                                   0x0101010101010101, 0x0101010101010101);
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      const __m512i values = values_of_place(x, j);
-      __m512i dots[4];
-#pragma GCC unroll 4
-      for (int r = 0; r < 4; ++r) {
-        const __m512i two =
-            _mm512_and_si512(shift_right(quants[r], static_cast<unsigned>(2 * j)), bytes(3));
-        const __m512i three =
-            _mm512_mask_add_epi8(two, _mm512_test_epi8_mask(high[r], bit), two, bytes(4));
-        dots[r] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), three, values);
-      }
-      const __m512i of_blocks = sums_of_fours(dots);
-      sums = _mm512_dpwssd_epi32(sums, of_blocks, bytes_of_place(scales, j));
-      unscaled = _mm512_add_epi32(unscaled, of_blocks);
-      bit = _mm512_add_epi8(bit, bit);
-    }
-    sums = _mm512_sub_epi32(
-        sums, _mm512_add_epi32(shift_left(unscaled, 5), shift_left(sums_with(scales, x), 2)));
-    return add_scaled(y, factor_of(rows, 108),
-                      _mm_sub_epi32(fold(sums), _mm_set1_epi32(x.by_256.times_128)), x);
-  }
-};
 
 }  // namespace avx512
 ZIYA_NAMESPACE_END

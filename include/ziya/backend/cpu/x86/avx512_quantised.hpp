@@ -13,6 +13,7 @@
 #include "ziya/backend/cpu/kernels.hpp"
 #include "ziya/backend/cpu/x86/amx_tiles.hpp"
 #include "ziya/backend/cpu/x86/avx512_bytes.hpp"
+#include "ziya/backend/cpu/x86/avx512_decode_16.hpp"
 #include "ziya/backend/cpu/x86/avx512_decode_256.hpp"
 #include "ziya/backend/cpu/x86/avx512_decode_32.hpp"
 #include "ziya/backend/cpu/x86/avx512_tiles.hpp"
@@ -101,14 +102,15 @@ ZIYA_TARGET_AVX512 inline void unpack_panel(UnpackedPanel& panel, const MatmulAr
   }
 }
 
-/// Outputs [begin, end): tokens in fours by Decode; others meet panels of 32 rows × 512 columns
+/// Outputs [begin, end): a few tokens by Decode; others meet panels of 32 rows × 512 columns
 /// that are unpacked once for all of them. Few tokens stay in the second-level cache with all their
 /// columns, and the rows are done panel by panel; of many tokens 512 columns do, beside the sums of
 /// block_rows rows.
 template <class Format, class Decode>
 ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::int64_t begin,
                                                 std::int64_t end, bool has_amx) {
-  if (m.tokens <= tokens_in_fours) return decode<Decode>(m, begin, end);
+  if (m.tokens == 1) return decode<Decode, 1>(m, begin, end);
+  if (m.tokens <= Decode::most_tokens) return decode<Decode, Decode::most_tokens>(m, begin, end);
   constexpr std::int64_t panel_rows = 2 * tile_rows, block_rows = 256, most_tokens = 512;
   constexpr std::int64_t cached_groups = 600;
   using Kernel = decltype(kernel_of<Format>());

@@ -332,13 +332,13 @@ struct WholeGroups {
   }
 };
 
-/// A panel times more than tokens_in_fours tokens, in parts of equal sizes as far as that goes.
+/// A panel times more than three tokens, in parts of equal sizes as far as that goes.
 template <class Kernel>
 ZIYA_TARGET_AVX512 inline void panel_times_tokens(const Kernel& kernel, const UnpackedPanel& panel,
                                                   TileOperands o, std::int64_t tokens) {
   constexpr int most = Kernel::tokens;
   // so that no part has fewer than most − 3
-  static_assert(most <= tokens_in_fours + 4 && (most + 2) / 2 >= most - 3);
+  static_assert(most <= 7 && (most + 2) / 2 >= most - 3);
   for (std::int64_t left = (tokens + most - 1) / most; left > 0; --left) {
     const std::int64_t count = (tokens + left - 1) / left;
     switch (most - count) {
