@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products of quantised weights and four tokens or more with AVX2: rows unpacked for many tokens.
+// Products of quantised weights and three tokens or more with AVX2: rows unpacked for many tokens.
 #pragma once
 
 #include "ziya/config.hpp"
@@ -146,7 +146,7 @@ ZIYA_TARGET_AVX2 inline void finish(float* y, std::int64_t y_stride, const float
   }
 }
 
-/// Outputs [begin, end) of more than three tokens.
+/// Outputs [begin, end) of more than two tokens.
 template <class Format>
 ZIYA_TARGET_AVX2 inline void times_panels(const MatmulArguments& m, std::int64_t begin,
                                           std::int64_t end) {
@@ -166,10 +166,19 @@ ZIYA_TARGET_AVX2 inline void times_panels(const MatmulArguments& m, std::int64_t
       for (std::int64_t i = 0; i < m.columns;) {
         std::int64_t groups = 0;
         const std::byte* p = w;
+        // the panel after this one, which is requested while this one is read
+        const std::byte* next = w + panel_groups * Format::group_size;
+        if (i + panel_groups * ActivationGroup::columns >= m.columns) {
+          next = m.weight + std::min(row + panel_rows, end - 1) * row_bytes;
+        }
         for (; groups < panel_groups && i < m.columns;
              ++groups, i += ActivationGroup::columns, p += Format::group_size) {
           for (std::int64_t r = 0; r < padded; ++r) {
             const std::int64_t k = std::min(r, rows - 1);
+            const std::byte* later = next + k * row_bytes + groups * Format::group_size;
+            for (int line = 0; line < Format::group_size; line += 64) {
+              _mm_prefetch(reinterpret_cast<const char*>(later + line), _MM_HINT_T0);
+            }
             panel[r][groups].read(whole_group<Format>(m, p + k * row_bytes, i, scratch),
                                   row_scale(m, row + k));
           }
