@@ -226,7 +226,7 @@ void check_norm_within(Context<Device>& ctx, DType dtype, const Case& c) {
   auto values = random_values(c.tokens * in, 1), factors = random_values(in, 4);
   const Shape wide{c.tokens, in}, narrow{c.tokens, c.out}, between{c.tokens, out};
   for (std::size_t i = 0; i < values.size(); ++i) {  // each token has a root of its own
-    values[i] *= static_cast<float>(1 << i / static_cast<std::size_t>(in));
+    values[i] *= static_cast<float>(1 << i / static_cast<std::size_t>(in) % 8);
   }
   const auto x = on<T, Device>(values, wide);
   const auto norm = on<float, Device>(factors, {in});
@@ -281,6 +281,18 @@ ZIYA_TEST_ON_DEVICES("cuda: a norm within products of quantised weights is the n
     check_norm_within<T>(ctx, DType::q4_0, {4, 12, 16});
     check_norm_within<T>(ctx, DType::q4_0, {2, 300, 16});
   });
+}
+
+TEST_CASE("cuda: norm, products and gate of more tokens", "[cuda][small][norm]") {
+  if (!gpu()) return;
+  Context<Cuda> ctx;
+  for (const DType dtype : quantised_types()) {
+    // Tiles of tokens of every size; panels that are even and odd in number.
+    for (const Case& c : {Case{6, 7, 33}, Case{9, 3, 16}, Case{16, 40, 24}, Case{20, 11, 24},
+                          Case{66, 5, 40}, Case{140, 3, 16}}) {
+      check_norm_within<Half>(ctx, dtype, c);
+    }
+  }
 }
 
 /// Columns that end within a turn of a block's warps, and more than one turn.
