@@ -20,6 +20,21 @@ namespace avx512 {
 // every block, then the additions of ScaledBlocks in the same order, which decode_rows ends every
 // 512 columns; int8, as WholeGroups.
 
+/// Clang 14 makes 16 scalars of halves that are converted behind a branch: not if they are now.
+ZIYA_TARGET_AVX512 inline __m512 converted(__m512 floats) {
+#if defined(__clang__)
+  asm("" : "+v"(floats));
+#endif
+  return floats;
+}
+/// It also takes what was loaded before from there, by shifts of scalars: not from who knows where.
+inline const std::byte* anywhere(const std::byte* p) {
+#if defined(__clang__)
+  asm("" : "+r"(p));
+#endif
+  return p;
+}
+
 /// Groups of eight blocks of 32 that are summed in fours, of quants that are too large by an
 /// offset. Lane 4 r + i is of block i and row r.
 template <class Block, int Offset, bool Minimum, int MostTokens>
@@ -79,7 +94,7 @@ struct DecodeHalfBytes : DecodeBlocks<Block, Table ? 128 : 8, false, 12> {
       w.low[r] = low_half(quants), w.up[r] = high_half(quants);
       if constexpr (Table) w.low[r] = look_up(table, w.low[r]), w.up[r] = look_up(table, w.up[r]);
     }
-    w.scales = _mm512_maskz_cvtph_ps(all, lower(heads));
+    w.scales = converted(_mm512_maskz_cvtph_ps(all, lower(heads)));
     return w;
   }
 };
@@ -117,8 +132,8 @@ struct DecodeLongHeads : DecodeBlocks<Block, Minimum ? 0 : 16, Minimum, 8> {
         w.up[r] = with_fifth_bits(w.up[r], head, high + 2);
       }
     }
-    w.scales = halves_to_floats(heads);
-    if constexpr (Minimum) w.minima = halves_to_floats(shift_right(heads, 16));
+    w.scales = converted(halves_to_floats(heads));
+    if constexpr (Minimum) w.minima = converted(halves_to_floats(shift_right(heads, 16)));
     return w;
   }
 };
@@ -141,15 +156,16 @@ struct DecodeQ8_0 : DecodeBlocks<blocks::Q8_0, 128, false, 16> {
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r) {
       const std::byte* p = rows.at[r] + four * 136;
+      const std::byte* again = anywhere(p);
       heads = _mm512_mask_permutexvar_epi8(heads, __mmask64{0x0f} << (8 * r), places,
-                                           _mm512_loadu_si512(p));
+                                           _mm512_loadu_si512(again));
       heads = _mm512_mask_permutexvar_epi8(heads, __mmask64{0xf0} << (8 * r), places,
-                                           _mm512_loadu_si512(p + 68));
+                                           _mm512_loadu_si512(again + 68));
       const __m512i a = two_places(p + 2, p + 36), b = two_places(p + 70, p + 104);
       w.low[r] = _mm512_maskz_shuffle_i32x4(all, a, b, 0x88);
       w.up[r] = _mm512_maskz_shuffle_i32x4(all, a, b, 0xdd);
     }
-    w.scales = _mm512_maskz_cvtph_ps(all, lower(heads));
+    w.scales = converted(_mm512_maskz_cvtph_ps(all, lower(heads)));
     return w;
   }
 };
