@@ -224,8 +224,8 @@ ZIYA_TARGET_AVX2 inline void decode_rows(const MatmulArguments& m, std::int64_t 
   for (int r = 0; r < count; ++r) y[r * apart] = sum(sums[r]);
 }
 
-/// Outputs [begin, end) of a few tokens, which meet four streams of rows, a quarter
-/// of them each, one by one.
+/// Outputs [begin, end) of one or two tokens, which meet four streams of rows, a quarter of them
+/// each, one by one.
 template <class Format>
 ZIYA_TARGET_AVX2 inline void decode(const MatmulArguments& m, std::int64_t begin,
                                     std::int64_t end) {

@@ -133,7 +133,7 @@ template <int Size>
 
 /// Outputs of four rows, each of which runs through memory from row to row, and all tokens, which
 /// meet what is read of the rows together: y[t, row + k · apart].
-/// @tparam Most   tokens at most, whose sums are kept
+/// @tparam Most  tokens, at most
 template <class Format, int Most>
 ZIYA_TARGET_AVX512 inline void decode_rows(const MatmulArguments& m, std::int64_t row,
                                            std::int64_t apart, int count) {

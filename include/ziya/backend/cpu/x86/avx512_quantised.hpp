@@ -109,6 +109,7 @@ ZIYA_TARGET_AVX512 inline void unpack_panel(UnpackedPanel& panel, const MatmulAr
 template <class Format, class Decode>
 ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::int64_t begin,
                                                 std::int64_t end, bool has_amx) {
+  static_assert(Decode::most_tokens <= tokens_in_fours);
   if (m.tokens == 1) return decode<Decode, 1>(m, begin, end);
   if (m.tokens <= Decode::most_tokens) return decode<Decode, Decode::most_tokens>(m, begin, end);
   constexpr std::int64_t panel_rows = 2 * tile_rows, block_rows = 256, most_tokens = 512;
