@@ -136,7 +136,7 @@ TEST_CASE("matmul: every format, every path, any cut of tokens and rows", "[matm
     for (const std::int64_t columns : {5, 32, 256, 288, 300, 544, 1024, 1280}) {
       if (columns % ziya::info(dtype).block_elements != 0) continue;
       for (const std::int64_t rows : {9, 16, 53}) {
-        constexpr std::int64_t tokens = 17;
+        constexpr std::int64_t tokens = 26;
         CAPTURE(ziya::name(dtype), columns, rows);
         const Stored w = random_blocks(dtype, rows, columns, 7);
         const auto x = test::random_values(tokens * columns, 3);
@@ -145,7 +145,7 @@ TEST_CASE("matmul: every format, every path, any cut of tokens and rows", "[matm
               isa, [&](Context<Cpu>& ctx) { return product(ctx, x.data(), tokens, w.weight); });
           Context<Cpu> ctx({.threads = 1, .isa = isa});
           CHECK(test::row_error(whole, expected(ctx, x, w.weight), rows) < test::op_tolerance);
-          for (const std::int64_t count : {1, 2, 3, 6, 7, 8, 12, 13, 16}) {
+          for (const std::int64_t count : {1, 2, 3, 6, 7, 8, 12, 13, 16, 20, 24}) {
             const auto part = product(ctx, x.data() + columns, count, w.weight);
             const std::vector<float> same(whole.begin() + rows, whole.begin() + rows * (count + 1));
             CHECK(test::same_bits(part, same));

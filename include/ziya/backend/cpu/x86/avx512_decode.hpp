@@ -21,7 +21,7 @@ ZIYA_NAMESPACE_BEGIN
 namespace avx512 {
 
 /// Up to so many tokens, the most of any format's `most_tokens`, meet rows as they are stored.
-inline constexpr std::int64_t tokens_in_fours = 16;
+inline constexpr std::int64_t tokens_in_fours = 24;
 
 /// Bytes of 256 columns of any format, at most.
 inline constexpr std::int64_t group_bytes = 272;

@@ -138,7 +138,7 @@ struct DecodeLongHeads : DecodeBlocks<Block, Minimum ? 0 : 16, Minimum, 8> {
   }
 };
 
-struct DecodeQ8_0 : DecodeBlocks<blocks::Q8_0, 128, false, 16> {
+struct DecodeQ8_0 : DecodeBlocks<blocks::Q8_0, 128, false, 20> {
   /// 32 bytes each from two places.
   ZIYA_TARGET_AVX512 static __m512i two_places(const std::byte* a, const std::byte* b) {
     const __m512i v = _mm512_castsi256_si512(load_32(a));
@@ -172,7 +172,7 @@ struct DecodeQ8_0 : DecodeBlocks<blocks::Q8_0, 128, false, 16> {
 
 /// One scale per row, which decode_rows multiplies with.
 struct DecodeInt8 {
-  static constexpr int group_size = 256, most_tokens = 16;
+  static constexpr int group_size = 256, most_tokens = 24;
   static constexpr bool row_scales = true, own_spans = false;
 
   /// 256 columns of four rows.

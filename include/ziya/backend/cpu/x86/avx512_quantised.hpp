@@ -109,14 +109,15 @@ ZIYA_TARGET_AVX512 inline void unpack_panel(UnpackedPanel& panel, const MatmulAr
 template <class Format, class Decode>
 ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::int64_t begin,
                                                 std::int64_t end, bool has_amx) {
-  static_assert(Decode::most_tokens <= tokens_in_fours);
-  if (m.tokens == 1) return decode<Decode, 1>(m, begin, end);
-  if (m.tokens <= Decode::most_tokens) return decode<Decode, Decode::most_tokens>(m, begin, end);
-  constexpr std::int64_t panel_rows = 2 * tile_rows, block_rows = 256, most_tokens = 512;
-  constexpr std::int64_t cached_groups = 600;
   using Kernel = decltype(kernel_of<Format>());
   using Tiled = decltype(tiled_kernel_of<Format>());
+  constexpr std::int64_t few = Decode::most_tokens;
+  static_assert(few <= tokens_in_fours);
   const bool amx = has_amx && m.tokens >= Tiled::least_tokens;
+  if (m.tokens == 1) return decode<Decode, 1>(m, begin, end);
+  if (m.tokens <= few && !amx) return decode<Decode, few>(m, begin, end);
+  constexpr std::int64_t panel_rows = 2 * tile_rows, block_rows = 256, most_tokens = 512;
+  constexpr std::int64_t cached_groups = 600;
   const std::int64_t width = panel_groups<Format>(amx);
   static_assert(block_rows * most_tokens <= matmul_scratch_floats);
   UnpackedPanel panel;
@@ -126,8 +127,8 @@ ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::i
   for (std::int64_t t = 0, tokens = 0; t < m.tokens; t += tokens) {
     const std::int64_t left = m.tokens - t, parts = (left + most_tokens - 1) / most_tokens;
     tokens = (left + parts - 1) / parts;
-    const bool few = tokens * groups <= cached_groups;
-    const std::int64_t block = few ? panel_rows : block_rows;
+    const bool cached = tokens * groups <= cached_groups;
+    const std::int64_t block = cached ? panel_rows : block_rows;
     for (std::int64_t first = begin; first < end; first += block) {
       for (std::int64_t g = 0; g < groups; g += width) {
         const std::int64_t next = g + width, tiles = std::min(width, groups - g);
