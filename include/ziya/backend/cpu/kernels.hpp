@@ -113,14 +113,14 @@ struct CpuKernels {
   void (*dequantise)(float* y, const std::byte* x, std::int64_t count);
   /// y[i] = to_half(x[i])
   void (*to_halves)(Half* y, const float* x, std::int64_t count);
+  /// Up to so many tokens have fours: they may meet quantised weights as these lie in memory.
+  std::int64_t tokens_in_fours = 0;
   /// For several tokens, and for many, whose sums are near those of fewer but not the same bits; or
   /// null.
   const TokenPacking* packings[2] = {nullptr, nullptr};
   /// In place of those for weights in bf16, where a table multiplies activations in bf16; or null.
   const TokenPacking* bf16_packing = nullptr;
   const AttentionTiles* attention = nullptr;  ///< or null
-  /// Up to so many tokens meet quantised weights as these lie in memory, or may: they have fours.
-  std::int64_t tokens_in_fours = 3;
 };
 
 /// Reads the bytes of a stored type as its elements: visit(dtype, bytes, f) calls f(const W*).

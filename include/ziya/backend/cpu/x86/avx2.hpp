@@ -222,20 +222,10 @@ ZIYA_TARGET_AVX2 inline void to_halves(Half* y, const float* x, std::int64_t cou
   baseline::to_halves(y + i, x + i, count - i);
 }
 
-inline constexpr CpuKernels kernels{&matmul,
-                                    &dot,
-                                    &add_scaled,
-                                    &add_weighted,
-                                    &scale_and_find_largest,
-                                    &exp_sum,
-                                    &silu_mul,
-                                    &quantise,
-                                    &dequantise,
-                                    &to_halves,
-                                    {&packing},
-                                    nullptr,
-                                    nullptr,
-                                    2};
+inline constexpr CpuKernels kernels{
+    &matmul,  &dot,      &add_scaled, &add_weighted, &scale_and_find_largest,
+    &exp_sum, &silu_mul, &quantise,   &dequantise,   &to_halves,
+    2,        {&packing}};
 
 }  // namespace avx2
 ZIYA_NAMESPACE_END

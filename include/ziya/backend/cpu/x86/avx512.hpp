@@ -234,10 +234,10 @@ inline constexpr CpuKernels kernels{&matmul<Amx, Bf16>,
                                     &quantise,
                                     &dequantise,
                                     &to_halves,
+                                    tokens_in_fours,
                                     {&packing, Amx ? &amx_floats::packing : nullptr},
                                     Bf16 ? &bf16_packing : nullptr,
-                                    Amx ? &amx_floats::attention_tiles : nullptr,
-                                    tokens_in_fours};
+                                    Amx ? &amx_floats::attention_tiles : nullptr};
 
 }  // namespace avx512
 ZIYA_NAMESPACE_END

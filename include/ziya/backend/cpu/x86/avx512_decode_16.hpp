@@ -45,19 +45,53 @@ struct FourthsOfGroup {
   __m512i quants[4][4], scales[4][2];
   BlockPairs beside_sums;
 };
+/// Fourths of 64 columns each, as they follow each other.
+struct InOrder {
+  ZIYA_TARGET_AVX512 static __m512i columns(const ActivationGroup& x, int k) {
+    return _mm512_load_si512(x.values + 64 * k);
+  }
+  ZIYA_TARGET_AVX512 static __m512i words(__m512i packed, int h, int k) {
+    return words_of_blocks(packed, h, 4 * k, 4 * k + 1, 4 * k + 2, 4 * k + 3);
+  }
+};
+/// Two bits of 32 + 32 columns, 128 apart, in the k-th place of 64 bytes.
+struct InPlaces {
+  ZIYA_TARGET_AVX512 static __m512i columns(const ActivationGroup& x, int k) {
+    const auto* first = reinterpret_cast<const __m256i*>(x.values + 32 * k);
+    return _mm512_mask_broadcast_i64x4(_mm512_castsi256_si512(_mm256_load_si256(first)), 0xf0,
+                                       _mm256_load_si256(first + 4));
+  }
+  ZIYA_TARGET_AVX512 static __m512i words(__m512i packed, int h, int k) {
+    return words_of_blocks(packed, h, 2 * k, 2 * k + 1, 8 + 2 * k, 9 + 2 * k);
+  }
+};
+
+template <int Bias>
+ZIYA_TARGET_AVX512 inline __m512i less(__m512i words) {
+  return Bias == 0 ? words : _mm512_sub_epi16(words, _mm512_set1_epi16(Bias));
+}
+/// @param scales 16 bytes per row, too large by `Bias`
+template <class Fourths, int Bias>
+[[gnu::always_inline]] ZIYA_TARGET_AVX512 inline void put_scales(FourthsOfGroup& w,
+                                                                 __m512i scales) {
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k) {
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) w.scales[k][h] = less<Bias>(Fourths::words(scales, h, k));
+  }
+}
 /// Σ scale · quant · x. Quants are below 64, so that four products fit 16 bits.
-/// @param fourth  (k) the columns of the k-th fourth
-template <class Fourth>
+template <class Fourths>
 [[gnu::always_inline]] ZIYA_TARGET_AVX512 inline __m512i scaled_sums(const FourthsOfGroup& w,
-                                                                     const Fourth& fourth) {
+                                                                     const ActivationGroup& x) {
   __m512i sums[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
 #pragma GCC unroll 4
   for (int k = 0; k < 4; ++k) {
-    const __m512i values = fourth.at(k);
+    const __m512i columns = Fourths::columns(x, k);
     __m512i dots[4];
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r) {
-      dots[r] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.quants[k][r], values);
+      dots[r] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.quants[k][r], columns);
     }
 #pragma GCC unroll 2
     for (int h = 0; h < 2; ++h) {
@@ -67,20 +101,34 @@ template <class Fourth>
   return pair_sums(sums[0], sums[1]);
 }
 
-struct DecodeQ6_K {
-  static constexpr int group_size = sizeof(blocks::Q6_K), most_tokens = 12;
+/// Scales with signs and quants that are 2^Places too large: Σ scale (q − 2^Places) x =
+/// Σ scale q x − 2^Places Σ scale x.
+template <class Fourths, int Bias, int Places>
+struct DecodeSigned {
   static constexpr bool row_scales = false, own_spans = false;
 
   struct Group : FourthsOfGroup {
     __m128 factor;
+
+    /// @param of_blocks scales, 16 bytes per row, too large by `Bias`   @param of_rows factors
+    [[gnu::always_inline]] ZIYA_TARGET_AVX512 void finish(__m512i of_blocks, __m128 of_rows) {
+      put_scales<Fourths, Bias>(*this, of_blocks);
+      const BlockPairs pairs = block_pairs(of_blocks);
+      beside_sums = {less<Bias>(pairs.first), less<Bias>(pairs.second)};
+      factor = of_rows;
+    }
   };
-  struct Columns {
-    const ActivationGroup& x;
-    ZIYA_TARGET_AVX512 __m512i at(int k) const { return _mm512_load_si512(x.values + 64 * k); }
-  };
-  ZIYA_TARGET_AVX512 static __m512i with_signs(__m512i bytes) {
-    return _mm512_srai_epi16(_mm512_slli_epi16(bytes, 8), 8);
+  [[gnu::always_inline]] ZIYA_TARGET_AVX512 static __m128 add(__m128 y, const Group& w,
+                                                              const ActivationGroup& x,
+                                                              const ActivationFours&, __m128) {
+    const __m512i sums = _mm512_sub_epi32(scaled_sums<Fourths>(w, x),
+                                          shift_left(sums_with(w.beside_sums, x), Places));
+    return add_scaled(y, w.factor, fold(sums), x);
   }
+};
+
+struct DecodeQ6_K : DecodeSigned<InOrder, 128, 5> {
+  static constexpr int group_size = sizeof(blocks::Q6_K), most_tokens = 12;
 
   [[gnu::always_inline]] ZIYA_TARGET_AVX512 static Group read(const FourRows& rows) {
     Group w;
@@ -102,43 +150,10 @@ struct DecodeQ6_K {
     }
     const __m512i scales =
         four_places(rows.at[0] + 192, rows.at[1] + 192, rows.at[2] + 192, rows.at[3] + 192);
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) {
-#pragma GCC unroll 2
-      for (int h = 0; h < 2; ++h) {
-        w.scales[k][h] =
-            with_signs(words_of_blocks(scales, h, 4 * k, 4 * k + 1, 4 * k + 2, 4 * k + 3));
-      }
-    }
-    const BlockPairs pairs = block_pairs(scales);
-    w.beside_sums = {with_signs(pairs.first), with_signs(pairs.second)};
-    w.factor = factor_of(rows, 208);
+    w.finish(_mm512_xor_si512(scales, bytes(128)), factor_of(rows, 208));
     return w;
   }
-  /// Σ scale (q − 32) x = Σ scale q x − 32 Σ scale x
-  [[gnu::always_inline]] ZIYA_TARGET_AVX512 static __m128 add(__m128 y, const Group& w,
-                                                              const ActivationGroup& x,
-                                                              const ActivationFours&, __m128) {
-    const __m512i sums =
-        _mm512_sub_epi32(scaled_sums(w, Columns{x}), shift_left(sums_with(w.beside_sums, x), 5));
-    return add_scaled(y, w.factor, fold(sums), x);
-  }
 };
-
-// Q2_K and Q3_K: two bits of 32 + 32 columns, 128 apart, in the same place of 64 bytes; of place k
-// the blocks 2 k, 2 k + 1, 8 + 2 k and 9 + 2 k.
-
-struct ColumnsOfPlaces {
-  const ActivationGroup& x;
-  ZIYA_TARGET_AVX512 __m512i at(int k) const {
-    const auto* first = reinterpret_cast<const __m256i*>(x.values + 32 * k);
-    return _mm512_mask_broadcast_i64x4(_mm512_castsi256_si512(_mm256_load_si256(first)), 0xf0,
-                                       _mm256_load_si256(first + 4));
-  }
-};
-ZIYA_TARGET_AVX512 inline __m512i words_of_place(__m512i packed, int h, int k) {
-  return words_of_blocks(packed, h, 2 * k, 2 * k + 1, 8 + 2 * k, 9 + 2 * k);
-}
 
 struct DecodeQ2_K {
   static constexpr int group_size = sizeof(blocks::Q2_K), most_tokens = 6;
@@ -158,12 +173,7 @@ struct DecodeQ2_K {
       }
     }
     const __m512i heads = four_places(rows.at[0], rows.at[1], rows.at[2], rows.at[3]);
-    const __m512i scales = low_half(heads);
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) {
-#pragma GCC unroll 2
-      for (int h = 0; h < 2; ++h) w.scales[k][h] = words_of_place(scales, h, k);
-    }
+    put_scales<InPlaces, 0>(w, low_half(heads));
     w.beside_sums = block_pairs(high_half(heads));
     w.factors = factors_of(rows, 80);
     return w;
@@ -171,18 +181,13 @@ struct DecodeQ2_K {
   [[gnu::always_inline]] ZIYA_TARGET_AVX512 static __m128 add(__m128 y, const Group& w,
                                                               const ActivationGroup& x,
                                                               const ActivationFours&, __m128) {
-    return add_scaled(y, w.factors, scaled_sums(w, ColumnsOfPlaces{x}), sums_with(w.beside_sums, x),
-                      x);
+    return add_scaled(y, w.factors, scaled_sums<InPlaces>(w, x), sums_with(w.beside_sums, x), x);
   }
 };
 
-struct DecodeQ3_K {
+struct DecodeQ3_K : DecodeSigned<InPlaces, 32, 2> {
   static constexpr int group_size = sizeof(blocks::Q3_K), most_tokens = 6;
-  static constexpr bool row_scales = false, own_spans = false;
 
-  struct Group : FourthsOfGroup {
-    __m128 factor;
-  };
   /// Per row: 16 scales of 6 bits, a byte each.
   ZIYA_TARGET_AVX512 static __m512i packed_scales(const FourRows& rows) {
     // 2 bytes of quants, 12 of scales, d
@@ -196,9 +201,6 @@ struct DecodeQ3_K {
         low_half(_mm512_maskz_srlv_epi32(all, twice, _mm512_set4_epi32(4, 4, 0, 0)));
     const __m512i high = _mm512_maskz_srlv_epi32(all, fours, _mm512_set4_epi32(6, 4, 2, 0));
     return and_or(shift_left(high, 4), bytes(48), low);
-  }
-  ZIYA_TARGET_AVX512 static __m512i less_32(__m512i words) {
-    return _mm512_sub_epi16(words, _mm512_set1_epi16(32));
   }
 
   [[gnu::always_inline]] ZIYA_TARGET_AVX512 static Group read(const FourRows& rows) {
@@ -219,24 +221,8 @@ struct DecodeQ3_K {
         bit = _mm512_add_epi8(bit, bit);
       }
     }
-    const __m512i scales = packed_scales(rows);
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) {
-#pragma GCC unroll 2
-      for (int h = 0; h < 2; ++h) w.scales[k][h] = less_32(words_of_place(scales, h, k));
-    }
-    const BlockPairs pairs = block_pairs(scales);
-    w.beside_sums = {less_32(pairs.first), less_32(pairs.second)};
-    w.factor = factor_of(rows, 108);
+    w.finish(packed_scales(rows), factor_of(rows, 108));
     return w;
-  }
-  /// Σ (scale − 32) (q − 4) x = Σ (scale − 32) q x − 4 Σ (scale − 32) x
-  [[gnu::always_inline]] ZIYA_TARGET_AVX512 static __m128 add(__m128 y, const Group& w,
-                                                              const ActivationGroup& x,
-                                                              const ActivationFours&, __m128) {
-    const __m512i sums = _mm512_sub_epi32(scaled_sums(w, ColumnsOfPlaces{x}),
-                                          shift_left(sums_with(w.beside_sums, x), 2));
-    return add_scaled(y, w.factor, fold(sums), x);
   }
 };
 

@@ -103,8 +103,8 @@ ZIYA_TARGET_AVX512 inline void unpack_panel(UnpackedPanel& panel, const MatmulAr
 }
 
 /// Outputs [begin, end): a few tokens by Decode; others meet panels of 32 rows × 512 columns
-/// that are unpacked once for all of them. Few tokens stay in the second-level cache with all their
-/// columns, and the rows are done panel by panel; of many tokens 512 columns do, beside the sums of
+/// that are unpacked once for all of them. Tokens that fit stay in the second-level cache with all
+/// their columns, and the rows are done panel by panel; of more 512 columns do, beside the sums of
 /// block_rows rows.
 template <class Format, class Decode>
 ZIYA_TARGET_AVX512 inline void matmul_of_format(const MatmulArguments& m, std::int64_t begin,
